@@ -1,0 +1,61 @@
+# `make run` and `make test` do everything on a fresh machine; Python 3.11 or newer and pip will do.
+#   make run PYTHON=python3.12                      another interpreter
+#   make run TORCH="torch==2.14.1 torchvision==0.29.1"   particular versions, installed first
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?=
+BIN := $(VENV)/bin
+CHROMIUM := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
+NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300
+
+.PHONY: run test check test-slow lab bench lint clean help
+
+help:
+	@echo "make run        set up, then run the course's notebooks into runs/ with an index to look at"
+	@echo "make test       set up, then all tests (make check: the quick ones, under three minutes)"
+	@echo "make lab        set up, then JupyterLab with the notebooks"
+	@echo "make bench      measure against other libraries (installs them)"
+	@echo "make test-slow  the long fault runs"
+	@echo "make clean      remove the environment, caches and runs/"
+
+# The stamp is younger than what decides the environment's content.
+$(BIN)/.ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"simlab needs Python 3.11 or newer, and {sys.executable} is {v[0]}.{v[1]}: make $(MAKECMDGOALS) PYTHON=python3.12")'
+	@echo "Setting up the environment in $(VENV)/ (once; three to six minutes, 5 GB with PyTorch) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@if [ -n "$(TORCH)" ]; then $(BIN)/pip install --quiet --disable-pip-version-check $(TORCH); fi
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e ".[test]"
+	@touch $@
+
+run: $(BIN)/.ready
+	@$(BIN)/python -m simlab.book
+
+test: $(BIN)/.ready
+ifeq ($(CHROMIUM),)
+	@echo "No Chromium here: the tests marked 'browser' are left out. To have them: apt-get install chromium"
+endif
+	@$(BIN)/python -m pytest tests
+	@runs=$$(mktemp -d) && SIMLAB_RUNS=$$runs $(BIN)/python -m pytest $(NBVAL) notebooks; \
+		status=$$?; rm -rf "$$runs"; exit $$status
+
+check: $(BIN)/.ready
+	@$(BIN)/ruff check simlab tests benchmarks data
+	@$(BIN)/python -m pytest tests -q -m "not slow and not notebook and not browser and not distributed"
+
+test-slow: $(BIN)/.ready
+	@$(BIN)/python -m pytest tests -m slow
+
+lab: $(BIN)/.ready
+	@$(BIN)/jupyter lab --notebook-dir notebooks
+
+bench: $(BIN)/.ready
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e ".[bench]"
+	@for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
+
+lint: $(BIN)/.ready
+	@$(BIN)/ruff check simlab tests benchmarks data
+
+clean:
+	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .hypothesis .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

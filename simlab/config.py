@@ -1,0 +1,132 @@
+"""What a training run is made of: two flat, frozen dataclasses.
+
+A field's name is the notebook's parameter, the command line's flag and the key in the saved run.
+"auto" and 0 stand for a choice that is left open and made by `resolved`.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TypeVar
+
+from .names import near
+
+# fields that say where and how a run is computed and shown, not what it computes
+NOT_IDENTITY = frozenset({"device", "threads", "data_folder", "download", "keep_checkpoints"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What pretraining and supervised training share."""
+
+    data: str = "fashion-scattered"  # a data set's name, or the path of a folder of pictures
+    data_folder: str = ""  # where its files are; empty: what comes along, or data/downloads
+    download: bool = False  # fetch missing files
+    image_size: int = 0  # side in pixels to which a folder's pictures are resized; 0: the first's
+    encoder: str = "auto"  # tiny, small, resnet18, resnet34, resnet50; auto: by the picture's size
+    stem: str = "auto"  # a ResNet's first layer: small, large; auto: small up to 64 pixels
+    augment: str = "auto"  # a recipe's name, then changes: "simclr blur=0 crop_min=0.2"
+    view_size: int = 0  # side of the augmented views in pixels; 0: the picture's
+    epochs: int = 10
+    batch_size: int = 64
+    lr: float = 0.3  # for 256 pictures; what is used is lr * batch_size / 256
+    optimizer: str = "sgd"  # sgd, adam, adamw, rmsprop
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "cosine"  # constant, step, multistep, cosine
+    warmup_epochs: float = 0.0
+    decay_every: int = 30  # step: epochs between two decays
+    milestones: str = "0.6,0.8"  # multistep: shares of the run after which the rate decays
+    decay: float = 0.1  # step, multistep: factor of each decay
+    precision: str = "auto"  # float32, bfloat16, float16; auto: what the device is fast at
+    seed: int = 0
+    device: str = "auto"  # cpu, cuda, cuda:1, mps
+    threads: int = 0  # 0: leave torch's number
+    keep_checkpoints: int = 3  # newest ones, beside the best
+
+    def __post_init__(self):
+        check_types(self)
+        for name in ("epochs", "batch_size", "decay_every", "keep_checkpoints"):
+            _at_least(self, name, 1)
+        for name in ("lr", "weight_decay", "warmup_epochs", "image_size", "view_size", "threads"):
+            _at_least(self, name, 0)
+        if self.batch_size < 2:
+            raise ValueError("batch_size=1: BatchNorm needs at least two pictures in a batch")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum={self.momentum}: expected a number from 0 to below 1")
+        _one_of(self, "optimizer", ("sgd", "adam", "adamw", "rmsprop"))
+        _one_of(self, "schedule", ("constant", "step", "multistep", "cosine"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(TrainConfig):
+    """Self-supervised pretraining. The defaults suit the scattered pictures and two CPU cores."""
+
+    method: str = "simsiam"
+    proj_layers: int = 0  # 0: 2 up to 64 pixels, else 3
+    proj_dim: int = 512  # 2048 in the paper
+    pred_dim: int = 128  # 512 in the paper
+    predictor: str = "mlp"  # none and fixed are for the collapse lab
+    head_bn: str = "all"  # hidden and none are for the collapse lab
+    stop_gradient: bool = True
+    fix_pred_lr: bool = True  # the predictor's learning rate does not decay (paper, 4.2)
+    monitor_every: int = 5  # epochs between two kNN measurements; the last epoch has one as well
+    knn_k: int = 200
+    knn_temperature: float = 0.1
+
+    def __post_init__(self):
+        super().__post_init__()
+        _one_of(self, "method", ("simsiam",))
+        _one_of(self, "predictor", ("mlp", "none", "fixed"))
+        _one_of(self, "head_bn", ("all", "hidden", "none"))
+        for name in ("proj_dim", "pred_dim", "monitor_every", "knn_k"):
+            _at_least(self, name, 1)
+        _at_least(self, "proj_layers", 0)
+        if self.knn_temperature <= 0:
+            raise ValueError(f"knn_temperature={self.knn_temperature}: expected more than 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisedConfig(TrainConfig):
+    """Supervised training of the same encoder with the same augmentation: the yardstick."""
+
+    labels: int = 0  # number of labelled training pictures, as many of each class; 0: all
+    lr: float = 0.2
+
+
+Config = TypeVar("Config", bound=TrainConfig)
+
+
+def make_config(cls: type[Config], **values) -> Config:
+    """A configuration from names and values, refusing unknown names with the nearest right one."""
+    known = [f.name for f in dataclasses.fields(cls)]
+    for name in values:
+        if name not in known:
+            raise ValueError(f"{cls.__name__} has no field {name!r}{near(name, known)}")
+    return cls(**values)
+
+
+def check_types(config: object):
+    """Every field holds the type it declares. An int may stand for a float, nothing else."""
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        wanted = f.type
+        if type(value) is wanted:
+            continue
+        if wanted is float and type(value) is int:
+            object.__setattr__(config, f.name, float(value))
+            continue
+        raise TypeError(
+            f"{f.name}={value!r} is {type(value).__name__}: expected {wanted.__name__}"
+        )
+
+
+def _at_least(config: object, name: str, least: float):
+    value = getattr(config, name)
+    if not value >= least:  # also refuses NaN
+        raise ValueError(f"{name}={value}: expected at least {least}")
+
+
+def _one_of(config: object, name: str, known: tuple[str, ...]):
+    value = getattr(config, name)
+    if value not in known:
+        raise ValueError(f"{name}={value!r} is unknown{near(value, known)}")

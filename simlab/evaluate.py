@@ -1,0 +1,111 @@
+"""What frozen features know: one honest protocol for every encoder.
+
+The bank is the whole training set, clean (not augmented); every test picture is a query; BatchNorm
+uses its running statistics. Other protocols are found in the wild and give other numbers: notebook
+02 measures by how much.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from .augment import normalise
+from .data import DataSet, Pictures
+
+BLOCK = 2**25  # similarities held at a time: 128 MB
+
+
+@torch.no_grad()
+def features(
+    encoder: Callable[[Tensor], Tensor],
+    pictures: Pictures,
+    mean: Tensor,
+    std: Tensor,
+    batch_size: int = 512,
+) -> Tensor:
+    """The encoder's features of every picture, clean and in order: float32 [N, D].
+
+    A module is put into evaluation mode for the time and back into its mode afterwards.
+    """
+    modes = {}
+    if isinstance(encoder, nn.Module):
+        modes = {module: module.training for module in encoder.modules()}
+        encoder.eval()
+    try:
+        order = torch.arange(len(pictures))
+        parts = [
+            encoder(normalise(images, mean, std)).float()
+            for _, images in pictures.batches(order, batch_size)
+        ]
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    return torch.cat(parts)
+
+
+def raw_pixels(x: Tensor) -> Tensor:
+    """The simplest encoder: [N, C, H, W] -> [N, C * H * W]."""
+    return x.flatten(1)
+
+
+@torch.no_grad()
+def knn_predict(
+    bank: Tensor,
+    bank_labels: Tensor,
+    queries: Tensor,
+    k: int = 200,
+    temperature: float = 0.1,
+    classes: int = 0,
+) -> Tensor:
+    """Classes of `queries` [M, D] by a vote of their k nearest in `bank` [N, D]: int64 [M].
+
+    Nearness is the cosine s; a neighbour votes with weight exp(s / temperature) (Wu et al.,
+    arXiv 1805.01978, section 3.4). Queries go in blocks, so that memory stays bounded.
+
+    Raises ValueError where k exceeds the bank, or a label of the bank is negative.
+    """
+    if not 1 <= k <= len(bank):
+        raise ValueError(f"k={k}: expected 1 to {len(bank)}, the number of pictures in the bank")
+    if int(bank_labels.min()) < 0:
+        raise ValueError("the bank holds pictures without a label (-1): kNN needs all of them")
+    classes = classes or int(bank_labels.max()) + 1
+    bank = F.normalize(bank.float(), dim=1)
+    queries = F.normalize(queries.float(), dim=1)
+    block = max(1, BLOCK // len(bank))
+    votes_for = F.one_hot(bank_labels, classes).to(bank.dtype)  # [N, classes]
+    predicted = []
+    for part in queries.split(block):
+        similarity, nearest = (part @ bank.T).topk(k, dim=1, sorted=False)  # [m, k]
+        # relative to the greatest, so that a small temperature does not overflow
+        weight = ((similarity - similarity.amax(1, keepdim=True)) / temperature).exp()
+        votes = torch.einsum("mk,mkc->mc", weight, votes_for[nearest])
+        predicted.append(votes.argmax(1))
+    return torch.cat(predicted)
+
+
+def knn(
+    encoder: Callable[[Tensor], Tensor], data: DataSet, k: int = 200, temperature: float = 0.1
+) -> float:
+    """kNN accuracy (0 .. 1) of an encoder on the test pictures, by the protocol above.
+
+    k is cut to the size of the bank where that is smaller.
+    """
+    bank = features(encoder, data.train, data.mean, data.std)
+    queries = features(encoder, data.test, data.mean, data.std)
+    return knn_accuracy(bank, data.train.labels, queries, data.test.labels, k, temperature)
+
+
+def knn_accuracy(
+    bank: Tensor,
+    bank_labels: Tensor,
+    queries: Tensor,
+    labels: Tensor,
+    k: int = 200,
+    temperature: float = 0.1,
+) -> float:
+    """Share of `queries` [M, D] whose class `knn_predict` finds, 0 .. 1."""
+    predicted = knn_predict(bank, bank_labels, queries, min(k, len(bank)), temperature)
+    return float((predicted == labels).float().mean())

@@ -1,0 +1,112 @@
+"""SimSiam (Chen & He, arXiv 2011.10566): heads and loss, apart from the encoder.
+
+    encoder f    picture x [N, C, H, W] -> features h [N, D]
+    projector    h -> z [N, d]
+    predictor    z -> p [N, d]
+    L = D(p1, stopgrad(z2)) / 2 + D(p2, stopgrad(z1)) / 2                        (equation 4)
+
+Nothing but the stop-gradient and the predictor keeps every picture from being mapped to one point;
+each has a switch, so that the collapse can be watched (notebook 03).
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class View(NamedTuple):
+    """What the network makes of one view: features [N, D], projection and prediction [N, d]."""
+
+    features: Tensor
+    z: Tensor
+    p: Tensor
+
+
+class SimSiam(nn.Module):
+    """An encoder with SimSiam's two heads.
+
+    Args:
+        encoder: [N, C, H, W] -> [N, feature_dim].
+        proj_layers: 2 for small pictures, 3 otherwise (paper, appendix D and section 3).
+        proj_dim: hidden and output width d of the projector.
+        pred_dim: the predictor's bottleneck; a quarter of d in the paper.
+        predictor: "mlp", "none" (p = z) or "fixed" (random, never trained): section 4.2.
+        head_bn: BatchNorm in "all" layers of the heads, in the "hidden" ones only, or "none"
+            (section 4.4).
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        feature_dim: int,
+        proj_layers: int = 2,
+        proj_dim: int = 2048,
+        pred_dim: int = 512,
+        predictor: str = "mlp",
+        head_bn: str = "all",
+    ):
+        super().__init__()
+        _check("predictor", predictor, ("mlp", "none", "fixed"))
+        _check("head_bn", head_bn, ("all", "hidden", "none"))
+        if proj_layers < 1:
+            raise ValueError(f"proj_layers={proj_layers}: expected at least 1")
+        hidden_bn = head_bn != "none"
+        self.encoder = encoder
+        widths = [feature_dim] + [proj_dim] * proj_layers
+        layers = []
+        for d_in, d_out in zip(widths[:-2], widths[1:-1], strict=True):
+            layers += _hidden(d_in, d_out, hidden_bn)
+        # the output's BatchNorm has no scale and shift: they would be lost in the normalised z
+        layers.append(nn.Linear(widths[-2], proj_dim, bias=head_bn != "all"))
+        if head_bn == "all":
+            layers.append(nn.BatchNorm1d(proj_dim, affine=False))
+        self.projector = nn.Sequential(*layers)
+        self.predictor = nn.Identity()
+        if predictor != "none":
+            self.predictor = nn.Sequential(
+                *_hidden(proj_dim, pred_dim, hidden_bn), nn.Linear(pred_dim, proj_dim)
+            )
+        if predictor == "fixed":
+            self.predictor.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> View:
+        h = self.encoder(x)  # [N, C, H, W] -> [N, D]
+        z = self.projector(h)  # [N, D] -> [N, d]
+        return View(h, z, self.predictor(z))
+
+
+class SimSiamLoss(nn.Module):
+    """Equation 4, of two `View`s; between -1 and 1, and -1 when both views agree.
+
+    The cosine is taken in float32 whatever the network computes in: in half precision small norms
+    vanish and give NaN.
+    """
+
+    def __init__(self, stop_gradient: bool = True):
+        super().__init__()
+        self.stop_gradient = stop_gradient
+
+    def forward(self, view1: View, view2: View) -> Tensor:
+        z1, z2 = view1.z, view2.z
+        if self.stop_gradient:
+            z1, z2 = z1.detach(), z2.detach()
+        return (negative_cosine(view1.p, z2) + negative_cosine(view2.p, z1)) / 2
+
+
+def negative_cosine(p: Tensor, z: Tensor) -> Tensor:
+    """D(p, z) = - <p / ||p||, z / ||z||>, the mean over the batch of [N, d]: equation 1."""
+    with torch.autocast(p.device.type, enabled=False):
+        return -F.cosine_similarity(p.float(), z.float(), dim=-1).mean()
+
+
+def _hidden(d_in: int, d_out: int, batch_norm: bool) -> list[nn.Module]:
+    norm = [nn.BatchNorm1d(d_out)] if batch_norm else []
+    return [nn.Linear(d_in, d_out, bias=not batch_norm), *norm, nn.ReLU()]
+
+
+def _check(name: str, value: str, known: tuple[str, ...]):
+    if value not in known:
+        raise ValueError(f"{name}={value!r}: expected one of {', '.join(known)}")
