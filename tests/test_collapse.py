@@ -91,8 +91,8 @@ def test_the_effective_rank_and_spectrum_are_those_of_the_singular_value_decompo
         p = s / s.sum()
         assert C.spectrum(z) == pytest.approx(s, abs=1e-9)
         assert C.effective_rank(z) == pytest.approx(math.exp(-(p * p.log()).sum()))
-        l = torch.linalg.eigvalsh(torch.nn.functional.normalize(z, dim=1).T.cov())
-        assert C.participation_ratio(z) == pytest.approx((l.sum() ** 2 / (l**2).sum()).item())
+        lam = torch.linalg.eigvalsh(torch.nn.functional.normalize(z, dim=1).T.cov())
+        assert C.participation_ratio(z) == pytest.approx((lam.sum() ** 2 / (lam**2).sum()).item())
 
 
 def test_uniformity_and_twins_in_uneven_blocks_equal_the_whole_matrix_of_pairs(monkeypatch):

@@ -1,0 +1,36 @@
+"""SimCLR's loss: Chen et al., "A Simple Framework for Contrastive Learning of Visual
+Representations", arXiv 2002.05709."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.5) -> Tensor:
+    """NT-Xent (eq. 1) of two views [N, D] of the same N >= 2 pictures; a scalar.
+
+    Each of the 2N vectors must find its other view among the 2N - 1 others, by cosine similarity
+    over the temperature. log(2N - 1) when all are alike; at least log(1 + (2N - 2) exp(-2/T)).
+    Computed in float32 (float64 stays), also under autocast, since normalising in half precision
+    overflows. Across processes, concatenate every process' z1 and z2, with their gradients, before
+    the call: the negatives are then all 2N * world - 2 others.
+
+    Raises ValueError on unequal shapes, fewer than two pictures, or a temperature <= 0."""
+    if z1.ndim != 2 or z1.shape != z2.shape:
+        raise ValueError("nt_xent takes two views [N, D] of one shape, got "
+                         f"{list(z1.shape)} and {list(z2.shape)}")
+    n = len(z1)
+    if n < 2:
+        raise ValueError(f"nt_xent needs at least 2 pictures, got {n}: one has no negatives")
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+    with torch.autocast(z1.device.type, enabled=False):
+        z = torch.cat([z1, z2])  # [2N, D]
+        z = F.normalize(z if z.dtype == torch.float64 else z.float(), dim=1)
+        s = (z @ z.T / temperature).fill_diagonal_(-torch.inf)  # [2N, 2N]; k != i in the sum
+        other = torch.arange(2 * n, device=z.device).roll(n)  # i's other view is i + N, mod 2N
+        return F.cross_entropy(s, other)
