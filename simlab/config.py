@@ -1,13 +1,19 @@
 """What a training run is made of: two flat, frozen dataclasses.
 
 A field's name is the notebook's parameter, the command line's flag and the key in the saved run.
-"auto" and 0 stand for a choice that is left open and made by `resolved`.
+"auto" and 0 stand for a choice that is left open; `resolve` makes it, from the data and the device.
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch.nn as nn
+
+from .data import DataSet
+from .devices import resolve_device, resolve_precision
+from .models import SMALL_PICTURE
 from .names import near
 
 # fields that say where and how a run is computed and shown, not what it computes
@@ -47,14 +53,20 @@ class TrainConfig:
         check_types(self)
         for name in ("epochs", "batch_size", "decay_every", "keep_checkpoints"):
             _at_least(self, name, 1)
-        for name in ("lr", "weight_decay", "warmup_epochs", "image_size", "view_size", "threads"):
+        for name in ("lr", "weight_decay", "warmup_epochs", "decay", "seed"):
             _at_least(self, name, 0)
+        for name in ("image_size", "view_size", "threads"):
+            _at_least(self, name, 0)
+        if self.seed >= 2**32:
+            raise ValueError(f"seed={self.seed}: expected less than 2**32")
         if self.batch_size < 2:
             raise ValueError("batch_size=1: BatchNorm needs at least two pictures in a batch")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum={self.momentum}: expected a number from 0 to below 1")
         _one_of(self, "optimizer", ("sgd", "adam", "adamw", "rmsprop"))
         _one_of(self, "schedule", ("constant", "step", "multistep", "cosine"))
+        _one_of(self, "stem", ("auto", "small", "large"))
+        milestones(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +81,7 @@ class PretrainConfig(TrainConfig):
     head_bn: str = "all"  # hidden and none are for the collapse lab
     stop_gradient: bool = True
     fix_pred_lr: bool = True  # the predictor's learning rate does not decay (paper, 4.2)
+    pred_lr: float = 30.0  # the predictor's rate as a multiple of the others'; 1 in the paper
     monitor_every: int = 5  # epochs between two kNN measurements; the last epoch has one as well
     knn_k: int = 200
     knn_temperature: float = 0.1
@@ -81,6 +94,7 @@ class PretrainConfig(TrainConfig):
         for name in ("proj_dim", "pred_dim", "monitor_every", "knn_k"):
             _at_least(self, name, 1)
         _at_least(self, "proj_layers", 0)
+        _at_least(self, "pred_lr", 0)
         if self.knn_temperature <= 0:
             raise ValueError(f"knn_temperature={self.knn_temperature}: expected more than 0")
 
@@ -91,6 +105,10 @@ class SupervisedConfig(TrainConfig):
 
     labels: int = 0  # number of labelled training pictures, as many of each class; 0: all
     lr: float = 0.2
+
+    def __post_init__(self):
+        super().__post_init__()
+        _at_least(self, "labels", 0)
 
 
 Config = TypeVar("Config", bound=TrainConfig)
@@ -109,15 +127,62 @@ def check_types(config: object):
     """Every field holds the type it declares. An int may stand for a float, nothing else."""
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
-        wanted = f.type
-        if type(value) is wanted:
-            continue
-        if wanted is float and type(value) is int:
-            object.__setattr__(config, f.name, float(value))
-            continue
-        raise TypeError(
-            f"{f.name}={value!r} is {type(value).__name__}: expected {wanted.__name__}"
+        if f.type is float and type(value) is int and abs(value) < 2**63:
+            value = float(value)
+            object.__setattr__(config, f.name, value)
+        if type(value) is not f.type:
+            raise TypeError(
+                f"{f.name}={value!r} is {type(value).__name__}: expected {f.type.__name__}"
+            )
+        if f.type is float and not math.isfinite(value):
+            raise ValueError(f"{f.name}={value}: expected a finite number")
+
+
+def resolve(config: Config, data: DataSet, encoder: nn.Module | None = None) -> Config:
+    """The configuration with every "auto" and 0 replaced by the choice made for this data.
+
+    `encoder` is a module that takes the place of the one named. Raises ValueError where there are
+    too few pictures to train and measure on.
+    """
+    size, colour = data.train.size, data.train.channels == 3
+    pictures = data.train if isinstance(config, SupervisedConfig) else data.pretrain
+    number = getattr(config, "labels", 0) or len(pictures)
+    for n, what in ((number, "train"), (len(data.test), "test")):
+        if n < 2:
+            raise ValueError(f"there is only {n} picture to {what} on: expected at least 2")
+    changes = {
+        "data": data.name,
+        "precision": resolve_precision(config.precision, resolve_device(config.device)),
+        "image_size": size,
+        "view_size": config.view_size or size,
+        "batch_size": min(config.batch_size, number),
+    }
+    if config.augment.split()[:1] == ["auto"]:
+        name = "scattered" if not colour else f"simsiam-{'cifar' if size <= 40 else 'imagenet'}"
+        changes["augment"] = config.augment.replace("auto", name, 1)
+    if encoder is not None:
+        changes["encoder"] = type(encoder).__name__
+    elif config.encoder == "auto":
+        changes["encoder"] = "tiny" if size <= 40 else "resnet18"
+    if config.stem == "auto":
+        changes["stem"] = "small" if size <= SMALL_PICTURE else "large"
+    if getattr(config, "proj_layers", 1) == 0:
+        changes["proj_layers"] = 2 if size <= SMALL_PICTURE else 3
+    return dataclasses.replace(config, **changes)
+
+
+def milestones(config: TrainConfig) -> list[float]:
+    """The shares of the run after which a multistep schedule decays, or ValueError."""
+    try:
+        shares = [float(word) for word in config.milestones.split(",")]
+    except ValueError:
+        shares = [math.nan]
+    if not all(0 < share < 1 for share in shares):
+        raise ValueError(
+            f"milestones={config.milestones!r}: expected shares of the run between 0 and 1, "
+            "such as '0.6,0.8'"
         )
+    return shares
 
 
 def _at_least(config: object, name: str, least: float):

@@ -6,16 +6,16 @@ The rate is a plain function of the step, so that a resumed run can't get it wro
 import math
 
 import torch
-import torch.nn as nn
 
-from .config import TrainConfig
+from .config import TrainConfig, milestones
 
 
-def build_optimizer(
-    config: TrainConfig, parameters: list[nn.Parameter], fixed: list[nn.Parameter]
-) -> torch.optim.Optimizer:
-    """The optimizer of two groups: parameters whose rate decays, and those whose rate is fixed."""
-    groups = [{"params": parameters, "fixed": False}, {"params": fixed, "fixed": True}]
+def build_optimizer(config: TrainConfig, groups: list[dict]) -> torch.optim.Optimizer:
+    """The optimizer of parameter groups.
+
+    Beside its `params`, a group has `factor`, its rate as a multiple of the others', and `fixed`,
+    whether its rate keeps its highest value.
+    """
     groups = [group for group in groups if group["params"]]
     common = {"lr": base_rate(config), "weight_decay": config.weight_decay}
     if config.optimizer == "sgd":
@@ -51,19 +51,5 @@ def set_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, epoch: float
     """Set the rate for a step at `epoch`; returns the decaying groups' rate."""
     rate = base_rate(config) * rate_factor(config, epoch)
     for group in optimizer.param_groups:
-        group["lr"] = base_rate(config) if group["fixed"] else rate
+        group["lr"] = group["factor"] * (base_rate(config) if group["fixed"] else rate)
     return rate
-
-
-def milestones(config: TrainConfig) -> list[float]:
-    """The shares of the run after which a multistep schedule decays."""
-    try:
-        shares = [float(word) for word in config.milestones.split(",")]
-    except ValueError:
-        shares = [math.nan]
-    if not all(0 < share < 1 for share in shares):
-        raise ValueError(
-            f"milestones={config.milestones!r}: expected shares of the run between 0 and 1, "
-            "such as '0.6,0.8'"
-        )
-    return shares

@@ -3,19 +3,16 @@
     runs/pretrain-3f9a01c2b7de/
         config.json     the configuration, and the digests of data and code that identify the run
         metrics.csv     a row an epoch
-        metrics.json    how it ended: final and best, environment, seconds
+        metrics.json    how it ended: final and best, environment, seconds, digest of encoder.pt
         train.log
         encoder.pt      the encoder's final weights
         checkpoints/    the newest few and the best, to go on from
 
-Every file is written under a temporary name and renamed. Checkpoints carry a digest of their bytes
-in their name, so that a damaged one is found, and are read without executing pickles.
+Every file is written under a temporary name and renamed. A digest of every weights file's bytes is
+kept, so that a damaged one is found; they are read without executing pickles.
 """
 
-import ast
 import contextlib
-import dataclasses
-import hashlib
 import io
 import json
 import os
@@ -27,14 +24,10 @@ from pathlib import Path
 import filelock
 import pandas as pd
 import torch
+import torch.nn as nn
 
-from .config import NOT_IDENTITY, TrainConfig
-
-# the modules whose code decides what a training run computes
-TRAINING_SOURCES = (
-    "augment", "collapse", "config", "data", "devices", "evaluate", "folders", "models",
-    "optim", "scatter", "simclr", "simsiam", "sim", "train",
-)  # fmt: skip
+from .config import TrainConfig
+from .identity import code_digest, digest, fields_that_count
 
 
 class Run:
@@ -43,7 +36,7 @@ class Run:
     def __init__(self, folder: Path, identity: dict):
         self.folder, self.identity = folder, identity
         self.checkpoints = folder / "checkpoints"
-        self.encoder: torch.nn.Module | None = None  # set by what opened the run
+        self.encoder: nn.Module | None = None  # set by what opened the run
 
     def __repr__(self) -> str:
         state = "finished" if self.finished else "unfinished"
@@ -59,17 +52,24 @@ class Run:
 
     @property
     def result(self) -> dict:
-        """metrics.json: {"final": {...}, "best": {...}, "environment": {...}, "seconds": ...}."""
+        """metrics.json: {"final": {...}, "best": {...}, "environment": {...}, "seconds": ...}.
+
+        `final` is the last epoch's row, the honest one. `best` is the epoch with the highest kNN
+        accuracy on the test pictures: it was chosen by them, so it is an optimistic number.
+        """
         return read_json(self.folder / "metrics.json")
 
     @property
     def history(self) -> pd.DataFrame:
         """metrics.csv: a row an epoch."""
-        return pd.read_csv(self.folder / "metrics.csv")
+        return pd.read_csv(self.folder / "metrics.csv", float_precision="round_trip")
 
     def prepare(self):
         """Make the folder and write config.json; refuse one that was changed by hand."""
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        with naming(self.checkpoints):
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        for part in self.folder.rglob(".*.part"):  # of a process that died while it wrote
+            part.unlink()
         path = self.folder / "config.json"
         if not path.exists():
             write_json(path, self.identity)
@@ -78,9 +78,16 @@ class Run:
                 f"{path} is not what this run was started with: it was changed by hand, or belongs "
                 "to another run. Start anew with fresh=True, or move the folder away"
             )
+        if self.finished:
+            path, expected = self.folder / "encoder.pt", self.result.get("encoder_digest")
+            try:
+                _whole_bytes(path, expected)
+            except ValueError as error:  # the last checkpoint holds the same weights
+                self._pass_over(path, error)
 
     def log(self, line: str):
-        with open(self.folder / "train.log", "a", encoding="utf-8") as file:
+        path = self.folder / "train.log"
+        with naming(path), open(path, "a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
 
     def save_history(self, rows: list[dict]):
@@ -88,60 +95,58 @@ class Run:
 
     def finish(self, encoder_state: dict, result: dict):
         """The last step of a run; metrics.json is what makes it finished, so it comes last."""
-        write_bytes(self.folder / "encoder.pt", _tensor_bytes(encoder_state))
-        write_json(self.folder / "metrics.json", result)
+        data = _tensor_bytes(encoder_state)
+        write_bytes(self.folder / "encoder.pt", data)
+        write_json(self.folder / "metrics.json", {**result, "encoder_digest": digest(data)})
 
     def load_encoder_state(self) -> dict:
-        return torch.load(self.folder / "encoder.pt", map_location="cpu", weights_only=True)
+        """The encoder's final weights; ValueError where the file is damaged."""
+        path = self.folder / "encoder.pt"
+        return _read_tensors(_whole_bytes(path, self.result.get("encoder_digest")), path)
 
     # ------------------------------------------------------------------------------ checkpoints
 
-    def save_checkpoint(self, step: int, state: dict, best: bool, keep: int):
+    def save_checkpoint(self, epoch: int, state: dict, keep: int):
         """Write one, then drop what is neither among the newest `keep` nor the best."""
-        state = {"run": self.folder.name, "step": step, **state}
-        data = _tensor_bytes(state)
-        digest = hashlib.sha256(data).hexdigest()[:16]
-        path = self.checkpoints / f"step-{step:09d}-{digest}.pt"
-        write_bytes(path, data)
-        if best:
-            write_bytes(self.checkpoints / "best", path.name.encode())
-        newest = set(self._newest_first()[:keep])
-        kept_as_best = self.best_checkpoint()
-        for other in self._newest_first():
-            if other not in newest and other != kept_as_best:
+        data = _tensor_bytes({"run": self.folder.name, **state})
+        write_bytes(self.checkpoints / f"epoch-{epoch:06d}-{digest(data)}.pt", data)
+        best = self.best_checkpoint()
+        for other in self._newest_first()[keep:]:
+            if other != best:
                 other.unlink()
 
     def best_checkpoint(self) -> Path | None:
-        """The checkpoint with the highest kNN accuracy, or None before there is one."""
-        note = self.checkpoints / "best"
-        return self.checkpoints / note.read_text() if note.exists() else None
+        """That of the highest kNN accuracy in metrics.csv; None where there is none (yet)."""
+        history = self.history
+        if "knn" not in history:
+            return None
+        epoch = int(history["epoch"][history["knn"].idxmax()])
+        return next(self.checkpoints.glob(f"epoch-{epoch:06d}-*.pt"), None)
 
     def load_checkpoint(self) -> dict | None:
-        """The newest one that is whole. A damaged one is named in the log and passed over."""
+        """The newest one that is whole. A damaged one is named, put aside and passed over."""
         for path in self._newest_first():
             try:
                 return self.read_checkpoint(path)
             except ValueError as error:
-                self.log(f"passed over: {error}")
-                print(f"passed over: {error}")
+                self._pass_over(path, error)
         return None
 
     def read_checkpoint(self, path: Path) -> dict:
         """One checkpoint; ValueError where it is damaged, or another run's."""
-        data = path.read_bytes()
-        digest = hashlib.sha256(data).hexdigest()[:16]
-        if digest != path.stem.rsplit("-", 1)[-1]:
-            raise ValueError(f"checkpoint {path} is damaged: its bytes do not match its name")
-        try:
-            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many kinds for what is no checkpoint of tensors
-            raise ValueError(f"checkpoint {path} can't be read: {error}") from error
+        state = _read_tensors(_whole_bytes(path, path.stem.rsplit("-", 1)[-1]), path)
         if state.get("run") != self.folder.name:
-            raise ValueError(f"checkpoint {path} belongs to another run, {state.get('run')}")
+            raise ValueError(f"{path} belongs to another run, {state.get('run')}")
         return state
 
     def _newest_first(self) -> list[Path]:
-        return sorted(self.checkpoints.glob("step-*.pt"), reverse=True)
+        return sorted(self.checkpoints.glob("epoch-*.pt"), reverse=True)
+
+    def _pass_over(self, path: Path, error: ValueError):
+        """Say what is wrong with a file, and put it aside."""
+        path.replace(path.with_suffix(".damaged"))
+        for tell in (self.log, print):
+            tell(f"passed over, and renamed to *.damaged: {error}")
 
 
 @contextlib.contextmanager
@@ -160,18 +165,16 @@ def claim(
     """
     identity = {"kind": kind, "config": fields_that_count(config), "code": code_digest(), **extra}
     text = json.dumps(identity, sort_keys=True)
-    name = f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    name = f"{kind}-{digest(text.encode())[:12]}"
     home = Path(folder) if folder else runs_folder()
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"the folder for runs, {home}, can't be made: {error}") from error
     lock = filelock.FileLock(home / f".{name}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        print(f"another process is at {home / name}; waiting for it")
-        lock.acquire()
+    with naming(home):
+        home.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            print(f"another process is at {home / name}; waiting for it", flush=True)
+            lock.acquire()
     try:
         run = Run(home / name, identity)
         if fresh and run.folder.exists():
@@ -190,47 +193,42 @@ def runs_folder() -> Path:
     return (checkout if (checkout / "pyproject.toml").exists() else Path.cwd()) / "runs"
 
 
-def fields_that_count(config: TrainConfig) -> dict:
-    """The fields of a configuration that change the result."""
-    values = dataclasses.asdict(config)
-    return {name: value for name, value in values.items() if name not in NOT_IDENTITY}
+def save_metrics(name: str, metrics: dict) -> Path:
+    """A notebook's numbers as metrics.json, in the folder of its output.
 
-
-def code_digest() -> str:
-    """A digest of the code that training runs; comments, docstrings and layout do not count."""
-    h = hashlib.sha256()
-    for name in TRAINING_SOURCES:
-        path = Path(__file__).with_name(f"{name}.py")
-        h.update(normalised_source(path.read_text(encoding="utf-8")).encode())
-    return h.hexdigest()[:16]
-
-
-def normalised_source(source: str) -> str:
-    """The syntax tree of a module without its docstrings."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
-        if documented and ast.get_docstring(node, clean=False) is not None:
-            node.body = body[1:] or [ast.Pass()]
-    return ast.dump(tree)
+    That folder is $SIMLAB_OUT where a sweep or `make run` has set it, else runs/book/<name>.
+    """
+    folder = Path(os.environ.get("SIMLAB_OUT") or runs_folder() / "book" / name)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "metrics.json", metrics)
+    return folder / "metrics.json"
 
 
 # --------------------------------------------------------------------------------- reading, writing
 
 
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An error of the file system says which path it is about."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"{path} could not be written: {error.strerror}") from error
+
+
 def write_bytes(path: Path, data: bytes):
     """Written whole or not at all: to a temporary file that is renamed once it is on the disk."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OSError(error.errno, f"{path} could not be written: {error.strerror}") from error
+    with naming(path):
+        try:
+            with open(part, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
 
 
 def write_json(path: Path, content: dict):
@@ -241,7 +239,7 @@ def read_json(path: Path) -> dict:
     """Raises ValueError that names a file which is no JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no JSON, or no text
         raise ValueError(f"{path} is no valid JSON: {error}") from error
 
 
@@ -249,3 +247,20 @@ def _tensor_bytes(state: dict) -> bytes:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getvalue()
+
+
+def _whole_bytes(path: Path, expected: str | None) -> bytes:
+    data = path.read_bytes()
+    if digest(data) != expected:
+        raise ValueError(f"{path} is damaged: its bytes do not match the digest kept of them")
+    return data
+
+
+def _read_tensors(data: bytes, path: Path) -> dict:
+    try:
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # of many kinds; torch's text advises to execute the pickle
+        raise ValueError(f"{path} is refused: it holds more than tensors and values") from error
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} holds a {type(state).__name__}: expected a dict of tensors")
+    return state

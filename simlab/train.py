@@ -4,12 +4,11 @@
 again when it was made before, gone on with when it was stopped half-way.
 """
 
+import contextlib
 import copy
-import dataclasses
-import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn as nn
@@ -19,11 +18,12 @@ from tqdm.auto import tqdm
 
 from .augment import parse_augment, two_views, view
 from .collapse import collapse_metrics, warn_if_collapsing
-from .config import Config, PretrainConfig, SupervisedConfig, TrainConfig
-from .data import DataSet, Pictures, load_data
-from .devices import autocast, environment, resolve_device, resolve_precision
-from .evaluate import features, knn_accuracy
-from .models import SMALL_PICTURE, build_encoder
+from .config import PretrainConfig, SupervisedConfig, TrainConfig, resolve
+from .data import DataSet, load_data
+from .devices import autocast, environment, resolve_device
+from .evaluate import features, knn_accuracy, stratified
+from .identity import module_digest
+from .models import build_encoder
 from .optim import build_optimizer, set_rate
 from .runs import Run, claim
 from .simsiam import SimSiam, SimSiamLoss
@@ -40,19 +40,23 @@ def pretrain(config: PretrainConfig, data: DataSet | None = None, **options) -> 
         data: instead of the data set that config.data names.
         options: `encoder`, a module of yours; `fresh`, forget what is stored; `progress`, a bar;
             `on_epoch`, called with the history after every epoch; `folder`, where runs are kept.
-    Returns: the finished run; `run.encoder` holds the final weights, in evaluation mode.
-    Raises: FloatingPointError when the loss is no longer a number; ValueError for what does not fit.
+    Returns: the finished run; `run.encoder` holds the final weights, in evaluation mode. The
+        caller's random state and number of threads stay what they are.
+    Raises: FloatingPointError when the loss is no longer a number; ValueError or TypeError for what
+        does not fit.
     """
-    return _run("pretrain", Pretraining, config, data, **options)
+    return _run(Pretraining, config, data, **options)
 
 
 def train_supervised(config: SupervisedConfig, data: DataSet | None = None, **options) -> Run:
     """The same encoder trained on labels, with the same augmentation; options as `pretrain`."""
-    return _run("supervised", Supervised, config, data, **options)
+    return _run(Supervised, config, data, **options)
 
 
 class Pretraining:
     """SimSiam as the loop sees it: a network, the loss of a batch, and what to measure."""
+
+    kind, config_class = "pretrain", PretrainConfig
 
     def __init__(self, config: PretrainConfig, data: DataSet, encoder: nn.Module, dim: int):
         self.config, self.data, self.pictures = config, data, data.pretrain
@@ -63,11 +67,15 @@ class Pretraining:
         )  # fmt: skip
         self.loss = SimSiamLoss(config.stop_gradient)
 
-    def parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """Those whose learning rate decays, and those whose rate stays."""
-        predictor = [p for p in self.network.predictor.parameters() if p.requires_grad]
-        rest = [*self.network.encoder.parameters(), *self.network.projector.parameters()]
-        return (rest, predictor) if self.config.fix_pred_lr else (rest + predictor, [])
+    def groups(self) -> list[dict]:
+        """The optimizer's parameter groups: the predictor may learn at a rate of its own."""
+        c, network = self.config, self.network
+        predictor = [p for p in network.predictor.parameters() if p.requires_grad]
+        rest = [*network.encoder.parameters(), *network.projector.parameters()]
+        return [
+            {"params": rest, "factor": 1.0, "fixed": False},
+            {"params": predictor, "factor": c.pred_lr, "fixed": c.fix_pred_lr},
+        ]
 
     def batch_loss(self, index: Tensor, images: Tensor, generator: torch.Generator) -> Tensor:
         c, d = self.config, self.data
@@ -76,44 +84,53 @@ class Pretraining:
 
     def measure(self, epoch: int) -> dict[str, float]:
         """Is it collapsing (every epoch), and what do the features know (every few)?"""
-        c, d = self.config, self.data
-        clean = d.test.subset(torch.arange(min(MONITOR_PICTURES, len(d.test))))
-        z = features(lambda x: self.network(x).z, clean, d.mean, d.std)
+        c, d, n = self.config, self.data, self.network
+        spread = torch.linspace(0, len(d.test) - 1, min(MONITOR_PICTURES, len(d.test))).long()
+        # a module, so that `features` freezes its BatchNorm
+        z = features(nn.Sequential(n.encoder, n.projector), d.test.subset(spread), d.mean, d.std)
         found = collapse_metrics(z)
-        if epoch % c.monitor_every == 0 or epoch == c.epochs:
-            if len(d.train.classes) > 1 and int(d.train.labels.min()) >= 0:
-                bank = features(self.network.encoder, d.train, d.mean, d.std)
-                test = features(self.network.encoder, d.test, d.mean, d.std)
-                found["knn"] = knn_accuracy(
-                    bank, d.train.labels, test, d.test.labels, c.knn_k, c.knn_temperature
-                )
+        labelled = min(int(d.train.labels.min()), int(d.test.labels.min())) >= 0
+        due = epoch % c.monitor_every == 0 or epoch == c.epochs
+        if due and labelled and len(d.classes) > 1:
+            bank, test = (features(n.encoder, p, d.mean, d.std) for p in (d.train, d.test))
+            k, t = min(c.knn_k, len(bank)), c.knn_temperature
+            found["knn"] = knn_accuracy(bank, d.train.labels, test, d.test.labels, k, t)
+            found |= {"knn_k": k, "knn_temperature": t}
         return found
 
 
 class Supervised:
     """Cross-entropy on the labels, with one augmented view of every picture."""
 
+    kind, config_class = "supervised", SupervisedConfig
+
     def __init__(self, config: SupervisedConfig, data: DataSet, encoder: nn.Module, dim: int):
         self.config, self.data = config, data
-        self.pictures = labelled(data.train, config.labels, config.seed)
+        generator = torch.Generator().manual_seed(config.seed)
+        number = config.labels or len(data.train)
+        if len(data.classes) < 2 or int(data.train.labels.min()) < 0:
+            raise ValueError(
+                f"{data.name}: expected a label for every picture, of at least two classes; here "
+                f"are {len(data.classes)} classes, and the least label is {data.train.labels.min()}"
+            )
+        self.pictures = data.train.subset(stratified(data.train.labels, number, generator))
         self.augment = parse_augment(config.augment)
         self.network = nn.Sequential()
         self.network.add_module("encoder", encoder)
         self.network.add_module("classifier", nn.Linear(dim, len(data.classes)))
 
-    def parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        return list(self.network.parameters()), []
+    def groups(self) -> list[dict]:
+        return [{"params": list(self.network.parameters()), "factor": 1.0, "fixed": False}]
 
     def batch_loss(self, index: Tensor, images: Tensor, generator: torch.Generator) -> Tensor:
         c, d = self.config, self.data
         x = view(images, self.augment, d.mean, d.std, c.view_size, generator)
-        labels = self.pictures.labels[index.to(self.pictures.device)]
-        return F.cross_entropy(self.network(x).float(), labels)
+        return F.cross_entropy(self.network(x).float(), self.pictures.labels[index.to(x.device)])
 
     def measure(self, epoch: int) -> dict[str, float]:
-        if epoch < self.config.epochs:
-            return {}
         d = self.data
+        if epoch < self.config.epochs or int(d.test.labels.min()) < 0:
+            return {}
         logits = features(self.network, d.test, d.mean, d.std)
         return {"test_accuracy": float((logits.argmax(1) == d.test.labels).float().mean())}
 
@@ -128,18 +145,17 @@ def fit(
 ) -> list[dict]:
     """Train from the newest checkpoint, or from the start; returns the history, a row an epoch."""
     pictures, network = task.pictures, task.network.to(device, memory_format=torch.channels_last)
-    batch_size = min(config.batch_size, len(pictures))
+    batch_size = config.batch_size
     steps = len(pictures) // batch_size  # of an epoch; what is left over waits for the next
-    optimizer = build_optimizer(config, *task.parameters())
+    optimizer = build_optimizer(config, task.groups())
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
     generator = torch.Generator(device)
-    history, best, first_epoch, seconds = [], -math.inf, 0, 0.0
+    history, first_epoch, seconds = [], 0, 0.0
     if state := run.load_checkpoint():
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         scaler.load_state_dict(state["scaler"])
-        set_random_state(state["random"])
-        history, best, first_epoch = state["history"], state["best"], state["epoch"]
+        history, first_epoch = state["history"], state["epoch"]
         seconds = history[-1]["seconds"]
         run.log(f"goes on after epoch {first_epoch}")
 
@@ -152,10 +168,14 @@ def fit(
     )  # fmt: skip
     with bar:
         for epoch in range(first_epoch, config.epochs):
-            # an own order and own views for every epoch, whether or not the run was stopped before
-            order_of_epoch = torch.Generator().manual_seed(config.seed * 100_003 + epoch)
-            generator.manual_seed(config.seed * 100_003 + epoch)
+            # own random numbers for every epoch, whether or not the run was stopped before: for the
+            # order, the views, and the global generators, from which dropout and SIM draw
+            at = 3 * (config.seed * 100_003 + epoch)
+            order_of_epoch = torch.Generator().manual_seed(at)
+            generator.manual_seed(at + 1)
+            torch.manual_seed(at + 2)
             order = torch.randperm(len(pictures), generator=order_of_epoch)[: steps * batch_size]
+            order = order.to(device)  # once: a copy at every step would wait for the device
             total = torch.zeros((), device=device)
             for step, (index, images) in enumerate(pictures.batches(order, batch_size)):
                 rate = set_rate(optimizer, config, epoch + step / steps)
@@ -167,7 +187,7 @@ def fit(
                 scaler.update()
                 total += loss.detach()
                 if step % CHECK_EVERY == 0 or step == steps - 1:
-                    _refuse_nan(total, epoch, step, rate)
+                    _refuse_nan(total, network, epoch, step, rate)
                     bar.set_postfix_str(_short(history[-1:], total / (step + 1)), refresh=False)
                 bar.update(batch_size)
             row = {"epoch": epoch + 1, "loss": float(total) / steps, "lr": rate}
@@ -177,77 +197,42 @@ def fit(
             if warning := warn_if_collapsing(row["loss"], row.get("std_ratio", math.inf)):
                 run.log(warning)
                 tqdm.write(f"epoch {epoch + 1}: {warning}")
-            is_best = row.get("knn", -math.inf) > best
-            best = max(best, row.get("knn", -math.inf))
             run.save_history(history)
             state = {
-                "epoch": epoch + 1, "best": best, "history": history, "random": random_state(),
-                "network": network.state_dict(), "optimizer": optimizer.state_dict(),
-                "scaler": scaler.state_dict(),
+                "epoch": epoch + 1, "history": history, "network": network.state_dict(),
+                "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
             }  # fmt: skip
-            run.save_checkpoint((epoch + 1) * steps, state, is_best, config.keep_checkpoints)
+            run.save_checkpoint(epoch + 1, state, config.keep_checkpoints)
             if on_epoch:
                 on_epoch(history)
     return history
 
 
-def resolve(config: Config, data: DataSet) -> Config:
-    """The configuration with every "auto" and 0 replaced by the choice made for this data."""
-    size, colour = data.train.size, data.train.channels == 3
-    changes = {
-        "precision": resolve_precision(config.precision, resolve_device(config.device)),
-        "view_size": config.view_size or size,
-    }
-    if config.augment.split()[:1] == ["auto"]:
-        name = "scattered" if not colour else f"simsiam-{'cifar' if size <= 40 else 'imagenet'}"
-        changes["augment"] = config.augment.replace("auto", name, 1)
-    if config.encoder == "auto":
-        changes["encoder"] = "tiny" if size <= 40 else "resnet18"
-    if config.stem == "auto":
-        changes["stem"] = "small" if size <= SMALL_PICTURE else "large"
-    if getattr(config, "proj_layers", 1) == 0:
-        changes["proj_layers"] = 2 if size <= SMALL_PICTURE else 3
-    return dataclasses.replace(config, **changes)
+def untrained(config: TrainConfig, data: DataSet) -> nn.Module:
+    """The encoder as training finds it, with its random first weights: a baseline."""
+    device = resolve_device(config.device)
+    shape = data.train.channels, data.train.size
+    with settled(config, device):
+        encoder, _ = build_encoder(config.encoder, *shape, config.stem)
+    return encoder.to(device, memory_format=torch.channels_last).eval()
 
 
-def labelled(pictures: Pictures, number: int, seed: int) -> Pictures:
-    """`number` pictures, as many of each class, drawn by the seed; 0 takes all of them."""
-    if number == 0:
-        return pictures
-    classes = len(pictures.classes)
-    if number % classes or number > len(pictures):
-        raise ValueError(
-            f"labels={number}: expected a multiple of the {classes} classes, at most "
-            f"{len(pictures)}, or 0 for all"
-        )
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(pictures), generator=generator)
-    labels = pictures.labels.cpu()[order]
-    chosen = [order[labels == c][: number // classes] for c in range(classes)]
-    short = [pictures.classes[c] for c, own in enumerate(chosen) if len(own) < number // classes]
-    if short:
-        raise ValueError(f"labels={number}: too few pictures of {', '.join(short)}")
-    return pictures.subset(torch.cat(chosen))
-
-
-def random_state() -> dict[str, Tensor]:
-    """The state of torch's global generators (dropout and SIM draw from them)."""
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def set_random_state(state: dict[str, Tensor]):
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+@contextlib.contextmanager
+def settled(config: TrainConfig, device: torch.device) -> Iterator[None]:
+    """The configuration's seed and threads; afterwards the caller's own again."""
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(config.seed)
+        torch.set_num_threads(config.threads or threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 def _run(
-    kind: str,
     task_of: type[Pretraining] | type[Supervised],
-    config: Config,
+    config: TrainConfig,
     data: DataSet | None,
     encoder: nn.Module | None = None,
     fresh: bool = False,
@@ -255,49 +240,44 @@ def _run(
     on_epoch: Callable[[list[dict]], None] | None = None,
     folder: str = "",
 ) -> Run:
-    device = resolve_device(config.device)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    data = data or load_data(config.data, config.data_folder, config.download, config.image_size)
-    config = resolve(config, data)
-    data, digest = data.to(device), data.digest()
-    torch.manual_seed(config.seed)  # before the first weight is drawn
-    own = encoder is not None
-    encoder, dim = build_encoder(
-        copy.deepcopy(encoder) if own else config.encoder,
-        data.train.channels, data.train.size, config.stem,
-    )  # fmt: skip
-    extra = {"data": digest, "encoder": weights_digest(encoder) if own else ""}
-    with claim(kind, config, extra, folder, fresh) as run:
-        if not run.finished:
-            task = task_of(config, data, encoder, dim)
-            start = time.monotonic()
-            run.log(f"starts on {device}: {config}")
-            history = fit(task, config, run, device, progress, on_epoch)
-            best = max(history, key=lambda row: row.get("knn", -math.inf))
-            result = {"final": history[-1], "best": best, "environment": environment(device)}
-            result["seconds"] = round(time.monotonic() - start, 1)
-            run.finish(encoder.state_dict(), result)
-    encoder.load_state_dict(run.load_encoder_state())
-    run.encoder = encoder.to(device).eval()
+    if not isinstance(config, task_of.config_class):
+        wanted = task_of.config_class.__name__
+        raise TypeError(f"config is a {type(config).__name__}: expected a {wanted}")
+    if data is None:
+        data = load_data(config.data, config.data_folder, config.download, config.image_size)
+    if not isinstance(data, DataSet):
+        raise TypeError(f"data is a {type(data).__name__}: expected a DataSet; see from_arrays")
+    config, device = resolve(config, data, encoder), resolve_device(config.device)
+    extra = {"data": data.digest(), "encoder": "" if encoder is None else module_digest(encoder)}
+    with settled(config, device):  # before the first weight is drawn
+        net = copy.deepcopy(encoder) if encoder is not None else config.encoder
+        net, dim = build_encoder(net, data.train.channels, data.train.size, config.stem)
+        task = task_of(config, data.to(device), net, dim)
+        with claim(task.kind, config, extra, folder, fresh) as run:
+            if not run.finished:
+                run.log(f"starts with {config} on {environment(device)}")
+                history = fit(task, config, run, device, progress, on_epoch)
+                last = history[-1]
+                measured = [row for row in history if "knn" in row] or [last]
+                best = max(measured, key=lambda row: row.get("knn", 0))
+                run.finish(net.state_dict(), {
+                    "final": last, "best": best, "environment": environment(device),
+                    "seconds": round(last["seconds"], 1),
+                })  # fmt: skip
+            net.load_state_dict(run.load_encoder_state())
+    # laid out as in training whether it was trained or loaded: the same bits come out
+    run.encoder = net.to(device, memory_format=torch.channels_last).eval()
     return run
 
 
-def weights_digest(module: nn.Module) -> str:
-    """What tells a module of the user's from another: its layers and its initial weights."""
-    h = hashlib.sha256(repr(module).encode())
-    for name, value in module.state_dict().items():
-        h.update(name.encode())
-        h.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
-    return h.hexdigest()[:16]
-
-
-def _refuse_nan(total: Tensor, epoch: int, step: int, rate: float):
-    if not math.isfinite(float(total)):
+def _refuse_nan(total: Tensor, network: nn.Module, epoch: int, step: int, rate: float):
+    """Stop where the loss, or a weight that will show in the next one, is no number."""
+    values = [total, *network.parameters(), *network.buffers()]
+    if not bool(torch.stack([value.isfinite().all() for value in values]).all()):
         raise FloatingPointError(
-            f"the loss is {float(total)} in epoch {epoch + 1}, step {step + 1}, at a learning rate "
-            f"of {rate:.3g}. Lower lr, add warmup_epochs, or set precision='float32'. The last "
-            "checkpoint is whole"
+            f"the loss is {float(total)} or a weight is no number in epoch {epoch + 1}, by step "
+            f"{step + 1}, at a learning rate of {rate:.3g}. Lower lr, add warmup_epochs, or set "
+            "precision='float32'. What was stored before is whole"
         )
 
 
