@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 CHROMIUM := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300
 
-.PHONY: run test check test-slow lab bench lint clean help
+.PHONY: run test check test-slow lab bench notebooks clean help
 
 help:
 	@echo "make run        set up, then run the course's notebooks into runs/ with an index to look at"
@@ -17,6 +17,7 @@ help:
 	@echo "make lab        set up, then JupyterLab with the notebooks"
 	@echo "make bench      measure against other libraries (installs them)"
 	@echo "make test-slow  the long fault runs"
+	@echo "make notebooks  execute the notebooks in place, as they are committed"
 	@echo "make clean      remove the environment, caches and runs/"
 
 # The stamp is younger than what decides the environment's content.
@@ -53,8 +54,10 @@ bench: $(BIN)/.ready
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e ".[bench]"
 	@for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
 
-lint: $(BIN)/.ready
-	@$(BIN)/ruff check simlab tests benchmarks data
+# executes them in place with an empty runs folder, as a newcomer's machine would
+notebooks: $(BIN)/.ready
+	@runs=$$(mktemp -d) && SIMLAB_RUNS=$$runs $(BIN)/python -m simlab.book --refresh; \
+		status=$$?; rm -rf "$$runs"; exit $$status
 
 clean:
 	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .hypothesis .ruff_cache

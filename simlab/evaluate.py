@@ -25,8 +25,11 @@ def features(
     mean: Tensor,
     std: Tensor,
     batch_size: int = 512,
+    prepare: Callable[[Tensor, Tensor, Tensor], Tensor] = normalise,
 ) -> Tensor:
     """The encoder's features of every picture, clean and in order: float32 [N, D].
+
+    `prepare` makes the encoder's input of (uint8 pictures, mean, std): clean ones, if not said.
 
     A module is put into evaluation mode for the time and back into its mode afterwards.
     """
@@ -37,13 +40,36 @@ def features(
     try:
         order = torch.arange(len(pictures))
         parts = [
-            encoder(normalise(images, mean, std)).float()
+            encoder(prepare(images, mean, std)).float()
             for _, images in pictures.batches(order, batch_size)
         ]
     finally:
         for module, training in modes.items():
             module.training = training
     return torch.cat(parts)
+
+
+def stratified(labels: Tensor, number: int, generator: torch.Generator) -> Tensor:
+    """Indices of `number` pictures, as many of each class, in an order that alternates classes.
+
+    Where `number` is all of them, every picture is taken, balanced or not. Raises ValueError where
+    the number does not fit the classes.
+    """
+    labels = labels.cpu()
+    order = torch.randperm(len(labels), generator=generator)
+    if number == len(labels):
+        return order
+    classes = int(labels.max()) + 1
+    if number < 1 or number % classes or number > len(labels):
+        raise ValueError(
+            f"labels={number}: expected a multiple of the {classes} classes, at most {len(labels)}"
+        )
+    each = number // classes
+    own = [order[labels[order] == c][:each] for c in range(classes)]
+    short = [c for c in range(classes) if len(own[c]) < each]
+    if short:
+        raise ValueError(f"labels={number}: class {short[0]} has only {len(own[short[0]])} pictures")
+    return torch.stack(own, dim=1).flatten()  # class 0, 1, ..., 0, 1, ...: any prefix is balanced
 
 
 def raw_pixels(x: Tensor) -> Tensor:
@@ -109,3 +135,12 @@ def knn_accuracy(
     """Share of `queries` [M, D] whose class `knn_predict` finds, 0 .. 1."""
     predicted = knn_predict(bank, bank_labels, queries, min(k, len(bank)), temperature)
     return float((predicted == labels).float().mean())
+
+
+def nearest(
+    encoder: Callable[[Tensor], Tensor], data: DataSet, queries: Pictures, k: int
+) -> Tensor:
+    """The k training pictures with the most similar features, nearest first: int64 [M, k]."""
+    bank = F.normalize(features(encoder, data.train, data.mean, data.std), dim=1)
+    wanted = F.normalize(features(encoder, queries, data.mean, data.std), dim=1)
+    return (wanted @ bank.T).topk(k, dim=1).indices

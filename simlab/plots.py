@@ -1,0 +1,155 @@
+"""The figures of the notebooks: pure functions from results to a matplotlib Figure.
+
+Nothing here computes a result or touches matplotlib's global state. The colours are Okabe and Ito's,
+which people with any colour vision can tell apart; lines differ in their dashes as well, so that a
+grey print can be read. `show` puts a figure into a notebook together with its text alternative.
+"""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+# Okabe & Ito, "Color Universal Design", 2008; black first, yellow left out (too light on white)
+PALETTE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 3)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+FONT = 11  # points; readable from the back of a room at the figures' usual width
+
+
+def show(figure: Figure, alt: str):
+    """Display a figure in a notebook with a text alternative: what to see in it."""
+    from IPython.display import display  # only notebooks need it
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    data = {"image/png": base64.b64encode(buffer.getvalue()).decode(), "text/plain": alt}
+    display(data, raw=True, metadata={"image/png": {"alt": alt}})
+
+
+def new_figure(
+    columns: int = 1, rows: int = 1, width: float = 9.0, height: float = 3.2
+) -> tuple[Figure, np.ndarray]:
+    """A white figure of `width` x `height` inches and its axes [rows, columns]."""
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for ax in axes.flat:
+        ax.tick_params(labelsize=FONT - 2)
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def label(ax: Axes, title: str = "", x: str = "", y: str = ""):
+    ax.set_title(title, fontsize=FONT, loc="left")
+    ax.set_xlabel(x, fontsize=FONT)
+    ax.set_ylabel(y, fontsize=FONT)
+
+
+def draw_picture(ax: Axes, picture: Tensor, title: str = "", frame: str = ""):
+    """One picture [C, H, W], uint8 or float in 0 .. 1, without axes; `frame` is a colour."""
+    array = picture.detach().cpu().numpy()
+    top = 255 if array.dtype == np.uint8 else 1
+    if array.shape[0] == 1:
+        ax.imshow(array[0], cmap="gray", vmin=0, vmax=top)
+    else:
+        ax.imshow(np.clip(array.transpose(1, 2, 0) / top, 0, 1))
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(bool(frame))
+    if frame:
+        ax.spines[:].set(color=frame, linewidth=3)
+    if title:
+        ax.set_title(title, fontsize=FONT - 2)
+
+
+def picture_rows(
+    rows: Mapping[str, Tensor],
+    titles: Mapping[str, Sequence[str]] | None = None,
+    frames: Mapping[str, Sequence[str]] | None = None,
+) -> Figure:
+    """Rows of pictures, each a tensor [N, C, H, W] under its name."""
+    columns = max(len(pictures) for pictures in rows.values())
+    figure, axes = new_figure(columns, len(rows), width=1.05 * columns + 1.2, height=1.2 * len(rows))
+    for own, (name, pictures) in zip(axes, rows.items(), strict=True):
+        for i, ax in enumerate(own):
+            if i >= len(pictures):
+                ax.set_axis_off()
+                continue
+            title = titles[name][i] if titles and name in titles else ""
+            frame = frames[name][i] if frames and name in frames else ""
+            draw_picture(ax, pictures[i], title, frame)
+        own[0].set_ylabel(name, fontsize=FONT, rotation=0, ha="right", va="center")
+    return figure
+
+
+def undo_normalise(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Normalised float [N, C, H, W] -> 0 .. 1, for looking at."""
+    return (x * std.view(1, -1, 1, 1) + mean.view(1, -1, 1, 1)).clamp(0, 1)
+
+
+def training_curves(histories: Mapping[str, pd.DataFrame], baselines: Mapping[str, float]) -> Figure:
+    """Loss, std of z and kNN accuracy over the epochs, of one run or several.
+
+    `baselines` are kNN accuracies of what was not trained, drawn as horizontal lines.
+    """
+    figure, ((loss, std, knn),) = new_figure(3, height=3.0)
+    for i, (name, history) in enumerate(histories.items()):
+        style = {"color": PALETTE[(i + 1) % 7], "linestyle": DASHES[i % 7], "label": name}
+        loss.plot(history["epoch"], history["loss"], **style)
+        std.plot(history["epoch"], history["std_ratio"], **style)
+        measured = history.dropna(subset=["knn"])
+        knn.plot(measured["epoch"], measured["knn"], marker=MARKERS[i], **style)
+    for i, (name, accuracy) in enumerate(baselines.items()):
+        knn.axhline(accuracy, color="0.45", linestyle=DASHES[i + 1], linewidth=1)
+        knn.annotate(
+            name, (0.99, accuracy), xycoords=("axes fraction", "data"), fontsize=FONT - 2,
+            ha="right", va="bottom", color="0.3",
+        )  # fmt: skip
+    std.axhline(1, color="0.45", linestyle=":", linewidth=1)
+    std.set_ylim(0, 1.15)
+    label(loss, "loss (lower limit -1)", "epoch")
+    label(std, r"std of z, in units of $1/\sqrt{d}$", "epoch")
+    label(knn, "kNN accuracy", "epoch")
+    if len(histories) > 1:
+        loss.legend(fontsize=FONT - 2, frameon=False)
+    return figure
+
+
+def feature_map(points: Mapping[str, np.ndarray], labels: Tensor, classes: Sequence[str]) -> Figure:
+    """Two-dimensional maps [N, 2] side by side, a colour and a marker for every class."""
+    figure, (axes,) = new_figure(len(points), height=4.2)
+    labels = labels.cpu().numpy()
+    for ax, (name, xy) in zip(axes, points.items(), strict=True):
+        for c, word in enumerate(classes):
+            own = xy[labels == c]
+            ax.scatter(
+                own[:, 0], own[:, 1], s=14, color=PALETTE[c % 7], marker=MARKERS[c % 10],
+                linewidths=0, alpha=0.75, label=word,
+            )  # fmt: skip
+        label(ax, name)
+        ax.set(xticks=[], yticks=[])
+    handles, words = axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles, words, loc="outside right center", fontsize=FONT - 2, frameon=False, markerscale=2
+    )
+    return figure
+
+
+def accuracy_bars(table: pd.DataFrame, value: str, name: str, title: str = "") -> Figure:
+    """Horizontal bars: a row of `table` each, with its interval where a column `interval` has one."""
+    figure, ((ax,),) = new_figure(width=8, height=0.45 * len(table) + 1.1)
+    rows = table.iloc[::-1]
+    error = rows["interval"] if "interval" in rows else None
+    ax.barh(rows[name], rows[value], xerr=error, color="#56B4E9", ecolor="0.2", height=0.65)
+    for y, number in enumerate(rows[value]):
+        ax.annotate(
+            f"{number:.1%}", (0, y), xytext=(4, 0), textcoords="offset points", va="center",
+            fontsize=FONT - 1,
+        )  # fmt: skip
+    ax.xaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
+    label(ax, title, "accuracy on the test pictures")
+    return figure

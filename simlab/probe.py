@@ -1,0 +1,204 @@
+"""The linear probe: how much of the classes a frozen encoder's features give away to a linear map.
+
+Features are made once, clean and with BatchNorm frozen (`encode`). A validation split, cut from the
+labelled pictures, chooses the regulariser; the probe is then fitted on all labelled pictures and the
+test pictures are asked once. What was chosen is stored with each number.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .augment import Augment, view
+from .data import DataSet
+from .evaluate import features, stratified
+
+REGULARISERS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # weights of the squared norm, for unit-variance features
+HELD_OUT = 0.2  # share of the labelled pictures that chooses among them
+
+
+class Features(NamedTuple):
+    """An encoder's features [N, D] and the labels [N] of both splits; `views` copies of each
+    training picture follow one another block by block."""
+
+    train: Tensor
+    train_labels: Tensor
+    test: Tensor
+    test_labels: Tensor
+    views: int = 1
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A probe's accuracy, with everything that decided it."""
+
+    accuracy: float  # on the test pictures, 0 .. 1
+    validation: float  # on the held-out labelled pictures, at the chosen regulariser
+    regulariser: float
+    labels: int  # labelled training pictures
+    seed: int  # which pictures are labelled, and which of them are held out
+    solver: str
+    views: int  # augmented views of each labelled picture; 1: the clean picture alone
+    epochs: int = 0  # of SGD
+
+
+def encode(
+    encoder: Callable[[Tensor], Tensor],
+    data: DataSet,
+    views: int = 1,
+    augment: Augment | None = None,
+    seed: int = 0,
+) -> Features:
+    """Features of all training and test pictures.
+
+    views: above 1, the clean training pictures are followed by views - 1 augmented copies of all.
+    """
+    if views < 1 or (views > 1 and augment is None):
+        raise ValueError(f"views={views}: expected 1, or more together with a recipe in `augment`")
+    blocks = [features(encoder, data.train, data.mean, data.std)]
+    generator = torch.Generator(data.train.device).manual_seed(seed)
+
+    def augmented(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+        return view(images, augment, mean, std, generator=generator)
+
+    for _ in range(views - 1):
+        blocks.append(features(encoder, data.train, data.mean, data.std, prepare=augmented))
+    test = features(encoder, data.test, data.mean, data.std)
+    return Features(torch.cat(blocks), data.train.labels, test, data.test.labels, views)
+
+
+def linear_probe(
+    feats: Features, labels: int = 0, seed: int = 0, solver: str = "lbfgs", epochs: int = 90
+) -> Probe:
+    """Fit a linear classifier on `labels` pictures (0: all) and ask it the test pictures.
+
+    Args:
+        labels: as many of each class, drawn by the seed.
+        solver: "lbfgs", multinomial logistic regression on standardised features with the squared
+            norm's weight chosen among `REGULARISERS`; or "sgd" as in the papers (SimSiam, appendix A:
+            features as they are, lr 30, momentum .9, no decay, batch 256, cosine), where the held-out
+            pictures choose nothing and are only reported.
+        epochs: of sgd.
+    Raises: ValueError for an unknown solver or a budget that does not fit.
+    """
+    if solver not in ("lbfgs", "sgd"):
+        raise ValueError(f"solver={solver!r}: expected 'lbfgs' or 'sgd'")
+    classes = int(feats.train_labels.max()) + 1
+    n = len(feats.train_labels)
+    generator = torch.Generator().manual_seed(seed)
+    chosen = stratified(feats.train_labels, labels or n, generator)
+    held_out = max(classes, round(HELD_OUT * len(chosen)))
+    if len(chosen) <= held_out:
+        raise ValueError(f"labels={labels}: expected at least two for each of {classes} classes")
+    fit_part, check_part = chosen[held_out:], chosen[:held_out]
+
+    def rows(index: Tensor) -> tuple[Tensor, Tensor]:  # every view of the chosen pictures
+        index = index.to(feats.train.device)
+        every = torch.cat([index + block * n for block in range(feats.views)])
+        return feats.train[every], feats.train_labels[index].repeat(feats.views)
+
+    check_x = feats.train[check_part.to(feats.train.device)]
+    check_y = feats.train_labels[check_part.to(feats.train.device)]
+    if solver == "sgd":
+        x, y = rows(chosen)
+        score = _sgd(*rows(fit_part), classes, epochs, seed)
+        validation, best = accuracy(score(check_x), check_y), 0.0
+        final = _sgd(x, y, classes, epochs, seed)
+    else:
+        found = _LogisticRegression(*rows(fit_part), classes)
+        scores = {l2: accuracy(found.fit(l2)(check_x), check_y) for l2 in reversed(REGULARISERS)}
+        best = max(scores, key=scores.get)  # of equals, the strongest
+        validation = scores[best]
+        final = _LogisticRegression(*rows(chosen), classes).fit(best)
+    test = accuracy(final(feats.test), feats.test_labels)
+    return Probe(
+        test, validation, best, len(chosen), seed, solver, feats.views,
+        epochs if solver == "sgd" else 0,
+    )  # fmt: skip
+
+
+def probe_table(
+    encoded: dict[str, Features], budgets: Sequence[int], seeds: Sequence[int], **options
+) -> pd.DataFrame:
+    """A row for every encoder, label budget and seed: the fields of `Probe` and `encoder`."""
+    jobs = [(name, b, s) for name in encoded for b in budgets for s in seeds]
+    rows = []
+    for name, budget, seed in tqdm(jobs, "linear probes", leave=False):
+        found = linear_probe(encoded[name], budget, seed, **options)
+        rows.append({"encoder": name, **asdict(found)})
+    return pd.DataFrame(rows)
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Share of rows [N, classes] whose greatest entry is the label's, 0 .. 1."""
+    return float((logits.argmax(1) == labels).float().mean())
+
+
+class _LogisticRegression:
+    """Softmax regression by L-BFGS, quick because the problem is turned first.
+
+    In the basis of the features' principal axes, each scaled by its curvature, the loss is nearly
+    round and a few iterations reach the minimum; the squared norm is the original weights'.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, classes: int):
+        self.mean, self.std = x.mean(0), x.std(0).clamp_min(1e-6)
+        x = (x - self.mean) / self.std  # [N, D]
+        self.curvature, self.axes = torch.linalg.eigh(x.T @ x / len(x))  # [D], [D, D]
+        self.x, self.y, self.classes = x @ self.axes, y, classes
+        self.weights = torch.zeros(x.shape[1] + 1, classes, device=x.device)  # in that basis
+
+    def fit(self, l2: float, iterations: int = 60) -> Callable[[Tensor], Tensor]:
+        """The map from features [M, D] to logits at this regulariser, from the last fit on."""
+        scale = (self.curvature.clamp_min(0) / self.classes + 2 * l2 + 1e-6).rsqrt()
+        scale = torch.cat([scale, scale.new_ones(1)])[:, None]  # the bias is not regularised
+        free = (self.weights / scale).requires_grad_()
+        optimizer = torch.optim.LBFGS(
+            [free], max_iter=iterations, tolerance_grad=1e-5, tolerance_change=1e-7,
+            history_size=20, line_search_fn="strong_wolfe",
+        )  # fmt: skip
+
+        def loss() -> Tensor:
+            optimizer.zero_grad()
+            w = free * scale
+            value = F.cross_entropy(self.x @ w[:-1] + w[-1], self.y) + l2 * w[:-1].square().sum()
+            value.backward()
+            return value
+
+        optimizer.step(loss)
+        self.weights = (free * scale).detach()
+        w, bias = self.axes @ self.weights[:-1], self.weights[-1]
+        return lambda z: ((z - self.mean) / self.std) @ w + bias
+
+
+def _sgd(
+    x: Tensor, y: Tensor, classes: int, epochs: int, seed: int
+) -> Callable[[Tensor], Tensor]:
+    """The papers' linear classifier on features as they are; lr is 30 for a batch of 256."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = 0.01 * torch.randn(x.shape[1], classes, generator=generator)
+    layer = [weight.to(x.device).requires_grad_(), torch.zeros(classes, device=x.device)]
+    layer[1].requires_grad_()
+    batch = min(256, len(x))
+    steps = len(x) // batch
+    top = 30 * batch / 256
+    optimizer = torch.optim.SGD(layer, lr=top, momentum=0.9)
+    for epoch in range(epochs):
+        order = torch.randperm(len(x), generator=generator)[: steps * batch].to(x.device)
+        for step, index in enumerate(order.split(batch)):
+            done = (epoch + step / steps) / epochs
+            optimizer.param_groups[0]["lr"] = top * 0.5 * (1 + math.cos(math.pi * done))
+            loss = F.cross_entropy(x[index] @ layer[0] + layer[1], y[index])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    weight, bias = (p.detach() for p in layer)
+    return lambda z: z @ weight + bias
+
