@@ -424,8 +424,10 @@ def test_gradients_in_float32_stay_float32_and_leave_the_weights_alone():
 
 
 def test_gradients_under_the_norms_floor_are_those_of_torch():
-    m = double(model())
-    m.weights["proj_b2"] += 2e-13  # with x = 0: a projection of about half the floor's length
+    m = double(with_biases(model()))  # without biases p ignores the length of z, and so the floor
+    m.weights["proj_b1"] *= 0
+    m.weights["proj_b2"] *= 1e-12  # with x = 0: a projection shorter than the floor
+    assert 1e-13 < np.linalg.norm(m.weights["proj_b2"]) < 1e-12
     x = torch.zeros(16, dtype=torch.float64)
     other = torch.tensor(vector(3), dtype=torch.float64)
     heads = m.to_torch()
