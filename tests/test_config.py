@@ -1,0 +1,203 @@
+"""A configuration holds what it says, refuses what it does not know, and is resolved before use."""
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from simlab.config import (
+    NOT_IDENTITY,
+    PretrainConfig,
+    SupervisedConfig,
+    make_config,
+    milestones,
+    resolve,
+)
+from simlab.data import DataSet, Pictures, from_arrays
+
+CLASSES = (PretrainConfig, SupervisedConfig)
+FIELDS = [(PretrainConfig, field) for field in dataclasses.fields(PretrainConfig)]
+FIELDS += [(SupervisedConfig, f) for f in dataclasses.fields(SupervisedConfig) if f.name == "labels"]
+IDS = [field.name for _, field in FIELDS]
+few = settings(max_examples=12, derandomize=True, deadline=None, database=None)
+VALUES = {
+    int: st.integers(),
+    float: st.floats(),
+    bool: st.booleans(),
+    str: st.text(max_size=8),
+    "other": st.none() | st.binary(max_size=3) | st.lists(st.integers(), max_size=2),
+}
+
+
+def data_of(number=10, channels=1, size=8, test=4, name="some"):
+    """Pictures of zeros, in two classes."""
+
+    def pictures(n):
+        return Pictures(
+            torch.zeros(n, channels, size, size, dtype=torch.uint8), torch.arange(n) % 2, ("a", "b")
+        )
+
+    return DataSet(name, pictures(number), pictures(test))
+
+
+@pytest.mark.parametrize(("cls", "field"), FIELDS, ids=IDS)
+@few
+@given(draw=st.data())
+def test_a_value_of_another_type_is_refused_by_its_name(cls, field, draw):
+    wrong = [kind for kind in VALUES if kind is not field.type]
+    if field.type is float:
+        wrong.remove(int)  # an int may stand for a float
+    value = draw.draw(VALUES[draw.draw(st.sampled_from(wrong))])
+    with pytest.raises(TypeError, match=rf"^{field.name}=.*expected {field.type.__name__}"):
+        cls(**{field.name: value})
+
+
+@pytest.mark.parametrize(("cls", "field"), FIELDS, ids=IDS)
+@few
+@given(draw=st.data())
+def test_any_value_of_the_right_type_is_kept_as_it_is_or_refused_by_its_name(cls, field, draw):
+    value = draw.draw(VALUES[field.type])
+    try:
+        config = cls(**{field.name: value})
+    except ValueError as error:
+        assert str(error).startswith(f"{field.name}=")
+    else:
+        assert getattr(config, field.name) == value
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+@few
+@given(value=st.integers(0, 2**53))
+def test_an_int_stands_for_the_float_of_the_same_value(cls, value):
+    lr = cls(lr=value).lr
+    assert type(lr) is float and lr == value
+
+
+@pytest.mark.parametrize("name", [f.name for c, f in FIELDS if f.type is float and c is CLASSES[0]])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 10**400])
+def test_a_float_that_is_no_number_is_refused(name, value):
+    with pytest.raises((ValueError, TypeError), match=f"^{name}="):
+        PretrainConfig(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"optimizer": "sdg"}, "did you mean 'sgd'"),
+        ({"schedule": "multi-step"}, "did you mean 'multistep'"),
+        ({"predictor": "mpl"}, "did you mean 'mlp'"),
+        ({"head_bn": "hiden"}, "did you mean 'hidden'"),
+        ({"stem": "smal"}, "did you mean 'small'"),
+        ({"batch_size": 1}, "at least two pictures"),
+        ({"epochs": 0}, "epochs=0: expected at least 1"),
+        ({"momentum": 1.0}, "momentum=1.0"),
+        ({"seed": -1}, "seed=-1"),
+        ({"seed": 2**32}, "seed=4294967296"),
+        ({"decay": -0.5}, "decay=-0.5"),
+        ({"milestones": "60"}, "milestones='60'"),
+        ({"milestones": ""}, "milestones=''"),
+        ({"knn_temperature": 0.0}, "knn_temperature=0.0"),
+    ],
+)
+def test_a_value_that_can_not_be_meant_is_refused_with_what_was_expected(changes, says):
+    with pytest.raises(ValueError, match=says):
+        PretrainConfig(**changes)
+
+
+def test_a_negative_label_budget_is_refused():
+    with pytest.raises(ValueError, match="labels=-10"):
+        SupervisedConfig(labels=-10)
+
+
+@pytest.mark.parametrize(("wrong", "right"), [("epoch", "epochs"), ("batchsize", "batch_size")])
+def test_an_unknown_name_is_refused_with_the_nearest_right_one(wrong, right):
+    with pytest.raises(ValueError, match=f"no field '{wrong}'; did you mean '{right}'"):
+        make_config(PretrainConfig, **{wrong: 3})
+
+
+def test_a_configuration_can_not_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        PretrainConfig().lr = 1.0
+
+
+def test_fields_left_out_of_the_identity_exist():
+    assert {field.name for cls in CLASSES for field in dataclasses.fields(cls)} >= NOT_IDENTITY
+
+
+def test_milestones_are_read_as_shares():
+    assert milestones(PretrainConfig(milestones="0.25, .5,0.75")) == [0.25, 0.5, 0.75]
+
+
+# ---------------------------------------------------------------------------------------- resolving
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("size", [8, 40, 64, 96])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_resolving_leaves_nothing_open_and_resolves_only_once(cls, size, channels):
+    data = data_of(channels=channels, size=size)
+    config = resolve(cls(), data)
+    open_choices = {"device", "threads", "data_folder", "labels", "seed", "warmup_epochs"}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if type(value) is not bool and field.name not in open_choices:
+            assert value not in ("auto", "", 0), field.name
+    assert resolve(config, data) == config
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "chosen"),
+    [
+        (32, 1, {"encoder": "tiny", "stem": "small", "augment": "scattered", "proj_layers": 2}),
+        (32, 3, {"encoder": "tiny", "stem": "small", "augment": "simsiam-cifar"}),
+        (64, 3, {"encoder": "resnet18", "stem": "small", "augment": "simsiam-imagenet"}),
+        (96, 3, {"encoder": "resnet18", "stem": "large", "proj_layers": 3, "view_size": 96}),
+    ],
+)
+def test_auto_is_chosen_by_the_pictures_size_and_colour(size, channels, chosen):
+    config = dataclasses.asdict(resolve(PretrainConfig(), data_of(channels=channels, size=size)))
+    assert {name: config[name] for name in chosen} == chosen
+
+
+def test_what_is_said_is_not_chosen():
+    said = {
+        "encoder": "small", "stem": "large", "augment": "simclr blur=0", "proj_layers": 4,
+        "view_size": 6, "precision": "bfloat16", "batch_size": 4,
+    }  # fmt: skip
+    config = dataclasses.asdict(resolve(PretrainConfig(**said), data_of()))
+    assert {name: config[name] for name in said} == said
+
+
+def test_auto_augmentation_keeps_the_changes_behind_it():
+    config = resolve(PretrainConfig(augment="auto blur=0.5"), data_of(channels=3))
+    assert config.augment == "simsiam-cifar blur=0.5"
+
+
+def test_the_batch_is_never_larger_than_the_pictures_trained_on():
+    assert resolve(PretrainConfig(batch_size=512), data_of(10)).batch_size == 10
+    assert resolve(SupervisedConfig(batch_size=512, labels=4), data_of(10)).batch_size == 4
+    unlabeled = data_of(10)
+    unlabeled.unlabeled = data_of(30).train
+    assert resolve(PretrainConfig(batch_size=512), unlabeled).batch_size == 30
+    assert resolve(SupervisedConfig(batch_size=512), unlabeled).batch_size == 10
+
+
+def test_the_record_names_the_data_and_the_encoder_that_were_given():
+    config = resolve(PretrainConfig(data="fashion"), data_of(name="mine"), torch.nn.Flatten())
+    assert (config.data, config.encoder, config.image_size) == ("mine", "Flatten", 8)
+
+
+def test_one_picture_is_refused():
+    with pytest.raises(ValueError, match="only 1 picture to train"):
+        resolve(PretrainConfig(), data_of(1))
+    with pytest.raises(ValueError, match="1 picture to test"):
+        resolve(PretrainConfig(), from_arrays(torch.zeros(5, 8, 8, dtype=torch.uint8)))
+
+
+def test_an_unknown_precision_and_device_are_refused():
+    with pytest.raises(ValueError, match="precision='float8'"):
+        resolve(PretrainConfig(precision="float8"), data_of())
+    with pytest.raises(ValueError, match="device='gpu'"):
+        resolve(PretrainConfig(device="gpu"), data_of())
