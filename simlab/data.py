@@ -180,9 +180,12 @@ def load_data(
         missing or broken, and how to mend it.
     """
     if name in DATASETS:
-        if image_size:
-            raise ValueError(f"image_size={image_size}: {name} has a size of its own; leave it 0")
-        return DATASETS[name](folder, download).to(device)
+        data = DATASETS[name](folder, download)
+        if image_size not in (0, data.train.size):
+            raise ValueError(
+                f"image_size={image_size}: {name} has pictures of {data.train.size} pixels; leave it 0"
+            )
+        return data.to(device)
     if os.sep in name or Path(name).is_dir():
         from .folders import load_folder  # folders.py builds on this file
 
