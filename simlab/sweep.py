@@ -1,0 +1,492 @@
+"""Sweeps: a strict, small front end to papermill; a grid in, executed notebooks and one table out.
+
+    simlab sweep NOTEBOOK.ipynb epochs=5,10 lr=0.03,0.1 seed=0:3 --out DIR --jobs 2
+
+or ``sweep("NOTEBOOK.ipynb", {"epochs": [5, 10], "seed": range(3)}, out="DIR", jobs=2)``.
+
+What a notebook does for it: one code cell tagged ``parameters``, one literal a line
+(``epochs: int = 5  # passes``), and at its end ``metrics.json``, one JSON object, in the folder
+``os.environ.get("SIMLAB_OUT", ".")``. It runs in its own folder, in this interpreter's kernel.
+
+DIR holds ``sweep.json`` (the plan), ``notebook.ipynb`` (the copy that runs), ``table.csv`` and, in
+``points/NAME/``, parameters.json, notebook.ipynb, metrics.json, log and, written last, status.json:
+a point without it is half done and runs again, as a failed one does; a finished one never.
+"""
+
+import argparse
+import ast
+import contextlib
+import hashlib
+import importlib.metadata
+import itertools
+import json
+import math
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pandas as pd
+import papermill
+import yaml
+from tqdm.auto import tqdm
+
+from .names import near
+from .runs import code_digest, read_json, write_bytes, write_json
+
+TYPES = {t.__name__: t for t in (bool, int, float, str, list, dict)}
+COLUMNS = ("point", "status", "duration", "error")  # the table's own names
+MAX_POINTS = 100_000
+# A point's process: papermill, but it and its kernel are killed when standard input ends, so when
+# the parent is gone. Without the second line a grammar of jsonschema's takes 2.4 s of every start.
+POINT = """
+import os, sys, threading
+sys.modules["rfc3987_syntax"] = None
+import psutil
+from papermill.cli import papermill
+def watch():
+    os.read(0, 1)
+    for process in psutil.Process().children(recursive=True):
+        process.kill()
+    os._exit(1)
+threading.Thread(target=watch, daemon=True).start()
+papermill()
+"""
+
+
+def read_parameters(notebook: str | Path) -> dict[str, Any]:
+    """A notebook's parameters with their defaults; ValueError where its parameters cell is unclear.
+
+    Compared with what papermill sees there: it silently misses ``float | None`` and lines with a
+    second ``=``. Literals only: a default computed from another would not follow that one.
+    """
+    cells = [cell.source for cell in nbformat.read(notebook, 4).cells
+             if cell.cell_type == "code" and "parameters" in cell.metadata.get("tags", [])]
+    if len(cells) != 1:
+        raise ValueError(f"{notebook}: {len(cells)} code cells are tagged 'parameters', not one")
+    seen = papermill.inspect_notebook(_path(notebook))
+    found, line = {}, "..."
+    try:
+        for node in ast.parse(cells[0]).body:
+            line = ast.unparse(node)
+            name = (getattr(node, "target", None) or node.targets[0]).id
+            default = ast.literal_eval(node.value)
+            if name in {*found, *COLUMNS} or name not in seen:
+                raise ValueError("a second time" if name in found else
+                                 "papermill misses it" if name not in seen else "a reserved name")
+            kind = TYPES[type(default).__name__]
+            if isinstance(node, ast.AnnAssign):
+                kind = TYPES[ast.unparse(node.annotation).strip("'").partition("[")[0]]
+            found[name] = _checked(name, default, kind())
+        if seen.keys() != found.keys():
+            raise ValueError(f"papermill sees {seen.keys() - found.keys()}")
+    except (AttributeError, KeyError, SyntaxError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{notebook}, parameters, {line}: {error}. Expected `name: type = literal`, one a "
+            f"line, type one of {', '.join(TYPES)} (no `float | None`), and no second '=' in the "
+            "line or its comment") from None
+    return found
+
+
+def _checked(name: str, value: Any, default: Any) -> Any:
+    """The value as the default's type. papermill would turn what is not JSON into a string."""
+    if type(default) is float and type(value) is int and abs(value) <= 2**53:
+        value = float(value)
+    try:  # repr tells a tuple from a list, numpy.float64 from float, the key 1 from "1"
+        same = repr(json.loads(json.dumps(value, allow_nan=False))) == repr(value)
+    except (TypeError, ValueError):
+        same = False
+    if not same or type(value) is not type(default):
+        hint = "" if same else "; x.item(), x.tolist(), list(x) or str(x) may be meant"
+        raise TypeError(f"{name}={value!r} is {type(value).__name__}: expected a JSON value of "
+                        f"type {type(default).__name__}, like {default!r}{hint}")
+    return value
+
+
+def _default(name: str, parameters: Mapping[str, Any]) -> Any:
+    if name not in parameters:
+        raise ValueError(f"the notebook has no parameter {name!r}{near(name, parameters)}")
+    return parameters[name]
+
+
+def parse_grid(words: Iterable[str], parameters: Mapping[str, Any]) -> dict[str, list]:
+    """Shell words to a grid, typed by the defaults of the notebook; ValueError, TypeError if wrong.
+
+    ``epochs=5,10``; ``seed=0:3`` and ``0:10:2``, ranges without their end (int parameters only);
+    ``flag=true,false``; ``name=a,b`` or, where one is empty or has a comma, ``name="a,b",""``;
+    lists and dicts are JSON: ``layers=["a","b"],["c"]``.
+    """
+    def spell(match: re.Match) -> str:
+        values = range(*(int(group) for group in match.groups() if group))
+        if not 0 < len(values) <= MAX_POINTS:
+            raise ValueError(f"the range {match[0]} is empty or has more than {MAX_POINTS} values")
+        return ",".join(map(str, values))
+
+    grid: dict[str, list] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals or name in grid:
+            raise ValueError(f"{word!r}: expected name=values, each name once")
+        default, values = _default(name, parameters), None
+        if type(default) is bool:
+            text = text.lower()  # also Python's True
+        if type(default) is int:
+            number = r"([+-]?\d{1,18})"
+            text = re.sub(rf"{number}:{number}(?::{number})?(?![^,])", spell, text)
+        if type(default) is str and not text.startswith('"'):
+            values = text.split(",")
+            if "" in values or '"' in text:
+                raise ValueError(f"{word!r}: quote all strings if one is empty or has a comma")
+        else:
+            for read in (ast.literal_eval, json.loads):  # the first reads .5
+                with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+                    values = read(f"[{text}]")
+        if type(values) is not list:
+            raise TypeError(f"{word!r}: expected values like {json.dumps(default)}, commas between")
+        grid[name] = [_checked(name, value, default) for value in values]
+    return grid
+
+
+def grid_points(grid: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, dict]:
+    """Every combination by the name of its folder, the last parameter changing fastest.
+
+    A list, tuple or range holds a parameter's values; anything else is one value.
+    """
+    columns = {}
+    for name, values in grid.items():
+        values = values if type(values) in (list, tuple, range) else [values]
+        columns[name] = [_checked(name, v, _default(name, parameters)) for v in values]
+        if len(set(map(_sha256, columns[name]))) < len(values):
+            raise ValueError(f"{name}={values!r}: a value is there twice")
+    count = math.prod(map(len, columns.values())) if columns else 0
+    if not 0 < count <= MAX_POINTS:
+        raise ValueError(f"{dict(grid)!r} has {count} points: expected 1 to {MAX_POINTS}")
+    rows = itertools.product(*columns.values())
+    return {_name(point): point for point in (dict(zip(columns, row, strict=True)) for row in rows)}
+
+
+def _name(point: dict) -> str:
+    """Readable and, by its hash, unique (1 and "1"; letters that a file system folds)."""
+    text = ",".join(f"{k}={v if type(v) is str else json.dumps(v)}" for k, v in point.items())
+    return re.sub(r"[^A-Za-z0-9=,.+-]+", "-", text)[:60] + "_" + _sha256(point)[:8]
+
+
+def _sha256(data: Any) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def _path(path: str | Path) -> str:
+    return str(path).replace("{", "{{").replace("}", "}}")  # papermill formats paths
+
+
+def _read(path: Path) -> dict:
+    """A JSON object, {} where there is none."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        data = read_json(path)
+        return data if isinstance(data, dict) else {}
+    return {}
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": sys.version.split()[0], "code": code_digest()}
+    for package in ("simlab", "torch", "numpy", "papermill"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
+
+
+def _lock(file: Any, message: str, seconds: float = 0) -> None:
+    """Hold the file until every process that inherited it has closed it or ended."""
+    import fcntl
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise RuntimeError(message) from None
+            time.sleep(0.1)
+
+
+def _environment(task: dict) -> dict[str, str]:
+    names = [f"{library}_NUM_THREADS" for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")]
+    return {"SIMLAB_OUT": task["folder"], **dict.fromkeys(names, str(task["threads"])),
+            "JUPYTER_PREFER_ENV_PATH": "1"}  # of several kernels called python3 this interpreter's
+
+
+def _arguments(task: dict) -> list[str]:
+    """papermill's. The parameters are YAML by its own writer: -p makes 'true' a string, and JSON's
+    1e-05 is a string to papermill's YAML."""
+    style = {"default_flow_style": True, "width": math.inf, "sort_keys": False}
+    text = yaml.safe_dump(task["point"], **style).strip()
+    if "\n" in text:  # a line break inside a string
+        text = yaml.safe_dump(task["point"], **style, default_style='"').strip()
+    return ["--kernel", "python3", "--language", "python", "--no-progress-bar",
+            "--cwd", task["cwd"], "-y", text,
+            _path(task["notebook"]), _path(task["folder"] + "/notebook.ipynb")]
+
+
+def _command(task: dict) -> str:
+    env = [f"{name}={shlex.quote(value)}" for name, value in _environment(task).items()]
+    words = [sys.executable, "-m", "papermill", *_arguments(task)]
+    folder = shlex.quote(task["folder"])
+    return (f"mkdir -p {folder} && {' '.join(env)} {shlex.join(words)} && "
+            f"test -s {folder}/metrics.json && "
+            f"echo '{{\"status\": \"done\"}}' > {folder}/status.json")
+
+
+def _start(task: dict) -> subprocess.Popen:
+    """A process for one point; it and its kernel lock the log as long as they live."""
+    folder = Path(task["folder"])
+    folder.mkdir(exist_ok=True)  # and not its parents: a worker must see the sweep's own folder
+    with open(folder / "log", "ab") as log:
+        _lock(log, f"{folder} is being run by another process", seconds=30)
+        log.truncate(0)
+        for old in set(folder.iterdir()) - {folder / "log"}:
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+        write_json(folder / "parameters.json", task["parameters"])
+        task |= {"started": time.time(), "versions": _versions()}
+        return subprocess.Popen([sys.executable, "-c", POINT, *_arguments(task)], cwd=folder,
+                                env=os.environ | _environment(task), stdin=subprocess.PIPE,
+                                stdout=log, stderr=log, start_new_session=True)
+
+
+def _end(task: dict, process: subprocess.Popen) -> dict:
+    """Wait for the process and write the point's status."""
+    code, folder, error = process.wait(), Path(task["folder"]), None
+    process.stdin.close()
+    log = (folder / "log").read_text("utf-8", errors="replace").strip()
+    if code:
+        error = f"{log.splitlines()[-1] if log else 'no word'} (exit code {code})"
+    elif not _read(folder / "metrics.json"):
+        error = "the notebook wrote no metrics.json, a JSON object, to $SIMLAB_OUT"
+    status = {"status": "failed" if error else "done", "error": error,
+              "traceback": log[-20_000:] if error else None,
+              "duration": time.time() - task["started"],
+              **{key: task[key] for key in ("started", "threads", "versions")}}
+    write_json(folder / "status.json", status)
+    return status
+
+
+def run_point(task: dict) -> dict:
+    """Run one point in a process of its own, which is also what a Dask worker does; its status."""
+    return _end(task, _start(task))
+
+
+def _run_here(tasks: list[dict], jobs: int) -> Iterator[dict]:
+    queue, running = tasks[::-1], []
+    try:
+        while queue or running:
+            while queue and len(running) < jobs:
+                running.append((queue[-1], _start(queue.pop())))
+            for pair in [pair for pair in running if pair[1].poll() is not None]:
+                running.remove(pair)
+                yield _end(*pair)
+            time.sleep(0.05)
+    finally:
+        for _, process in running:
+            process.stdin.close()
+            process.wait()
+
+
+def _run_dask(tasks: list[dict], jobs: int, scheduler: str) -> Iterator[dict]:
+    """On Dask's workers, which must see the same files; as many at once as they have threads."""
+    try:
+        from dask.distributed import Client, LocalCluster, as_completed
+    except ImportError as error:
+        raise ImportError("scheduler= needs Dask: pip install 'simlab[cluster]'") from error
+    with contextlib.ExitStack() as stack:
+        if scheduler == "local":
+            scheduler = stack.enter_context(
+                LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None))
+        client = stack.enter_context(Client(scheduler))
+        futures = {client.submit(run_point, task, pure=False): task for task in tasks}
+        for future in as_completed(futures):
+            if future.status == "finished":
+                yield future.result()
+            else:  # its worker died
+                state = {"status": "failed", "error": repr(future.exception())}
+                write_json(Path(futures[future]["folder"], "status.json"), state)
+                yield state
+
+
+def sweep(notebook: str | Path, grid: Mapping[str, Any], out: str | Path, jobs: int = 1,
+          threads: int = 1, dry_run: bool = False, scheduler: str | None = None,
+          fresh: bool = False) -> pd.DataFrame:
+    """Run a notebook at every point of a grid; these points' rows of :func:`collect`.
+
+    ``jobs`` points at once, each in its own process of ``threads`` threads; ``scheduler`` is a Dask
+    scheduler's address, or "local" for ``jobs`` worker processes. What is finished in ``out``
+    stays; ``fresh`` throws it away. ``dry_run`` writes the plan, starts nothing, and prints shell
+    commands, one a line, for what is left. A failed point is a row of the table and stops no other.
+
+    Raises ValueError or TypeError for a wrong grid, or if the notebook's code changed since ``out``
+    was begun, RuntimeError while another sweep works in ``out``; all before anything starts.
+    """
+    notebook, out = Path(notebook).resolve(), Path(out).resolve()
+    if not notebook.is_file():
+        names = [path.name for path in notebook.parent.glob("*.ipynb")]
+        raise FileNotFoundError(f"no notebook {notebook}{near(notebook.name, names)}")
+    if any(type(number) is not int or number < 1 for number in (jobs, threads)):
+        raise ValueError(f"jobs={jobs!r}, threads={threads!r}: expected integers from 1 on")
+    parameters, versions = read_parameters(notebook), _versions()
+    points = grid_points(grid, parameters)
+    # of the code alone, so that a corrected sentence does not undo a night's sweep
+    digest = _sha256([c.source for c in nbformat.read(notebook, 4).cells if c.cell_type == "code"])
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / ".lock", "ab") as lock:
+        _lock(lock, f"another sweep is at work in {out}")
+        plan = _read(out / "sweep.json")
+        if fresh:
+            for name in {**plan.get("points", {}), **points}:
+                shutil.rmtree(out / "points" / name, ignore_errors=True)
+            plan = {}
+        if plan.get("digest", digest) != digest:
+            raise ValueError(f"the code of {notebook.name} changed since {out} was begun: take "
+                             "another folder, or fresh=True (--fresh) to throw away what is there")
+        if plan.get("versions", versions) != versions:
+            warnings.warn(f"{out} was begun with other versions: {plan['versions']}", stacklevel=2)
+        tasks = [{"folder": str(out / "points" / name), "notebook": str(out / "notebook.ipynb"),
+                  "cwd": str(notebook.parent), "point": point, "parameters": parameters | point,
+                  "threads": threads} for name, point in points.items()]
+        left = [task for task in tasks
+                if _read(Path(task["folder"], "status.json")).get("status") != "done"]
+        words = [f"{name}={','.join(dict.fromkeys(json.dumps(p[name]) for p in points.values()))}"
+                 for name in grid]
+        (out / "points").mkdir(exist_ok=True)
+        write_bytes(out / "notebook.ipynb", notebook.read_bytes())
+        write_json(out / "sweep.json", {
+            "notebook": notebook.name, "digest": digest, "grid": words, "versions": versions,
+            "command": shlex.join(["simlab", "sweep", notebook.name, *words, "--out", out.name,
+                                   "--jobs", str(jobs), "--threads", str(threads)]),
+            "defaults": parameters, "points": plan.get("points", {}) | points})
+        if dry_run:
+            print("\n".join(map(_command, left)))
+        else:
+            print(f"{len(points)} points, {len(left)} to run, {jobs} at once with {threads} "
+                  f"thread(s) each: {out}", file=sys.stderr)
+            runs = _run_dask(left, jobs, scheduler) if scheduler and left else _run_here(left, jobs)
+            with contextlib.closing(runs), tqdm(runs, total=len(left)) as bar:
+                for count, state in enumerate(bar):
+                    if count == 0:
+                        each = bar.format_dict["elapsed"]
+                        more = each * math.ceil((len(left) - 1) / jobs)
+                        bar.write(f"the first took {each:.1f} s: {more:.0f} s more", sys.stderr)
+                    if state["status"] == "failed":
+                        bar.write(f"failed: {state['error']}", sys.stderr)
+        table = collect(out)
+        write_bytes(out / "table.csv", table.to_csv(index=False).encode())
+    return table[table["point"].isin(points)].reset_index(drop=True)
+
+
+def _flat(data: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in data.items():
+        key = f"{prefix}{key}"
+        flat |= _flat(value, f"{key}.") if isinstance(value, dict) else {key: value}
+    return flat
+
+
+def collect(folder: str | Path) -> pd.DataFrame:
+    """A row a planned point: point, all parameters, metrics, status, duration (s), error, version.*
+
+    Status is done, failed or unfinished; metrics count only where it is done. Nested metrics get
+    dotted names, one named like a parameter is ``metric.NAME``. FileNotFoundError without a sweep.
+    """
+    plan = _read(Path(folder, "sweep.json"))
+    if not plan:
+        raise FileNotFoundError(f"{folder} holds no sweep: no sweep.json in it")
+    heads, middles, tails = [], [], []
+    for name, point in plan["points"].items():
+        path, head = Path(folder, "points", name), {"point": name} | plan["defaults"] | point
+        state = {"status": "unfinished"} | _read(path / "status.json")
+        if state == {"status": "done"}:  # by a command of the dry run: papermill knows how long
+            run = _read(path / "notebook.ipynb")["metadata"]["papermill"]
+            state |= {"duration": run["duration"], "versions": {"papermill": run["version"]}}
+        metrics = _flat(_read(path / "metrics.json")) if state["status"] == "done" else {}
+        heads.append(head)
+        middles.append({f"metric.{key}" if key in {*head, *COLUMNS} else key: value
+                        for key, value in metrics.items()})
+        tails.append({key: state.get(key) for key in COLUMNS[1:]}
+                     | _flat(state.get("versions", {}), "version."))
+    parts = [pd.DataFrame(part, range(len(part))) for part in (heads, middles, tails)]
+    return pd.concat(parts, axis=1)
+
+
+def interval_table(table: pd.DataFrame, x: str, y: str, group: str | None = None) -> pd.DataFrame:
+    """For each x (and group) n, mean of y over the seeds, low and high: Student's 95 % interval.
+
+    A single seed has no interval (NaN). ValueError for an unknown column, or where a mean would mix
+    more than seeds; a warning if points are not done or have no y.
+    """
+    from scipy.stats import t
+    keys = [group, x] if group else [x]
+    for column in (*keys, y):
+        if column not in table:
+            raise ValueError(f"no column {column!r}{near(column, table.columns)}")
+    good = table[(table["status"] == "done") & table[y].notna()]
+    if len(good) < len(table):
+        warnings.warn(f"{len(table) - len(good)} of {len(table)} points are not done, or have no "
+                      f"{y}", stacklevel=2)
+    if good.duplicated([*keys, *({"seed"} & set(good))]).any():
+        raise ValueError(f"points of the same {', '.join(keys)} differ in more than the seed: "
+                         "filter the table, or pass group=")
+    rows = good.groupby(keys)[y].agg(n="count", mean="mean", sd="std").reset_index()
+    half = t.ppf(0.975, (rows["n"] - 1).clip(lower=1)) * rows.pop("sd") / rows["n"] ** 0.5
+    return rows.assign(low=rows["mean"] - half, high=rows["mean"] + half)
+
+
+def plot_sweep(table: pd.DataFrame, x: str, y: str, group: str | None = None):
+    """:func:`interval_table` as a matplotlib Figure; a single seed is a point without a bar."""
+    from .plots import MARKERS, PALETTE, label, new_figure
+    rows = interval_table(table, x, y, group)
+    figure, [[axes]] = new_figure(width=6.0, height=4.0)
+    parts = rows.groupby(group) if group else [("", rows)]
+    looks = zip(itertools.cycle(PALETTE), itertools.cycle(MARKERS), parts, strict=False)
+    for colour, marker, (name, part) in looks:
+        axes.errorbar(part[x], part["mean"], part["high"] - part["mean"], color=colour,
+                      marker=marker, capsize=3, label=f"{group} = {name}")
+    label(axes, f"mean, 95 % t interval; {rows['n'].min()} or more seeds", x, y)
+    if group:
+        axes.legend()
+    return figure
+
+
+def main(argv: list[str] | None = None) -> int:
+    """``simlab sweep``: 0 if every point is done, 1 if not, 2 if refused, 130 if stopped."""
+    parser = argparse.ArgumentParser("simlab sweep", description="Run a notebook over a grid.")
+    parser.add_argument("notebook")
+    parser.add_argument("grid", nargs="+", metavar="name=values", help="epochs=5,10 seed=0:3")
+    parser.add_argument("--out", required=True, help="the sweep's folder")
+    parser.add_argument("--jobs", type=int, default=1, help="points at once")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each point")
+    parser.add_argument("--dry-run", action="store_true", help="print a command a line instead")
+    parser.add_argument("--scheduler", metavar="tcp://...|local", help="run on Dask's workers")
+    parser.add_argument("--fresh", action="store_true", help="throw away what is in the folder")
+    args = parser.parse_intermixed_args(argv)
+    try:
+        if Path(args.notebook).is_file():  # else sweep says what there is
+            args.grid = parse_grid(args.grid, read_parameters(args.notebook))
+        table = sweep(**vars(args))
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
+    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+        print(f"simlab sweep: {error}", file=sys.stderr)
+        return 2
+    if not args.dry_run:
+        print(table[[name for name in table if not name.startswith("version.")]].to_string())
+    return int(not args.dry_run and (table["status"] != "done").any())
+
+
+if __name__ == "__main__":
+    from simlab.sweep import main as run  # Dask's workers import simlab.sweep, not this __main__
+    sys.exit(run())
