@@ -1,0 +1,33 @@
+"""Compare representations: which layers of two (or many) networks see the same samples alike.
+
+`compare(models, data)` is the whole of it; the measures are also plain functions of two matrices;
+`SimilarityModel`, `CKA` and their kin are the API of simtorch. Imports nothing else of simlab.
+"""
+
+from .compare import compare
+from .compat import CCA, CKA, BaseSimilarity, DeltaCKA, Procrustes, SimilarityModel
+from .layers import contains, preview, select
+from .measures import (
+    MEASURES,
+    Representation,
+    cca_similarity,
+    cka_similarity,
+    deconfounded_cka_similarity,
+    hsic,
+    mutual_knn_similarity,
+    procrustes_distance,
+    pwcca_similarity,
+    rbf_cka_similarity,
+    regression_similarity,
+    rsa_similarity,
+    svcca_similarity,
+)
+from .result import Layer, Result
+
+__all__ = [
+    "BaseSimilarity", "CCA", "CKA", "DeltaCKA", "Layer", "MEASURES", "Procrustes",
+    "Representation", "Result", "SimilarityModel", "cca_similarity", "cka_similarity", "compare",
+    "contains", "deconfounded_cka_similarity", "hsic", "mutual_knn_similarity", "preview",
+    "procrustes_distance", "pwcca_similarity", "rbf_cka_similarity", "regression_similarity",
+    "rsa_similarity", "select", "svcca_similarity",
+]

@@ -1,0 +1,137 @@
+"""Runs the models batch by batch and numbers the layers that are watched."""
+
+import contextlib
+import difflib
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from .gram import flatten
+from .layers import select, tapped, unwrap
+from .result import Layer
+
+Sink = Callable[[int, Tensor | None], None]
+
+
+def pooled(x: Tensor, pool: str | Callable[[Tensor], Tensor]) -> Tensor:
+    """[n, ...] -> [n, ...]. "flatten": as it is; "mean" over the positions of [n, C, H, W] (global
+    average) or the tokens of [n, T, D]; "cls", the first token of [n, T, D]; or a function."""
+    if callable(pool):
+        return pool(x)
+    if pool not in ("flatten", "mean", "cls"):
+        raise ValueError(f"pool={pool!r}: expected flatten, mean, cls or a function")
+    if pool == "flatten" or x.dim() < 3:
+        return x[:, None] if x.dim() == 1 else x
+    if pool == "mean":
+        return x.mean(1) if x.dim() == 3 else x.flatten(2).mean(2)
+    if x.dim() > 3:
+        raise ValueError(f'pool="cls" takes the first token of [n, T, D], got {tuple(x.shape)}; '
+                         'give each model its own: pool={"vit": "cls", "resnet": "mean"}')
+    return x[:, 0]
+
+
+def per_model(value: Any, name: str, models: Mapping[str, Any], what: str) -> Any:
+    """An option's value for one model: {model name: value}, or the same for all."""
+    if not isinstance(value, Mapping):
+        return value
+    if unknown := [key for key in [*value, name] if key not in models or key not in value]:
+        near = difflib.get_close_matches(unknown[0], models, n=1, cutoff=0)
+        raise ValueError(f"{what} is given for {', '.join(value)}; the models are "
+                         f"{', '.join(models)} ({unknown[0]!r}: did you mean {near[0]!r}?)")
+    return value[name]
+
+
+def named_models(models: Any) -> dict[str, nn.Module]:
+    """{name: model} of a model, a sequence (named by class) or a mapping."""
+    if isinstance(models, Mapping):
+        named = {str(name): model for name, model in models.items()}
+    else:
+        named = {}
+        for model in [models] if isinstance(models, nn.Module) else models:
+            name = kind = type(unwrap(model)).__name__
+            while name in named:
+                name = f"{kind} {int(name[len(kind):] or 1) + 1}"
+            named[name] = model
+    wrong = [n for n, model in named.items() if not isinstance(model, nn.Module)]
+    if wrong or not named:
+        raise TypeError(f"models must be nn.Modules: {', '.join(wrong) or 'none given'}")
+    return named
+
+
+class Pass:
+    """Forward passes of all models; each watched layer gets a row, as first executed."""
+
+    def __init__(self, models: dict[str, nn.Module], layers: Any, streams: int, pool: Any,
+                 ordered: bool) -> None:
+        self.ordered = ordered  # features must be in the same order in every batch
+        self.keys: list[tuple[int, str]] = []  # (run, layer name) of a row
+        self.info: list[tuple[str, tuple[int, ...], int]] = []  # type, shape, pooled size of a row
+        self.notes: dict[tuple[int, str], str] = {}  # what went wrong with a layer
+        self.runs: list[tuple[nn.Module, int, Any, list[str]]] = []
+        self.owners: list[tuple[str, int, set[str]]] = []  # model name, its run, its layers
+        self.batches = 0
+        known: dict[tuple, int] = {}
+        for i, (name, model) in enumerate(models.items()):
+            names = select(model, per_model(layers, name, models, "layers"))
+            kind, stream = per_model(pool, name, models, "pool"), min(i, streams - 1)
+            run = known.setdefault((id(unwrap(model)), stream, kind), len(known))
+            if run == len(self.runs):  # the same model twice runs once
+                self.runs.append((model, stream, kind, []))
+            self.runs[run][3].extend(n for n in names if n not in self.runs[run][3])
+            self.owners.append((name, run, set(names)))
+
+    def open(self, stack: contextlib.ExitStack, device: Any, pick: Any) -> None:
+        """Attach to all models until `stack` closes."""
+        self.forwards = [
+            stack.enter_context(tapped(model, names, partial(self._watch, run), device=device,
+                                       pick=pick))
+            for run, (model, _, _, names) in enumerate(self.runs)]
+
+    def __call__(self, batch: list[Tensor], sink: Sink) -> None:
+        """Run one batch; sink(row, features [n, d] or None) for each layer as it is computed."""
+        self.sink, self.size, self.got = sink, len(batch[0]), set()
+        for forward, (_, stream, _, _) in zip(self.forwards, self.runs, strict=True):
+            forward(batch[stream])
+        if not self.keys:
+            raise ValueError("no selected layer was called in the forward pass")
+        for row in set(range(len(self.keys))) - self.got:
+            self.notes.setdefault(self.keys[row], f"not called in batch {self.batches}")
+            sink(row, None)
+        self.batches += 1
+
+    def _watch(self, run: int, name: str, module: nn.Module, output: Tensor | None) -> None:
+        key, features = (run, name), None
+        if key not in self.keys:
+            if self.batches:
+                self.notes.setdefault(key, f"left out: first called in batch {self.batches}")
+                return
+            self.keys.append(key)
+            self.info.append((type(module).__name__, (), 0))
+        row = self.keys.index(key)
+        self.got.add(row)
+        if output is None:
+            self.notes.setdefault(key, "its output holds no float tensor with the batch of "
+                                  f"{self.size} as first dimension; choose one with pick=")
+        else:
+            features = pooled(output, self.runs[run][2])
+            features = features.flatten(1) if self.ordered else flatten(features)
+            self.info[row] = (type(module).__name__, tuple(output.shape[1:]), features.shape[1])
+        self.sink(row, features)
+
+    def layers(self) -> list[Layer]:
+        """One entry for each model and layer, in order of first execution."""
+        return [Layer(model, name, *self.info[row], row) for model, run, names in self.owners
+                for row, (r, name) in enumerate(self.keys) if r == run
+                and name.split("#")[0] in names]
+
+    def reasons(self) -> dict[str, str]:
+        """By "model/layer": why a layer has no row or no values."""
+        out = {}
+        for model, run, names in self.owners:
+            missing = sorted(names - {name for r, name in self.keys if r == run})
+            out |= {f"{model}/{n}": "not called in the forward pass" for n in missing}
+            out |= {f"{model}/{n}": note for (r, n), note in self.notes.items()
+                    if r == run and n.split("#")[0] in names}
+        return out

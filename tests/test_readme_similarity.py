@@ -1,0 +1,45 @@
+"""The ten lines of the README that compare one's own two models run as they stand."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+
+SNIPPET = '''\
+import torch
+from simlab.similarity import compare, preview
+
+pictures = torch.randn(160, 3, 32, 32)            # yours: float, normalised as in training
+models = {"mine": my_model, "theirs": their_model}  # any two nn.Modules
+print(preview(my_model, pictures[:2], "layer*"))  # name, type, shape and size of the layers
+result = compare(models, pictures, layers="layer?", measures=["cka", "deconfounded_cka"],
+                 batch_size=16)
+print(result.to_frame())                          # CKA with layer names
+low, high = result.interval()                     # 95 %, by resampling the batches
+ax = result.plot()                                # result.plot("depth") for a curve
+result.save("similarity.npz")                     # Result.load reads it back
+'''
+
+
+def test_the_lines_of_the_readme_run(tmp_path, monkeypatch, capsys):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    names = {"my_model": torchvision.models.resnet18(num_classes=4),
+             "their_model": torchvision.models.resnet18(num_classes=4)}
+    exec(SNIPPET, names)
+    printed = capsys.readouterr().out
+    assert "layer1.0.conv1" in printed and "layer4" in printed
+    assert names["result"].matrix.shape == (4, 4)
+    assert (names["low"] <= names["result"].matrix).all()
+    assert (tmp_path / "similarity.npz").exists()
+
+
+def test_the_readme_shows_these_lines():
+    readme = Path(__file__).resolve().parent.parent / "README.md"
+    if not readme.exists() or "simlab.similarity" not in readme.read_text():
+        pytest.skip("the README does not show the comparison yet")
+    assert SNIPPET in readme.read_text()
