@@ -211,7 +211,7 @@ def _rows(run: object) -> list[dict[str, float]]:
     rows = run.to_dict("records") if hasattr(run, "to_dict") else run
     if isinstance(rows, Mapping):
         lists = all(isinstance(v, (list, tuple)) for v in rows.values())
-        rows = [dict(zip(rows, v)) for v in zip(*rows.values(), strict=True)] if lists else [rows]
+        rows = [dict(zip(rows, v, strict=True)) for v in zip(*rows.values(), strict=True)] if lists else [rows]
     if not isinstance(rows, (list, tuple)) or not all(isinstance(row, Mapping) for row in rows):
         raise TypeError("diagnose takes features [N, D] or logged metrics (a dict, a list of dicts "
                         f"or a table), got {type(run).__name__}")

@@ -47,7 +47,9 @@ class ResidualBlock(nn.Module):
 class TinyResNet(nn.Module):
     """A ResNet small enough to learn something in a minute on two cores.
 
-    [N, C, H, W] -> stem [N, w0, H/2, W/2] -> one block a stage, halved each time -> [N, w3].
+    [N, C, H, W] -> stem [N, w0, H/2, W/2] -> one block a stage, halved each time -> [N, w3]. The
+    pooled features are standardised (BatchNorm without scale and shift): averages of what a ReLU lets
+    through are all positive, so that any two would look alike to a cosine.
     """
 
     def __init__(self, channels: int = 1, widths: tuple[int, ...] = TINY_WIDTHS["tiny"]):
@@ -61,10 +63,11 @@ class TinyResNet(nn.Module):
         self.blocks = nn.Sequential(
             *[ResidualBlock(sizes[i], sizes[i + 1], 1 if i == 0 else 2) for i in range(len(widths))]
         )
+        self.norm = nn.BatchNorm1d(widths[-1], affine=False)
         self.feature_dim = widths[-1]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.blocks(self.stem(x)).mean((2, 3))  # [N, w3, h, w] -> [N, w3]
+        return self.norm(self.blocks(self.stem(x)).mean((2, 3)))  # [N, w3, h, w] -> [N, w3]
 
 
 def build_encoder(

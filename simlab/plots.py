@@ -153,3 +153,53 @@ def accuracy_bars(table: pd.DataFrame, value: str, name: str, title: str = "") -
     ax.xaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
     label(ax, title, "accuracy on the test pictures")
     return figure
+
+
+def budget_curves(table: pd.DataFrame) -> Figure:
+    """Accuracy over the number of labels, a line an encoder with its 95 % t-interval over seeds."""
+    figure, ((ax,),) = new_figure(width=8, height=4.2)
+    for i, (name, own) in enumerate(table.groupby("encoder", sort=False)):
+        mean, half = mean_and_interval(own.groupby("labels")["accuracy"])
+        ax.errorbar(
+            mean.index, mean, yerr=half, label=name, capsize=3, color=PALETTE[i % 7],
+            linestyle=DASHES[i % 7], marker=MARKERS[i % 10],
+        )  # fmt: skip
+    ax.set_xscale("log")
+    ax.set_xticks(sorted(table["labels"].unique()), minor=False)
+    ax.xaxis.set_major_formatter(lambda v, _: f"{v:,.0f}")
+    ax.minorticks_off()
+    ax.yaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
+    label(ax, "linear probe: mean and 95 % interval", "labelled pictures", "test accuracy")
+    figure.legend(loc="outside right center", fontsize=FONT - 1, frameon=False)
+    return figure
+
+
+def mean_and_interval(groups) -> tuple[pd.Series, pd.Series]:
+    """Means of grouped numbers, and half the width of their 95 % t-interval (NaN for one number)."""
+    from scipy import stats  # scikit-learn brings it; loading it takes a second
+
+    n = groups.count()
+    half = stats.t.ppf(0.975, (n - 1).clip(lower=1)) * groups.std() / n**0.5
+    return groups.mean(), half.where(n > 1)
+
+
+def confusion_matrix(truth: Tensor, predicted: Tensor, classes: Sequence[str]) -> Figure:
+    """Shares of each true class (rows) that were given each class (columns)."""
+    n = len(classes)
+    counts = np.bincount(truth.cpu().numpy() * n + predicted.cpu().numpy(), minlength=n * n)
+    counts = counts.reshape(n, n)
+    share = counts / counts.sum(1, keepdims=True).clip(1)
+    figure, ((ax,),) = new_figure(width=6.6, height=5.6)
+    image = ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for row in range(n):
+        for column in range(n):
+            if share[row, column] >= 0.05:
+                color = "white" if share[row, column] > 0.6 else "black"
+                text = f"{100 * share[row, column]:.0f}"
+                ax.text(column, row, text, ha="center", va="center", color=color, fontsize=FONT - 2)
+    ax.set_xticks(range(n), classes, rotation=45, ha="right")
+    ax.set_yticks(range(n), classes)
+    ax.spines[:].set_visible(False)
+    figure.colorbar(image, ax=ax, format=lambda v, _: f"{v:.0%}", shrink=0.8)
+    label(ax, "per cent of each true class", "said", "true")
+    return figure

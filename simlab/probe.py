@@ -88,40 +88,50 @@ def linear_probe(
         epochs: of sgd.
     Raises: ValueError for an unknown solver or a budget that does not fit.
     """
+    return _probe(feats, labels, seed, solver, epochs)[0]
+
+
+def predictions(feats: Features, labels: int = 0, seed: int = 0, **options) -> Tensor:
+    """The classes [M] that the probe of `linear_probe` gives to the test pictures."""
+    options = {"solver": "lbfgs", "epochs": 90, **options}
+    return _probe(feats, labels, seed, **options)[1](feats.test).argmax(1)
+
+
+def _probe(
+    feats: Features, labels: int, seed: int, solver: str, epochs: int
+) -> tuple[Probe, Callable[[Tensor], Tensor]]:
     if solver not in ("lbfgs", "sgd"):
         raise ValueError(f"solver={solver!r}: expected 'lbfgs' or 'sgd'")
     classes = int(feats.train_labels.max()) + 1
-    n = len(feats.train_labels)
+    n, device = len(feats.train_labels), feats.train.device
     generator = torch.Generator().manual_seed(seed)
-    chosen = stratified(feats.train_labels, labels or n, generator)
+    chosen = stratified(feats.train_labels, labels or n, generator).to(device)
     held_out = max(classes, round(HELD_OUT * len(chosen)))
     if len(chosen) <= held_out:
         raise ValueError(f"labels={labels}: expected at least two for each of {classes} classes")
-    fit_part, check_part = chosen[held_out:], chosen[:held_out]
+    check, rest = chosen[:held_out], chosen[held_out:]
+    check_x, check_y = feats.train[check], feats.train_labels[check]
 
     def rows(index: Tensor) -> tuple[Tensor, Tensor]:  # every view of the chosen pictures
-        index = index.to(feats.train.device)
         every = torch.cat([index + block * n for block in range(feats.views)])
         return feats.train[every], feats.train_labels[index].repeat(feats.views)
 
-    check_x = feats.train[check_part.to(feats.train.device)]
-    check_y = feats.train_labels[check_part.to(feats.train.device)]
     if solver == "sgd":
-        x, y = rows(chosen)
-        score = _sgd(*rows(fit_part), classes, epochs, seed)
-        validation, best = accuracy(score(check_x), check_y), 0.0
-        final = _sgd(x, y, classes, epochs, seed)
+        best = 0.0
+        validation = accuracy(_sgd(*rows(rest), classes, epochs, seed)(check_x), check_y)
+        classifier = _sgd(*rows(chosen), classes, epochs, seed)
     else:
-        found = _LogisticRegression(*rows(fit_part), classes)
-        scores = {l2: accuracy(found.fit(l2)(check_x), check_y) for l2 in reversed(REGULARISERS)}
+        part = _LogisticRegression(*rows(rest), classes)
+        scores = {l2: accuracy(part.fit(l2)(check_x), check_y) for l2 in reversed(REGULARISERS)}
         best = max(scores, key=scores.get)  # of equals, the strongest
         validation = scores[best]
-        final = _LogisticRegression(*rows(chosen), classes).fit(best)
-    test = accuracy(final(feats.test), feats.test_labels)
-    return Probe(
-        test, validation, best, len(chosen), seed, solver, feats.views,
-        epochs if solver == "sgd" else 0,
-    )  # fmt: skip
+        classifier = _LogisticRegression(*rows(chosen), classes).fit(best)
+    test = accuracy(classifier(feats.test), feats.test_labels)
+    used_epochs = epochs if solver == "sgd" else 0
+    found = Probe(
+        test, validation, best, len(chosen), seed, solver, feats.views, used_epochs
+    )
+    return found, classifier
 
 
 def probe_table(

@@ -11,8 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from simlab.vector import (DimensionMismatch, InvalidParameter, LcgRng, TorchHeads, VectorSimSiam,
-                           VectorSimSiamConfig, VectorSimSiamError)
+from simlab.vector import (
+    DimensionMismatch,
+    InvalidParameter,
+    LcgRng,
+    TorchHeads,
+    VectorSimSiam,
+    VectorSimSiamConfig,
+    VectorSimSiamError,
+)
 
 SMALL = VectorSimSiamConfig(d_encoder=16, d_projector=32, d_predictor=16, d_out=8)
 TOLERANCE = 2e-6  # float32 sums in another order
