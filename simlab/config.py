@@ -32,7 +32,7 @@ class TrainConfig:
     stem: str = "auto"  # a ResNet's first layer: small, large; auto: small up to 64 pixels
     augment: str = "auto"  # a recipe's name, then changes: "simclr blur=0 crop_min=0.2"
     view_size: int = 0  # side of the augmented views in pixels; 0: three quarters of the picture's
-    epochs: int = 16
+    epochs: int = 12
     batch_size: int = 128
     lr: float = 0.15  # for 256 pictures; what is used is lr * batch_size / 256
     optimizer: str = "sgd"  # sgd, adam, adamw, rmsprop
@@ -76,7 +76,7 @@ class PretrainConfig(TrainConfig):
     method: str = "simsiam"
     proj_layers: int = 0  # 0: 2 up to 64 pixels, else 3
     proj_dim: int = 512  # 2048 in the paper
-    pred_dim: int = 128  # 512 in the paper
+    pred_dim: int = 256  # 512 in the paper
     predictor: str = "mlp"  # none and fixed are for the collapse lab
     head_bn: str = "all"  # hidden and none are for the collapse lab
     stop_gradient: bool = True
@@ -150,13 +150,15 @@ def resolve(config: Config, data: DataSet, encoder: nn.Module | None = None) -> 
     for n, what in ((number, "train"), (len(data.test), "test")):
         if n < 2:
             raise ValueError(f"there is only {n} picture to {what} on: expected at least 2")
+    # a module of the user's may take pictures of that size alone
+    view_size = size if encoder is not None else max(size * 3 // 4, 1)
     changes = {
         "data": data.name,
         "precision": resolve_precision(config.precision, resolve_device(config.device)),
         "image_size": size,
         # a crop shows things larger than the whole picture does; smaller views undo that (Touvron et
         # al., arXiv 1906.06423) and cost half
-        "view_size": config.view_size or max(size * 3 // 4, 1),
+        "view_size": config.view_size or view_size,
         "batch_size": min(config.batch_size, number),
     }
     if config.augment.split()[:1] == ["auto"]:

@@ -3,7 +3,7 @@
 `build_encoder("auto", ...)` chooses by the picture's size; a name chooses by hand; any nn.Module that
 maps pictures to vectors serves as well.
 
-    tiny, small            for two CPU cores: four stages of one residual block each
+    tiny, small            for two CPU cores: three stages of one residual block each
     resnet18, 34, 50       torchvision's; with the 3x3 stem that fits up to 64 pixels, or the
                            original 7x7 stem and max-pooling (stem="small" or "large")
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 from .names import near
 
 SMALL_PICTURE = 64  # pixels; up to here a ResNet keeps its resolution in the stem
-TINY_WIDTHS = {"tiny": (16, 32, 64, 128), "small": (32, 64, 128, 256)}
+TINY_WIDTHS = {"tiny": (24, 48, 96), "small": (48, 96, 192)}
 RESNETS = ("resnet18", "resnet34", "resnet50")
 ENCODERS = (*TINY_WIDTHS, *RESNETS)
 
@@ -47,7 +47,7 @@ class ResidualBlock(nn.Module):
 class TinyResNet(nn.Module):
     """A ResNet small enough to learn something in a minute on two cores.
 
-    [N, C, H, W] -> stem [N, w0, H/2, W/2] -> one block a stage, halved each time -> [N, w3]. The
+    [N, C, H, W] -> stem [N, w0, H/2, W/2] -> one block a stage, halved each time -> [N, w2]. The
     pooled features are standardised (BatchNorm without scale and shift): averages of what a ReLU lets
     through are all positive, so that any two would look alike to a cosine.
     """
@@ -67,7 +67,7 @@ class TinyResNet(nn.Module):
         self.feature_dim = widths[-1]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.blocks(self.stem(x)).mean((2, 3)))  # [N, w3, h, w] -> [N, w3]
+        return self.norm(self.blocks(self.stem(x)).mean((2, 3)))  # [N, w2, h, w] -> [N, w2]
 
 
 def build_encoder(
