@@ -13,6 +13,7 @@ kept, so that a damaged one is found; they are read without executing pickles.
 """
 
 import contextlib
+import csv
 import io
 import json
 import os
@@ -62,7 +63,10 @@ class Run:
     @property
     def history(self) -> pd.DataFrame:
         """metrics.csv: a row an epoch."""
-        return pd.read_csv(self.folder / "metrics.csv", float_precision="round_trip")
+        with open(self.folder / "metrics.csv", encoding="utf-8", newline="") as file:
+            # json reads a number exactly as it was written; pandas' own parser may round it
+            rows = [{k: json.loads(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+        return pd.DataFrame(rows)
 
     def prepare(self):
         """Make the folder and write config.json; refuse one that was changed by hand."""

@@ -88,6 +88,7 @@ class Pretraining:
         spread = torch.linspace(0, len(d.test) - 1, min(MONITOR_PICTURES, len(d.test))).long()
         # a module, so that `features` freezes its BatchNorm
         z = features(nn.Sequential(n.encoder, n.projector), d.test.subset(spread), d.mean, d.std)
+        _refuse_nan([z], f"in the features after epoch {epoch}")
         found = collapse_metrics(z)
         labelled = min(int(d.train.labels.min()), int(d.test.labels.min())) >= 0
         due = epoch % c.monitor_every == 0 or epoch == c.epochs
@@ -132,6 +133,7 @@ class Supervised:
         if epoch < self.config.epochs or int(d.test.labels.min()) < 0:
             return {}
         logits = features(self.network, d.test, d.mean, d.std)
+        _refuse_nan([logits], f"in the outputs after epoch {epoch}")
         return {"test_accuracy": float((logits.argmax(1) == d.test.labels).float().mean())}
 
 
@@ -187,7 +189,8 @@ def fit(
                 scaler.update()
                 total += loss.detach()
                 if step % CHECK_EVERY == 0 or step == steps - 1:
-                    _refuse_nan(total, network, epoch, step, rate)
+                    where = f"by step {step + 1} of epoch {epoch + 1}, at a rate of {rate:.3g}"
+                    _refuse_nan([total, *network.parameters(), *network.buffers()], where)
                     bar.set_postfix_str(_short(history[-1:], total / (step + 1)), refresh=False)
                 bar.update(batch_size)
             row = {"epoch": epoch + 1, "loss": float(total) / steps, "lr": rate}
@@ -270,14 +273,12 @@ def _run(
     return run
 
 
-def _refuse_nan(total: Tensor, network: nn.Module, epoch: int, step: int, rate: float):
-    """Stop where the loss, or a weight that will show in the next one, is no number."""
-    values = [total, *network.parameters(), *network.buffers()]
+def _refuse_nan(values: list[Tensor], where: str):
+    """Stop before anything broken is stored: a loss, weights, or what comes out of them."""
     if not bool(torch.stack([value.isfinite().all() for value in values]).all()):
         raise FloatingPointError(
-            f"the loss is {float(total)} or a weight is no number in epoch {epoch + 1}, by step "
-            f"{step + 1}, at a learning rate of {rate:.3g}. Lower lr, add warmup_epochs, or set "
-            "precision='float32'. What was stored before is whole"
+            f"training diverged: a loss, weight or feature is NaN or infinite {where}. Lower lr, "
+            "add warmup_epochs, or set precision='float32'. What was stored before is whole"
         )
 
 

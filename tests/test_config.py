@@ -187,6 +187,7 @@ def test_the_batch_is_never_larger_than_the_pictures_trained_on():
 def test_the_record_names_the_data_and_the_encoder_that_were_given():
     config = resolve(PretrainConfig(data="fashion"), data_of(name="mine"), torch.nn.Flatten())
     assert (config.data, config.encoder, config.image_size) == ("mine", "Flatten", 8)
+    assert config.view_size == 8  # a module may take pictures of one size alone
 
 
 def test_one_picture_is_refused():
