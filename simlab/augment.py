@@ -2,14 +2,14 @@
 
 The pictures go in as uint8 [N, C, H, W] and come out as normalised float32 [N, C, S, S]; every
 tensor and every random number lives on the device that holds the batch. Each step is torchvision's
-function of the same name, written for one parameter per picture instead of one per call:
+function, with one parameter per picture instead of one per call:
 
-    crop + flip + rotation   `resample`, one bilinear resampling for all three
-    brightness, contrast,    `color_jitter`, in a random order for every picture, hue through HSV
-      saturation, hue
+    resample       crop, flip and rotation in one bilinear resampling
+    color_jitter   brightness, contrast, saturation and HSV's hue, in an own order for every picture
     grey, blur, normalise
 
-`Augment` says what is drawn; `RECIPES` holds the published settings by name.
+`Augment` says what is drawn; `RECIPES` holds the published settings by name. What happens to some
+pictures only is computed for all and mixed in with a weight of 0 or 1: nothing branches.
 """
 
 import math
@@ -19,14 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .devices import full_precision
 from .names import near
 
 GREY = (0.2989, 0.587, 0.114)  # torchvision's weights of red, green and blue
-
-
-def _check_range(name: str, value: float, low: float, high: float):
-    if not low <= value <= high:
-        raise ValueError(f"{name}={value}: expected a number from {low} to {high}")
+TRIES = 10  # torchvision's, for a crop that fits into the picture
 
 
 @dataclass(frozen=True)
@@ -52,21 +49,15 @@ class Augment:
     blur_sigma_max: float = 2.0
 
     def __post_init__(self):
-        for name in ("flip", "jitter", "grey", "blur"):
-            _check_range(name, getattr(self, name), 0, 1)
-        _check_range("crop_max", self.crop_max, 0, 1)
-        _check_range("crop_min", self.crop_min, 0, self.crop_max)
-        _check_range("hue", self.hue, 0, 0.5)
-        for name in ("brightness", "contrast", "saturation"):
-            _check_range(name, getattr(self, name), 0, 1)
-        if not 1 <= self.ratio < math.inf:
-            raise ValueError(f"ratio={self.ratio}: expected a number of at least 1")
-        if not 0 < self.blur_sigma_min <= self.blur_sigma_max < math.inf:
-            raise ValueError(
-                f"blur sigma {self.blur_sigma_min} .. {self.blur_sigma_max}: expected 0 < min <= max"
-            )
-        if self.crop_min == 0:
-            raise ValueError("crop_min=0: a crop needs some area, 0.08 is the smallest in use")
+        limits = {
+            "crop_max": (0.001, 1), "crop_min": (0.001, self.crop_max), "ratio": (1, 100),
+            "rotate": (0, 180), "hue": (0, 0.5),
+            "blur_sigma_max": (0.01, 100), "blur_sigma_min": (0.01, self.blur_sigma_max),
+        }  # fmt: skip
+        for name, value in vars(self).items():
+            low, high = limits.get(name, (0, 1))
+            if not low <= value <= high:  # also refuses NaN
+                raise ValueError(f"{name}={value}: expected a number from {low} to {high}")
 
 
 RECIPES = {
@@ -83,31 +74,24 @@ RECIPES = {
 }
 
 
-def recipe(name: str, **changes) -> Augment:
-    """A recipe by name, with single strengths changed: `recipe("simclr", blur=0)`.
+def parse_augment(text: str) -> Augment:
+    """ "simclr blur=0 crop_min=0.2": a recipe by name, then single strengths changed.
 
     Raises ValueError for an unknown name or strength, with the nearest right one.
     """
+    name, *changes = text.split() or [""]
     if name not in RECIPES:
         raise ValueError(f"augmentation {name!r} is unknown{near(name, RECIPES)}")
-    known = {field.name for field in fields(Augment)}
-    for change in changes:
-        if change not in known:
-            raise ValueError(f"Augment has no strength {change!r}{near(change, known)}")
-    return replace(RECIPES[name], **changes)
-
-
-def parse_augment(text: str) -> Augment:
-    """ "simclr blur=0 crop_min=0.2": a recipe by name, then single strengths changed."""
-    name, *changes = text.split() or [""]
-    values = {}
+    known, values = [field.name for field in fields(Augment)], {}
     for change in changes:
         key, _, value = change.partition("=")
+        if key not in known:
+            raise ValueError(f"augment={text!r}: there is no strength {key!r}{near(key, known)}")
         try:
             values[key] = float(value)
         except ValueError:
             raise ValueError(f"augment={text!r}: expected name=number, not {change!r}") from None
-    return recipe(name, **values)
+    return replace(RECIPES[name], **values)
 
 
 def two_views(
@@ -123,9 +107,10 @@ def two_views(
     Args:
         images: uint8 [N, C, H, W].
         mean, std: [C], of pictures in 0 .. 1, on the pictures' device.
-        size: side of the views in pixels; 0 keeps the pictures' height.
-        generator: on the pictures' device; the same seed gives the same views.
-    Returns: two float32 tensors [N, C, size, size], normalised.
+        size: side of the views in pixels; 0 keeps the pictures' shape.
+        generator: on the pictures' device; the same seed gives the same views. A picture's view
+            depends on how many pictures there are, but not on what the others show.
+    Returns: two float32 tensors [N, C, size, size], normalised, in memory channels last.
     """
     return tuple(view(images, augment, mean, std, size, generator) for _ in range(2))
 
@@ -144,38 +129,25 @@ def view(
             f"pictures must be uint8 [N, C, H, W], not {images.dtype} {tuple(images.shape)}"
         )
     n, c, h, w = images.shape
-    draw = _Draw(n, images.device, generator)
-    colour = c == 3
-
-    # Quarter k of a random permutation gets its hue shift at position k of the jitter's order, so
-    # the costly HSV step runs once on every picture whatever its order is.
-    order = torch.argsort(draw.uniform(0, 1))
-    x = images[order].to(torch.float32).div_(255)
-    x = resample(x, *_crop_box(draw, augment, h, w), size or h)
+    # `color_jitter` shifts the hue of one quarter of its pictures after the other: shuffled, each
+    # may come into any quarter. The batch is filled up to four equal ones.
+    draw = _Draw(-(-n // 4) * 4, images.device, generator)
+    shuffled = torch.argsort(draw.uniform(0, 1))
+    x = images.index_select(0, shuffled.clamp(max=n - 1)).to(torch.float32).div_(255)
+    x = resample(x, *_crops(draw, augment, h, w), (size, size) if size else (h, w))
     if augment.jitter:
-        on = draw.chance(augment.jitter)
-        factors = [
-            torch.where(on, draw.uniform(1 - s, 1 + s), 1)
-            for s in (augment.brightness, augment.contrast, augment.saturation * colour)
-        ]
-        shift = torch.where(on, draw.uniform(-augment.hue, augment.hue), 0)
-        ranks = torch.argsort(draw.uniform(0, 1, 3), dim=1)  # [N, 3]: a random order of the three
-        use_hue = colour and augment.hue > 0
-        x = _jitter_by_quarters(x, torch.stack(factors, 1), shift, ranks, use_hue)
-    if augment.grey and colour:
-        x = torch.where(_column(draw.chance(augment.grey)), grey(x), x)
+        x = color_jitter(x, *_jitter(draw, augment, c))
+    if augment.grey and c == 3:
+        x = torch.lerp(x, grey(x), _column(draw.chance(augment.grey)))
     if augment.blur:
         sigma = draw.uniform(augment.blur_sigma_min, augment.blur_sigma_max)
-        x = torch.where(_column(draw.chance(augment.blur)), blur(x, sigma), x)
-    x = (x - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)
-    return x[torch.argsort(order)].contiguous(memory_format=torch.channels_last)
+        x = torch.lerp(x, blur(x, sigma), _column(draw.chance(augment.blur)))
+    return _standardise(x.index_select(0, torch.argsort(shuffled)[:n]), mean, std)
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """uint8 [N, C, H, W] -> float32 [N, C, H, W], without augmentation: what evaluation sees."""
-    x = images.to(torch.float32).div_(255)
-    x = x.sub_(mean.view(1, -1, 1, 1)).div_(std.view(1, -1, 1, 1))
-    return x.contiguous(memory_format=torch.channels_last)
+    return _standardise(images.to(torch.float32).div_(255), mean, std)
 
 
 # ------------------------------------------------------------------------------- the single steps
@@ -191,29 +163,25 @@ def resample(
         box: [N, 4], top, left, height and width of each crop in pixels (fractions allowed).
         flip: bool [N]. angle: degrees [N], counter-clockwise about the crop's middle.
         size: side, or (height, width), of the result.
-    Returns: [N, C, *size]. Without a turn it is torchvision's `resized_crop` (exact where the crop
-    is enlarged; there is no antialiasing where it is shrunk), without a crop its `rotate`.
+    Returns: [N, C, *size]. Without a turn it is torchvision's `resized_crop` where the crop is
+    enlarged (there is no antialiasing where it is shrunk), without a crop its `rotate`.
     """
     h, w = x.shape[-2:]
     out_h, out_w = (size, size) if isinstance(size, int) else size
-    top, left, height, width = box.unbind(1)
-    # pixel centres of the result, in pixels from the crop's middle; never beyond the middle of the
-    # crop's outermost pixels, so that nothing outside the crop bleeds in
-    v = _centres(out_h, height)  # [N, out_h]
-    u = _centres(out_w, width)  # [N, out_w]
+    top, left, height, width = box.split(1, dim=1)  # [N, 1] each
+    # pixel centres of the result, in pixels from the crop's middle
+    v, u = _centres(out_h, height), _centres(out_w, width)  # [N, out_h], [N, out_w]
     u = torch.where(flip[:, None], -u, u)
-    cos, sin = torch.cos(torch.deg2rad(angle)), torch.sin(torch.deg2rad(angle))
-    cos, sin = cos[:, None, None], sin[:, None, None]
-    u, v = u[:, None, :], v[:, :, None]
-    gx = cos * u - sin * v + (left + width / 2)[:, None, None]  # [N, out_h, out_w]
-    gy = sin * u + cos * v + (top + height / 2)[:, None, None]
-    grid = torch.stack((gx * (2 / w) - 1, gy * (2 / h) - 1), dim=-1)  # grid_sample's -1 .. 1
+    turn = torch.deg2rad(angle)[:, None]
+    cos, sin = torch.cos(turn), torch.sin(turn)
+    # where to sample: what a column of the result adds to what a row does, both in grid_sample's
+    # units, in which the picture's borders are -1 and 1
+    column_x, row_x = cos * u + (left + width / 2 - w / 2), -sin * v
+    column_y, row_y = sin * u, cos * v + (top + height / 2 - h / 2)
+    grid = x.new_empty((len(x), out_h, out_w, 2))
+    torch.add((column_x * (2 / w))[:, None, :], (row_x * (2 / w))[:, :, None], out=grid[..., 0])
+    torch.add((column_y * (2 / h))[:, None, :], (row_y * (2 / h))[:, :, None], out=grid[..., 1])
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-
-
-def adjust(x: Tensor, factor: Tensor, towards: Tensor) -> Tensor:
-    """factor * x + (1 - factor) * towards, clamped to 0 .. 1; factor [N], x [N, C, H, W]."""
-    return torch.lerp(towards, x, _column(factor)).clamp_(0, 1)
 
 
 def grey(x: Tensor) -> Tensor:
@@ -223,40 +191,53 @@ def grey(x: Tensor) -> Tensor:
 
 
 def shift_hue(x: Tensor, shift: Tensor) -> Tensor:
-    """Turn the hue of x [N, 3, H, W] by shift [N] (in turns), through HSV.
+    """Turn the hue of x [N, 3, H, W] by shift [N], in turns from -1/2 to 1/2, as through HSV.
 
-    With chroma c, value v and hue h in sixths of a turn, channel n of a colour is
-    v - c * clamp(min(k, 4 - k), 0, 1) with k = (n + h) mod 6 and n = 5, 3, 1 for red, green, blue.
+    The colours with the same brightest and darkest value lie on a hexagon around grey. Its side is
+    the chroma (brightest less darkest); the hue is the way along it, red being 0, green 2 and blue
+    4 chromas. A channel has its brightest value up to 1 chroma away from its own colour, and its
+    darkest from 2 on. In these units nothing is divided by the chroma, which may be 0.
     """
     r, g, b = x.unbind(1)  # [N, H, W] each
-    value = torch.maximum(torch.maximum(r, g), b)
-    chroma = value - torch.minimum(torch.minimum(r, g), b)
-    safe = torch.where(chroma > 0, chroma, 1)
-    hue = torch.where(
-        value == r, (g - b) / safe, torch.where(value == g, 2 + (b - r) / safe, 4 + (r - g) / safe)
-    )
-    hue = hue + 6 * shift.view(-1, 1, 1)
-    out = torch.empty_like(x, memory_format=torch.contiguous_format)
-    for channel, n in enumerate((5, 3, 1)):
-        k = torch.remainder(hue + n, 6)
-        k = torch.minimum(k, 4 - k).clamp_(0, 1)
-        torch.addcmul(value, chroma, k, value=-1, out=out[:, channel])
-    return out.clamp_(0, 1)
+    high, low = x.amax(1), x.amin(1)
+    chroma = high - low
+    # -3 .. 3 chromas from red: as far as green and blue have come up, and red down
+    hue = torch.copysign((g + b).sub_(r).add_(high).sub_(low, alpha=2), g - b)
+    # where each channel's own colour is left behind, within -3 .. 3: then `way` is within -6 .. 6
+    own = torch.arange(0, 6, 2, device=x.device)
+    start = torch.remainder(6 * shift[:, None] - own + 3, 6) - 3  # [N, 3]
+    hue, chroma, high, low = (plane.unsqueeze(1) for plane in (hue, chroma, high, low))
+    way = torch.addcmul(hue, chroma, start[..., None, None])  # [N, 3, H, W]
+    # once around are 6 chromas: the distance is 3 - | |way| - 3 |, and the value falls with it
+    level = way.abs_().sub_(3 * chroma).abs_().add_(low - chroma)
+    return torch.clamp(level, low, high)
 
 
-def color_jitter(x: Tensor, factors: Tensor, shift: Tensor, order: Tensor) -> Tensor:
+def color_jitter(x: Tensor, factors: Tensor, order: Tensor, shift: Tensor | None) -> Tensor:
     """Brightness, contrast, saturation and hue, in an own order for every picture.
 
     Args:
-        x: [N, C, H, W] in 0 .. 1 with C 1 or 3 (for one channel, saturation and hue do nothing).
-        factors: [N, 3], of brightness, contrast and saturation. shift: hue [N], in turns.
-        order: [N, 4], a permutation of 0 (brightness), 1 (contrast), 2 (saturation), 3 (hue).
+        x: [N, C, H, W] in 0 .. 1. With one channel there is neither saturation nor hue.
+        factors: [N, 3], of brightness, contrast and saturation.
+        order: [N, M], different ones of 0 (brightness), 1 (contrast) and 2 (saturation).
+        shift: hue [N], in turns, or None. It is the costly step and runs once on every picture: on
+            part k of M + 1 equal parts of the batch (from 0) after k of the other steps.
     """
-    for position in range(4):
-        now = order[:, position]
-        x = _linear_step(x, factors, now)
-        if x.shape[1] == 3:
-            x = torch.where(_column(now == 3), shift_hue(x, shift), x)
+    x, steps, colour = x.clone(), order.shape[1], x.shape[1] == 3
+    # each step blends with something: black (0), the picture's mean grey (1), or its grey (2)
+    factors, to_mean, to_grey = (
+        t.to(x.dtype).T[..., None, None, None]  # [M, N, 1, 1, 1]
+        for t in (factors.gather(1, order), order == 1, order == 2)
+    )
+    for step in range(steps + 1):
+        if shift is not None:
+            part = slice(step * len(x) // (steps + 1), (step + 1) * len(x) // (steps + 1))
+            x[part] = shift_hue(x[part], shift[part])
+        if step < steps:
+            luma = grey(x) if colour else x
+            towards = luma.mean((2, 3), keepdim=True) * to_mean[step]
+            towards = torch.addcmul(towards, luma, to_grey[step])
+            x = torch.lerp(towards, x, factors[step]).clamp_(0, 1)
     return x
 
 
@@ -265,13 +246,13 @@ def blur(x: Tensor, sigma: Tensor) -> Tensor:
 
     The kernel is a tenth of the picture's side, as in SimCLR (23 pixels of 224).
     """
-    n, c, h, w = x.shape
-    half = max(1, min(h, w) // 20)
+    (n, c, h, w), half = x.shape, max(1, min(x.shape[2:]) // 20)
     at = torch.arange(-half, half + 1, device=x.device, dtype=x.dtype)
     kernel = torch.softmax(-0.5 * (at / sigma[:, None]) ** 2, dim=1)  # [N, 2 * half + 1]
     kernel = kernel.repeat_interleave(c, 0)[:, None, None, :]  # [N * C, 1, 1, k]
     y = F.pad(x, (half, half, half, half), mode="reflect").reshape(1, n * c, h + 2 * half, -1)
-    y = F.conv2d(F.conv2d(y, kernel, groups=n * c), kernel.transpose(2, 3), groups=n * c)
+    with full_precision(x.device):
+        y = F.conv2d(F.conv2d(y, kernel, groups=n * c), kernel.transpose(2, 3), groups=n * c)
     return y.view(n, c, h, w)
 
 
@@ -293,64 +274,48 @@ class _Draw:
         return self.uniform(0, 1) < p
 
 
-def _crop_box(draw: _Draw, augment: Augment, h: int, w: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Random crops as torchvision draws them: area, then aspect, cut to whole pixels."""
-    area = draw.uniform(augment.crop_min, augment.crop_max) * (h * w)
+def _crops(draw: _Draw, augment: Augment, h: int, w: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Box, flip and angle of `resample`; torchvision's crops, the first of ten tries that fits."""
+    area = draw.uniform(augment.crop_min, augment.crop_max, TRIES) * (h * w)  # [N, TRIES]
     log_ratio = math.log(augment.ratio)
-    aspect = torch.exp(draw.uniform(-log_ratio, log_ratio))
-    width = torch.sqrt(area * aspect).round().clamp(1, w)
-    height = torch.sqrt(area / aspect).round().clamp(1, h)
+    aspect = torch.exp(draw.uniform(-log_ratio, log_ratio, TRIES))
+    height, width = torch.sqrt(area / aspect).round(), torch.sqrt(area * aspect).round()
+    fits = (height >= 1) & (height <= h) & (width >= 1) & (width <= w)
+    first, found = fits.to(torch.uint8).argmax(1, keepdim=True), fits.any(1)
+    height = torch.where(found, height.gather(1, first)[:, 0], h)  # or else the whole picture
+    width = torch.where(found, width.gather(1, first)[:, 0], w)
     top = torch.floor(draw.uniform(0, 1) * (h - height + 1))
     left = torch.floor(draw.uniform(0, 1) * (w - width + 1))
-    flip = draw.chance(augment.flip)
     angle = draw.uniform(-augment.rotate, augment.rotate)
-    return torch.stack((top, left, height, width), 1), flip, angle
+    return torch.stack((top, left, height, width), 1), draw.chance(augment.flip), angle
 
 
-def _jitter_by_quarters(
-    x: Tensor, factors: Tensor, shift: Tensor, ranks: Tensor, use_hue: bool
-) -> Tensor:
-    """Colour jitter where quarter k of the batch has its hue shift at position k."""
-    parts = []
-    for k in range(4):
-        rows = slice(k * len(x) // 4, (k + 1) * len(x) // 4)
-        part, own_factors, own_ranks = x[rows], factors[rows], ranks[rows]
-        for position in range(4 if len(part) else 0):
-            if position == k:
-                part = shift_hue(part, shift[rows]) if use_hue else part
-            else:
-                now = own_ranks[:, position - (position > k)]
-                part = _linear_step(part, own_factors, now)
-        parts.append(part)
-    return torch.cat(parts)
-
-
-def _linear_step(x: Tensor, factors: Tensor, which: Tensor) -> Tensor:
-    """One of brightness (0), contrast (1) or saturation (2) for every picture; 3 does nothing.
-
-    All three blend the picture with something: black, its mean grey, or its grey. The factors are
-    gathered so that no picture needs a branch.
-    """
-    luma = grey(x) if x.shape[1] == 3 else x
-    mean = luma.mean((1, 2, 3), keepdim=True)
-    active = which < 3
-    factor = factors.gather(1, which.clamp(max=2)[:, None])[:, 0]
-    factor = torch.where(active, factor, 1)
-    towards = _column((which == 1).to(x.dtype)) * mean
-    if x.shape[1] == 3:
-        towards = torch.addcmul(towards, _column((which == 2).to(x.dtype)), luma)
-    elif x.shape[1] == 1:  # a grey picture has no saturation to change
-        factor = torch.where(which == 2, 1, factor)
-    return adjust(x, factor, towards)
+def _jitter(draw: _Draw, augment: Augment, c: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Factors, order and hue shift of `color_jitter`; 1 and 0 for pictures without jitter."""
+    on = draw.chance(augment.jitter)
+    strengths = (augment.brightness, augment.contrast, augment.saturation)
+    factors = [torch.where(on, draw.uniform(1 - s, 1 + s), 1) for s in strengths]
+    order = torch.argsort(draw.uniform(0, 1, 3 if c == 3 else 2), dim=1)
+    shift = torch.where(on, draw.uniform(-augment.hue, augment.hue), 0)
+    return torch.stack(factors, 1), order, shift if augment.hue and c == 3 else None
 
 
 def _centres(n: int, length: Tensor) -> Tensor:
-    """Centres of n pixels that share `length` [N] source pixels, from the middle: [N, n]."""
+    """Centres of n pixels that share `length` [N, 1] source pixels, from the middle: [N, n].
+
+    Never beyond the middle of the outermost source pixels, so that nothing outside bleeds in.
+    """
     at = (torch.arange(n, device=length.device, dtype=length.dtype) + 0.5) / n - 0.5
-    limit = (length[:, None] - 1).clamp(min=0) / 2
-    return (at * length[:, None]).clamp(-limit, limit)
+    limit = (length - 1).clamp(min=0) / 2
+    return (at * length).clamp(-limit, limit)
 
 
-def _column(per_picture: Tensor) -> Tensor:
-    return per_picture.view(-1, 1, 1, 1)
+def _standardise(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """(x - mean) / std for each channel, laid out channels last in memory."""
+    x = torch.addcmul((-mean / std)[:, None, None], x, (1 / std)[:, None, None])
+    return x.contiguous(memory_format=torch.channels_last)
 
+
+def _column(values: Tensor) -> Tensor:
+    """One number a picture, [N], as float32 [N, 1, 1, 1]."""
+    return values.to(torch.float32).view(-1, 1, 1, 1)

@@ -60,6 +60,13 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, dtype=getattr(torch, precision))
 
 
+def full_precision(device: torch.device) -> AbstractContextManager:
+    """The context in which float32 stays float32, in an autocast or not."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
 def environment(device: torch.device) -> dict[str, str | int]:
     """What a result may depend on beside its configuration, as recorded with every run."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()

@@ -11,10 +11,11 @@ each has a switch, so that the collapse can be watched (notebook 03).
 
 from typing import NamedTuple
 
-import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
+
+from .devices import full_precision
 
 
 class View(NamedTuple):
@@ -98,7 +99,7 @@ class SimSiamLoss(nn.Module):
 
 def negative_cosine(p: Tensor, z: Tensor) -> Tensor:
     """D(p, z) = - <p / ||p||, z / ||z||>, the mean over the batch of [N, d]: equation 1."""
-    with torch.autocast(p.device.type, enabled=False):
+    with full_precision(p.device):
         return -F.cosine_similarity(p.float(), z.float(), dim=-1).mean()
 
 
