@@ -69,7 +69,7 @@ RECIPES = {
         crop_min=0.08, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur=0.5
     ),
     # turns as well, since the scattered pictures are turned; see notebook 01
-    "scattered": Augment(crop_min=0.3, rotate=45.0, hue=0.0, saturation=0.0, grey=0.0),
+    "scattered": Augment(crop_min=0.3, rotate=180.0, hue=0.0, saturation=0.0, grey=0.0),
     "none": Augment(crop_min=1, ratio=1, flip=0, jitter=0, grey=0),
 }
 

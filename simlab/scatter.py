@@ -13,7 +13,7 @@ from torch import Tensor
 from .augment import resample
 
 CANVAS = 32  # pixels
-MAX_ANGLE = 45.0  # degrees
+MAX_ANGLE = 180.0  # degrees: any angle
 MIN_SCALE, MAX_SCALE = 0.5, 1.0
 FACTOR_NAMES = ("x", "y", "angle", "scale")
 
