@@ -7,18 +7,17 @@ import torch
 import torchvision
 
 SNIPPET = '''\
-import torch
 from simlab.similarity import compare, preview
 
-pictures = torch.randn(160, 3, 32, 32)            # yours: float, normalised as in training
-models = {"mine": my_model, "theirs": their_model}  # any two nn.Modules
-print(preview(my_model, pictures[:2], "layer*"))  # name, type, shape and size of the layers
-result = compare(models, pictures, layers="layer?", measures=["cka", "deconfounded_cka"],
-                 batch_size=16)
-print(result.to_frame())                          # CKA with layer names
-low, high = result.interval()                     # 95 %, by resampling the batches
-ax = result.plot()                                # result.plot("depth") for a curve
-result.save("similarity.npz")                     # Result.load reads it back
+data = my_pictures        # a float tensor [N, C, H, W], normalised as in training, or a DataLoader
+models = {"mine": my_model, "theirs": their_model}     # any two nn.Modules, or many
+print(preview(my_model, data[:2], "layer*"))           # the layers: name, type, shape, size
+result = compare(models, data, "layer?", ["cka", "deconfounded_cka"], batch_size=16)
+print(result.to_frame())                               # debiased CKA with layer names
+low, high = result.interval()                          # 95 %, by resampling the batches
+ax = result.plot()                                     # layers by layers
+ax = result.plot("depth", measure="deconfounded_cka")  # a curve, the pictures' share taken out
+result.save("similarity.npz")                          # Result.load reads it back
 '''
 
 
@@ -28,7 +27,8 @@ def test_the_lines_of_the_readme_run(tmp_path, monkeypatch, capsys):
     matplotlib.use("Agg")
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    names = {"my_model": torchvision.models.resnet18(num_classes=4),
+    names = {"my_pictures": torch.randn(160, 3, 32, 32),
+             "my_model": torchvision.models.resnet18(num_classes=4),
              "their_model": torchvision.models.resnet18(num_classes=4)}
     exec(SNIPPET, names)
     printed = capsys.readouterr().out

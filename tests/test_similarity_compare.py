@@ -176,12 +176,19 @@ def test_features_keep_their_order_in_a_probe_though_batches_differ_in_memory_fo
                                                 abs=1e-6)
 
 
+def test_a_model_in_bfloat16_gives_nearly_the_same():
+    plain = compare([A, B], X, batch_size=50).matrix
+    half = compare([small().bfloat16(), small(1, 9).bfloat16()], X.bfloat16(), batch_size=50)
+    assert np.allclose(half.matrix, plain, atol=0.01)
+
+
 def test_autocast_and_reduced_precision_do_not_reach_the_grams():
-    plain = gram.centred_gram(X.flatten(1))
-    matmul = torch.backends.cuda.matmul
+    matmul, wide = torch.backends.cuda.matmul, X.flatten(1)
     name = "fp32_precision" if hasattr(matmul, "fp32_precision") else "allow_tf32"
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(gram.centred_gram(X.flatten(1)), plain)
+        assert (wide @ wide.T).dtype == torch.bfloat16
+        with gram.full_precision(torch.device("cpu")):
+            assert (wide @ wide.T).dtype == torch.float32
     before = getattr(matmul, name)
     with gram.full_precision(torch.device("cpu")):
         assert getattr(matmul, name) in ("ieee", False)
@@ -277,6 +284,15 @@ def test_asymmetric_measures_know_which_model_is_predicted():
     assert np.allclose(result.block("a", "b"), forth, atol=1e-5)
     assert np.allclose(result.block("b", "a"), back, atol=1e-5)
     assert abs(forth - back.T).max() > 0.01
+
+
+def test_pairs_within_a_model_are_left_out_where_they_cost_and_this_is_said():
+    result = compare({"a": A, "b": B}, X, measures=["cca", "cka"], probe=60)
+    with pytest.raises(ValueError, match="across models only: compare 'a' alone"):
+        result.block("a", "a", "cca")
+    assert result.overview("4", "cca")[0, 0] == pytest.approx(1)  # itself is known
+    assert np.isfinite(result.block("a", "a", "cka")).all()
+    assert np.isfinite(compare(A, X, measures="cca", probe=60).matrix).all()
 
 
 def test_a_function_of_two_matrices_is_a_measure():
@@ -521,6 +537,7 @@ def test_streams_that_correspond_pass_and_the_result_says_how_it_was_checked():
         "unchecked": (loader(X), loader(X + 1))}
     for how, data in pairs.items():
         assert compare([A, B], data).info["correspondence"] == how
+    assert compare([A, B], list(pairs["checked by labels"])).info["correspondence"] != "one stream"
 
 
 def test_streams_of_different_length_or_batch_size_are_refused():

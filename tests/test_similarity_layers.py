@@ -90,6 +90,19 @@ def test_wrappers_are_looked_through(wrap):
     assert torch.equal(watch(wrapped, ["head"], x)["head"], net(x))
 
 
+def test_distributed_data_parallel_is_looked_through(tmp_path):
+    import torch.distributed as dist
+
+    store = dist.FileStore(str(tmp_path / "store"), 1)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        net = Net().eval()
+        wrapped = nn.parallel.DistributedDataParallel(net)
+        assert unwrap(wrapped) is net and select(wrapped, "module.conv1") == ["conv1"]
+    finally:
+        dist.destroy_process_group()
+
+
 def test_compiled_parts_inside_a_model_are_watched_too():
     net, x = Net().eval(), torch.randn(4, 3, 8, 8)
     names = select(net)

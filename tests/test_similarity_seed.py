@@ -85,6 +85,22 @@ def test_unbiased_means_unbiased_and_published_means_biased_and_averaged():
         CKA(a, b, unbiased=True, published=True)
 
 
+@pytest.mark.parametrize("n, bias", [(8, 0.97), (32, 0.89), (128, 0.67), (512, 0.33)])
+def test_noise_is_alike_for_the_published_estimator_and_not_for_the_unbiased_one(n, bias):
+    class Half(nn.Module):
+        def __init__(self, part):
+            super().__init__()
+            self.part, self.out = part, nn.Identity()
+
+        def forward(self, x):
+            return self.out(x.chunk(2, 1)[self.part])
+
+    loader = DataLoader(torch.randn(1024, 512, generator=torch.Generator().manual_seed(n)), n)
+    models = [SimilarityModel(Half(part), f"half {part}", ["out"]) for part in (0, 1)]
+    assert CKA(*models, published=True).compute(loader)[0, 0] == pytest.approx(bias, abs=0.01)
+    assert abs(CKA(*models, unbiased=True).compute(loader)[0, 0]) < 0.05
+
+
 def test_a_layer_with_itself_is_one_however_many_layers_and_batches_there_are():
     """The PyPI release divides by the number of layers: its diagonal was 0.05."""
     a, _ = wrapped()

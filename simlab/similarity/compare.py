@@ -102,6 +102,8 @@ def compare(models: Any, data: Any, layers: Any = None, measures: Any = "cka", *
               "kinds": {name: m.kind for name, m in chosen.items()},
               "limits": {name: list(m.limits) for name, m in chosen.items()},
               "options": options, "confounder": confound.name if confound else None,
+              # Costly pairs within a model are left out where there are several.
+              "across": [n for n, m in chosen.items() if m.pair and len(models) > 1],
               "by_batch": by_batch, "correspondence": samples.correspondence})
     result.info["sigma"] = {layer.label: rows.sigma[layer.row] for layer in result.layers
                             if layer.row in rows.sigma}
@@ -180,6 +182,7 @@ def represent(passes: Pass, batch: list[Tensor], batch_size: int, chosen: dict[s
         raise ValueError(f"the features of {len(batch[0])} samples take {need >> 20} MB at once, "
                          f"memory allows {memory >> 20}: pool them, probe fewer, or raise memory=")
     reps: Reps = []
+    home: torch.device | None = None
     while len(reps) < len(sizes):  # as many layers as memory allows, the rest in another round
         totals = itertools.accumulate(sizes[len(reps):])
         group = range(len(reps), len(reps) + sum(total <= memory for total in totals))
@@ -197,15 +200,16 @@ def represent(passes: Pass, batch: list[Tensor], batch_size: int, chosen: dict[s
                 reps.append(dict.fromkeys(metrics))
                 continue
             x = torch.cat(pieces)
-            reps.append({metric: representation(normalised_rows(x, metric), keep, decompose)
-                         for metric in metrics})
+            # All meet on one device, which must have float64.
+            home = home or torch.device("cpu" if x.device.type == "mps" else x.device)
+            reps.append({metric: representation(normalised_rows(x.to(home), metric), keep,
+                                                decompose) for metric in metrics})
     return reps
 
 
 def representation(x: Tensor, keep: bool, decompose: bool) -> Representation:
     """[n, d] -> what is kept of it: a Gram, made and decomposed in float64, held in float32."""
-    wide = torch.float32 if x.device.type == "mps" else torch.float64
-    rep = Representation.from_gram(g.centred_gram(x, wide))
+    rep = Representation.from_gram(g.centred_gram(x, torch.float64))
     if decompose:
         rep.basis = rep.basis[0].float(), rep.basis[1].float()
     rep.gram = rep.gram.float()
@@ -220,7 +224,8 @@ def whole_set(reps: Reps, passes: Pass, chosen: dict[str, Measure], options: dic
     for layer in passes.layers():
         owned.setdefault(layer.model, []).append(layer.row)
     blocks = list(itertools.combinations(owned.values(), 2)) or [(*owned.values(),) * 2]
-    pairs = {pair for a, b in blocks for pair in itertools.product(a, b)}
+    pairs = {(min(p), max(p)) for a, b in blocks for p in itertools.product(a, b)}
+    pairs |= {(row, row) for row in range(len(reps))}
     generator = torch.Generator().manual_seed(seed)
     orders = [torch.randperm(made.samples, generator=generator) for _ in range(null)]
     values, nulls = {}, {}

@@ -63,7 +63,10 @@ class Result:
     def block(self, a: str | None = None, b: str | None = None,
               measure: str | None = None) -> np.ndarray:
         """[layers of a, layers of b] of one measure; by default first model, last model, first."""
-        return self._cut(self.values[self._measure(measure)], a, b)
+        measure, ends = self._measure(measure), (a or self.models[0], b or self.models[-1])
+        if measure in self.info["across"] and ends[0] == ends[1]:
+            raise ValueError(f"{measure} was computed across models only: compare {ends[0]!r} alone")
+        return self._cut(self.values[measure], a, b)
 
     @property
     def matrix(self) -> np.ndarray:
@@ -86,7 +89,7 @@ class Result:
         weights = draw.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), resamples)
         drawn = [self._cut(self._finish(measure, np.tensordot(w, groups, 1)), a, b)
                  for w in weights]
-        low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
         return low, high
 
     def _finish(self, measure: str, sums: np.ndarray) -> np.ndarray:
@@ -105,15 +108,13 @@ class Result:
 
     def overview(self, layer: str | int = -1, measure: str | None = None) -> np.ndarray:
         """[models, models] at one layer, by name or by place from the start or the end."""
-        def at(model: str) -> str | None:
+        picks = []
+        for model in self.models:
             own = self.of(model)
-            if isinstance(layer, int):
-                return own[layer].name
-            if layer not in [o.name for o in own]:
+            found = [own[layer]] if isinstance(layer, int) else [o for o in own if o.name == layer]
+            if not found:
                 raise ValueError(f"model {model!r} has no layer {layer!r} in this result")
-            return layer
-
-        picks = [next(o.row for o in self.of(m) if o.name == at(m)) for m in self.models]
+            picks.append(found[0].row)
         return self.values[self._measure(measure)][np.ix_(picks, picks)]
 
     def to_frame(self, measure: str | None = None, *, tidy: bool = False) -> Any:

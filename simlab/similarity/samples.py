@@ -17,6 +17,8 @@ def sources_of(data: Any, models: int, batch_size: int) -> list[Iterable[Any]]:
 
     A tensor is cut into batches; a tuple (pictures, labels [N]) is one labelled data set.
     """
+    if isinstance(data, list) and data and all(hasattr(d, "batch_sampler") for d in data):
+        data = tuple(data)  # of loaders
     if isinstance(data, tuple):
         if len(data) == 2 and all(isinstance(d, Tensor) for d in data) and data[1].dim() == 1:
             if len(data[0]) != len(data[1]):
