@@ -178,8 +178,8 @@ def load_data(
     Raises: ValueError for an unknown name; FileNotFoundError or ValueError that say which file is
         missing or broken, and how to mend it.
     """
-    from .sources import DATASETS  # both build on this file
-    from .folders import load_folder
+    from .folders import load_folder  # both build on this file
+    from .sources import DATASETS
 
     if name in DATASETS:
         data = DATASETS[name](folder, download)
@@ -200,13 +200,11 @@ def from_arrays(
 
     Without test pictures, every fifth picture is held out. Without labels every label is -1.
     """
-
     if test_images is None and test_labels is not None:
         raise ValueError("there are test_labels, but no test_images")
     train_labels, test_labels = _as_labels(labels, images), _as_labels(test_labels, test_images)
-    number = 1 + max(int(part.max()) for part in (train_labels, test_labels) if len(part))
-    classes = tuple(classes) or tuple(str(c) for c in range(number))
-
+    greatest = max([-1, *(int(part.max()) for part in (train_labels, test_labels) if len(part))])
+    classes = tuple(classes) or tuple(str(c) for c in range(greatest + 1))
     train = Pictures(_as_pictures(images), train_labels, classes)
     if test_images is not None:
         return DataSet("arrays", train, Pictures(_as_pictures(test_images), test_labels, classes))

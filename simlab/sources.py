@@ -1,16 +1,92 @@
-"""Where pictures come from: files that come along, IDX files, and torchvision's downloads."""
+"""The data sets by name: where their files are, and how they are read.
+
+    fashion             IDX files: those that come along, or any folder's
+    fashion-scattered   the same pictures, scattered (scatter.py)
+    cifar10, cifar100, stl10    torchvision's, which checks their MD5 sums
+"""
 
 import gzip
+import math
 import os
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+import torchvision
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision.datasets.utils import check_integrity
+
+from .data import DataSet, Pictures
+from .scatter import FACTOR_NAMES, scatter
+
+FASHION_CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+    "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+
+
+def _fashion(folder: str, download: bool) -> DataSet:
+    if download:
+        from_torchvision(torchvision.datasets.FashionMNIST, folder, download)
+    root = download_folder(folder) if folder or download else come_along() / "fashion"
+    if (root / "FashionMNIST" / "raw").is_dir():  # where torchvision puts them
+        root = root / "FashionMNIST" / "raw"
+    splits = []
+    for split in ("train", "t10k"):
+        files = root / f"{split}-images-idx3-ubyte.gz", root / f"{split}-labels-idx1-ubyte.gz"
+        images, labels = read_idx(files[0], dims=3), read_idx(files[1], dims=1)
+        try:
+            splits.append(Pictures(images[:, None], labels.long(), FASHION_CLASSES))
+        except ValueError as error:
+            raise ValueError(
+                f"{files[0]} and {files[1].name}: {error}; they do not belong together or are "
+                "damaged, fetch both again"
+            ) from error
+    return DataSet("fashion", *splits)
+
+
+def _fashion_scattered(folder: str, download: bool) -> DataSet:
+    aligned = _fashion(folder, download)
+    splits = []
+    for seed, part in enumerate((aligned.train, aligned.test)):
+        images, factors = scatter(part.images, seed)
+        splits.append(replace(part, images=images, factors=factors, factor_names=FACTOR_NAMES))
+    return DataSet("fashion-scattered", *splits)
+
+
+def _cifar(make: Callable) -> Callable[[str, bool], DataSet]:
+    def load(folder: str, download: bool) -> DataSet:
+        splits = []
+        for train in (True, False):
+            raw = from_torchvision(make, folder, download, train=train)
+            images = torch.from_numpy(raw.data).permute(0, 3, 1, 2).contiguous()
+            splits.append(Pictures(images, torch.tensor(raw.targets), tuple(raw.classes)))
+        return DataSet(make.__name__.lower(), *splits)
+
+    return load
+
+
+def _stl10(folder: str, download: bool) -> DataSet:
+    parts = {}
+    for split in ("train", "test", "unlabeled"):
+        raw = from_torchvision(torchvision.datasets.STL10, folder, download, split=split)
+        labels = torch.as_tensor(np.asarray(raw.labels)).long()
+        parts[split] = Pictures(torch.from_numpy(raw.data), labels, tuple(raw.classes))
+    return DataSet("stl10", parts["train"], parts["test"], parts["unlabeled"])
+
+
+DATASETS: dict[str, Callable[[str, bool], DataSet]] = {
+    "fashion": _fashion,
+    "fashion-scattered": _fashion_scattered,
+    "cifar10": _cifar(torchvision.datasets.CIFAR10),
+    "cifar100": _cifar(torchvision.datasets.CIFAR100),
+    "stl10": _stl10,
+}
 
 
 def come_along() -> Path:
@@ -23,9 +99,10 @@ def download_folder(folder: str = "") -> Path:
     """Where torchvision's downloads are: `folder`, $SIMLAB_DATA, or data/downloads."""
     if folder or os.environ.get("SIMLAB_DATA"):
         return Path(folder or os.environ["SIMLAB_DATA"])
-    checkout = Path(__file__).parent.parent / "data"
-    home = checkout if checkout.is_dir() else Path.home() / ".cache" / "simlab"
-    return home / "downloads"
+    checkout = Path(__file__).parent.parent
+    if (checkout / "pyproject.toml").exists():
+        return checkout / "data" / "downloads"
+    return Path.home() / ".cache" / "simlab" / "downloads"
 
 
 def read_idx(path: Path, dims: int) -> Tensor:
@@ -48,26 +125,30 @@ def read_idx(path: Path, dims: int) -> Tensor:
     if len(raw) < 4 + 4 * dims or raw[:4] != bytes((0, 0, 8, dims)):
         raise ValueError(f"{path} is no IDX file of bytes with {dims} dimensions; {mend}")
     shape = struct.unpack(f">{dims}I", raw[4 : 4 + 4 * dims])
-    expected, got = int(np.prod(shape)), len(raw) - 4 - 4 * dims
+    expected, got = math.prod(shape), len(raw) - 4 - 4 * dims
     if expected != got:
         raise ValueError(f"{path} says {shape}, {expected} bytes, but holds {got}; {mend}")
-    return torch.frombuffer(bytearray(raw), dtype=torch.uint8, offset=4 + 4 * dims).view(shape)
+    pixels = np.frombuffer(bytearray(raw), np.uint8, offset=4 + 4 * dims)
+    return torch.from_numpy(pixels).view(shape)
 
 
 def from_torchvision(make: Callable, folder: str, download: bool, **split) -> Dataset:
     """One of torchvision's data sets, fetched if asked.
 
-    Raises FileNotFoundError where files are missing, ConnectionError where fetching them failed.
+    Raises FileNotFoundError where files are missing or broken, ConnectionError where they could not
+    be fetched.
     """
-    root = download_folder(folder)
+    root, name = download_folder(folder), make.__name__
     if download:
         root.mkdir(parents=True, exist_ok=True)
     try:
         return make(str(root), download=download, **split)
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:  # torchvision raises either for a broken connection
+        if download:
+            raise ConnectionError(f"{name} could not be downloaded to {root}: {error}") from error
+        files = [(root / make.base_folder / n, md5) for n, md5 in make.train_list + make.test_list]
+        wrong = [str(path) for path, md5 in files if not check_integrity(path, md5)]
         raise FileNotFoundError(
-            f"{make.__name__} is not (whole) in {root}: {error} Fetch it with download=True, or "
-            f"`simlab data {make.__name__.lower()} --download`; offline, put its files there"
+            f"{name}: {', '.join(wrong) or error} missing or damaged. Fetch it with download=True, or "
+            f"`simlab data {name.lower()} --download`; offline, put its files into {root}"
         ) from error
-    except OSError as error:  # no network, or a broken connection; torchvision checks its MD5 sums
-        raise ConnectionError(f"{make.__name__} could not be downloaded to {root}: {error}") from error
