@@ -79,15 +79,14 @@ def read_parameters(notebook: str | Path) -> dict[str, Any]:
             line = ast.unparse(node)
             name = (getattr(node, "target", None) or node.targets[0]).id
             default = ast.literal_eval(node.value)
-            if name in {*found, *COLUMNS} or name not in seen:
-                raise ValueError("a second time" if name in found else
-                                 "papermill misses it" if name not in seen else "a reserved name")
+            if name in {*found, *COLUMNS}:
+                raise ValueError("the name is set twice, or is one of the table's columns")
             kind = TYPES[type(default).__name__]
             if isinstance(node, ast.AnnAssign):
                 kind = TYPES[ast.unparse(node.annotation).strip("'").partition("[")[0]]
             found[name] = _checked(name, default, kind())
-        if seen.keys() != found.keys():
-            raise ValueError(f"papermill sees {seen.keys() - found.keys()}")
+        if list(seen) != list(found):
+            raise ValueError(f"papermill reads {list(seen)}, Python {list(found)}")
     except (AttributeError, KeyError, SyntaxError, TypeError, ValueError) as error:
         raise ValueError(
             f"{notebook}, parameters, {line}: {error}. Expected `name: type = literal`, one a "
