@@ -4,20 +4,22 @@
     FOLDER/<class>/*.jpg                                          every fifth picture is the test
     FOLDER/*.jpg                                                  no classes: pretraining only
 
-Pictures are cut to a square in the middle, resized with antialiasing and kept as uint8. What fits is
-decoded once into a tensor; what does not is decoded again each time it is needed, by threads that
-run ahead of the training.
+The test split may be called val as well. Pictures are cut to a square in the middle, resized with
+antialiasing and kept as uint8. What fits is decoded once into a tensor; what does not is decoded
+again each time it is needed, by threads that run ahead of the training.
 """
 
+import hashlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -42,38 +44,36 @@ def load_folder(
     root = Path(folder)
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}")
-    train_root, test_root = root / "train", root / "test"
-    if train_root.is_dir():
-        splits = {"train": _list(train_root)}
-        classes = _classes(train_root)
-        if test_root.is_dir():
-            splits["test"] = _list(test_root)
-            unknown = set(_classes(test_root)) - set(classes)
-            if unknown:
-                raise ValueError(
-                    f"{test_root} has classes that {train_root} has not: {', '.join(sorted(unknown))}"
-                )
+    train_root = root / "train" if (root / "train").is_dir() else root
+    test_root = next((root / n for n in ("test", "val") if (root / n).is_dir()), None)
+    splits = {"train": _list(train_root)}
+    classes = tuple(sorted({name for _, name in splits["train"] if name}))
+    if train_root != root and test_root:
+        splits["test"] = _list(test_root)
+        unknown = {name for _, name in splits["test"] if name} - set(classes)
+        if unknown:
+            raise ValueError(
+                f"{test_root} has classes that {train_root} has not: {', '.join(sorted(unknown))}"
+            )
     else:
-        splits, classes = {"train": _list(root)}, _classes(root)
-    if "test" not in splits:
         if len(splits["train"]) < 5:
             raise ValueError(f"{root} has {len(splits['train'])} pictures: expected at least 5")
         splits["test"] = splits["train"][4::5]
-        splits["train"] = [path for i, path in enumerate(splits["train"]) if i % 5 != 4]
+        splits["train"] = [found for i, found in enumerate(splits["train"]) if i % 5 != 4]
 
-    size, mode = _size_and_mode(splits["train"][0], image_size)
-    number = sum(len(paths) for paths in splits.values())
-    streamed = number * size * size * len(mode) > fits
+    size, mode = _size_and_mode([path for path, _ in splits["train"]], image_size)
+    streamed = sum(map(len, splits.values())) * size * size * len(mode) > fits
+    number_of = {name: number for number, name in enumerate(classes)}
     made = {}
-    for split, paths in splits.items():
-        files = _Files(tuple(paths), size, mode)
-        labels = torch.tensor([_label(path, classes, root) for path in paths])
+    for split, found in splits.items():
+        files = _Files(tuple(path for path, _ in found), size, mode)
+        labels = torch.tensor([number_of.get(name, -1) for _, name in found])
         made[split] = (
             StreamedPictures(files, labels, classes, torch.device(device))
             if streamed
-            else Pictures(files.read_all(split), labels, classes).to(device)
+            else Pictures(files.read_all(f"reading {split}"), labels, classes).to(device)
         )
-    return DataSet(str(root), made["train"], made["test"]).to(device)
+    return DataSet(str(root), made["train"], made["test"])
 
 
 @dataclass(frozen=True)
@@ -89,25 +89,39 @@ class _Files:
         path = self.paths[index]
         try:
             with Image.open(path) as opened:
-                picture = opened.convert(self.mode)
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{path} can't be read as a picture ({error}); mend or remove it") from error
+                picture = _eight_bits(opened).convert(self.mode)
+        except Exception as error:  # PIL raises many kinds
+            raise ValueError(
+                f"{path} can't be read as a picture ({error}); mend or remove it"
+            ) from error
         side = min(picture.size)
         left, top = (picture.width - side) // 2, (picture.height - side) // 2
-        box = (left, top, left + side, top + side)
         if picture.size != (self.size, self.size):
             # PIL's resize antialiases when it shrinks
+            box = (left, top, left + side, top + side)
             picture = picture.resize((self.size, self.size), Image.Resampling.BILINEAR, box)
         array = np.array(picture)
         return torch.from_numpy(array.reshape(self.size, self.size, -1)).permute(2, 0, 1)
 
-    def read_all(self, split: str) -> Tensor:
-        """All of them: uint8 [N, C, size, size]."""
-        out = torch.empty((len(self.paths), len(self.mode), self.size, self.size), dtype=torch.uint8)
-        with ThreadPoolExecutor(THREADS) as pool:
-            pictures = pool.map(self.read, range(len(self.paths)))
-            for i, picture in enumerate(tqdm(pictures, f"reading {split}", len(out), leave=False)):
-                out[i] = picture
+    def read_all(self, label: str = "") -> Tensor:
+        """All of them: uint8 [N, C, size, size], with a progress bar where there is a label."""
+        out = torch.empty(
+            (len(self.paths), len(self.mode), self.size, self.size), dtype=torch.uint8
+        )
+
+        def read_into(block: range) -> int:
+            for index in block:
+                out[index] = self.read(index)
+            return len(block)
+
+        every = range(len(out))
+        blocks = [every[i : i + 64] for i in every[::64]]  # a task for each picture would be slower
+        with (
+            ThreadPoolExecutor(THREADS) as pool,
+            tqdm(total=len(out), desc=label, leave=False, disable=not label) as bar,
+        ):
+            for number in pool.map(read_into, blocks):
+                bar.update(number)
         return out
 
 
@@ -147,21 +161,26 @@ class StreamedPictures(Pictures):
         return self._device
 
     def batches(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        with ThreadPoolExecutor(THREADS) as pool:
-            ahead: deque = deque()
-            for index in order.cpu().split(batch_size):
-                ahead.append((index, [pool.submit(self.files.read, i) for i in index.tolist()]))
-                if len(ahead) > AHEAD:
-                    yield self._decoded(*ahead.popleft())
+        pool, ahead = ThreadPoolExecutor(THREADS), deque()
+        try:
+            indices = iter(order.cpu().split(batch_size))
+            for index in islice(indices, AHEAD):
+                ahead.append(self._start(pool, index))
             while ahead:
-                yield self._decoded(*ahead.popleft())
+                for index in islice(indices, 1):
+                    ahead.append(self._start(pool, index))
+                index, futures = ahead.popleft()
+                yield index, torch.stack([f.result() for f in futures]).to(self.device)
+        finally:  # also where the loop was left, or a picture can't be read
+            pool.shutdown(cancel_futures=True)
 
-    def _decoded(self, index: Tensor, futures: list) -> tuple[Tensor, Tensor]:
-        return index, torch.stack([f.result() for f in futures]).to(self.device)
+    def _start(self, pool: ThreadPoolExecutor, index: Tensor) -> tuple[Tensor, list]:
+        return index, [pool.submit(self.files.read, i) for i in index.tolist()]
 
     def subset(self, index: Tensor) -> Pictures:
         """Those pictures, decoded into memory."""
-        images = torch.stack([self.files.read(i) for i in index.tolist()])
+        paths = tuple(self.files.paths[i] for i in index.tolist())
+        images = replace(self.files, paths=paths).read_all()
         labels = self.labels.cpu()[index.cpu()]
         return Pictures(images, labels, self.classes).to(self.device)
 
@@ -172,8 +191,6 @@ class StreamedPictures(Pictures):
 
     def digest(self) -> str:
         """Of the files' names and sizes: their content would take a pass over the whole set."""
-        import hashlib
-
         h = hashlib.sha256(repr((self.size, self.channels, self.classes)).encode())
         for path in self.files.paths:
             h.update(f"{path.parent.name}/{path.name} {path.stat().st_size}\n".encode())
@@ -183,34 +200,41 @@ class StreamedPictures(Pictures):
         return StreamedPictures(self.files, self.labels, self.classes, torch.device(device))
 
 
-def _list(root: Path) -> list[Path]:
-    """Pictures directly below `root` or in its folders, by name."""
+def _list(root: Path) -> list[tuple[Path, str]]:
+    """The pictures in `root` and its folders, by name; each with its class, "" right in `root`."""
     paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
-    if not paths:
+    inside = [(path, path.relative_to(root).parts) for path in paths]
+    # hidden files and folders are not the user's pictures but some program's
+    found = [
+        (path, parts[0] if len(parts) > 1 else "")
+        for path, parts in inside
+        if not any(part.startswith(".") for part in parts)
+    ]
+    if not found:
         raise FileNotFoundError(
             f"{root} holds no pictures ({', '.join(sorted(ENDINGS))}); expected them in it, or in "
             "one folder for each class"
         )
-    return paths
+    return found
 
 
-def _classes(root: Path) -> tuple[str, ...]:
-    """The names of the folders in `root` that hold pictures."""
-    return tuple(sorted({p.relative_to(root).parts[0] for p in _list(root) if p.parent != root}))
+def _size_and_mode(paths: list[Path], image_size: int) -> tuple[int, str]:
+    """The first picture's side if not said; and grey where 20 pictures all over the set are."""
+    modes = []
+    for path in paths[:: max(1, len(paths) // 20)]:
+        try:
+            with Image.open(path) as picture:
+                modes.append(picture.mode)
+                image_size = image_size or min(picture.size)
+        except Exception as error:
+            raise ValueError(
+                f"{path} can't be read as a picture ({error}); mend or remove it"
+            ) from error
+    return image_size, "L" if all(mode in ("1", "L") or mode[0] == "I" for mode in modes) else "RGB"
 
 
-def _label(path: Path, classes: tuple[str, ...], root: Path) -> int:
-    for name in path.relative_to(root).parts[:-1]:
-        if name in classes:
-            return classes.index(name)
-    return -1
-
-
-def _size_and_mode(path: Path, image_size: int) -> tuple[int, str]:
-    """What the first picture says: its side, and whether the set is grey."""
-    try:
-        with Image.open(path) as picture:
-            grey = picture.mode in ("1", "L", "I;16")
-            return image_size or min(picture.size), "L" if grey else "RGB"
-    except (OSError, UnidentifiedImageError) as error:
-        raise ValueError(f"{path} can't be read as a picture ({error}); mend or remove it") from error
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Pictures of 16 bits, which PIL would cut off at 255 instead of scaling them."""
+    if picture.mode[0] != "I":
+        return picture
+    return Image.fromarray((np.asarray(picture).clip(0, 65535) / 257).round().astype(np.uint8))
