@@ -96,10 +96,9 @@ class _Files:
             ) from error
         side = min(picture.size)
         left, top = (picture.width - side) // 2, (picture.height - side) // 2
-        if picture.size != (self.size, self.size):
-            # PIL's resize antialiases when it shrinks
-            box = (left, top, left + side, top + side)
-            picture = picture.resize((self.size, self.size), Image.Resampling.BILINEAR, box)
+        picture = picture.crop((left, top, left + side, top + side))
+        if side != self.size:  # PIL's resize antialiases when it shrinks
+            picture = picture.resize((self.size, self.size), Image.Resampling.BILINEAR)
         array = np.array(picture)
         return torch.from_numpy(array.reshape(self.size, self.size, -1)).permute(2, 0, 1)
 
