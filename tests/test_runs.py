@@ -146,7 +146,8 @@ def no_training(monkeypatch):
 # ---------------------------------------------------------------------------------- found again
 
 
-def test_a_finished_run_is_loaded_without_a_step(whole, no_training):
+def test_a_finished_run_is_loaded_without_a_step(whole, monkeypatch):
+    monkeypatch.setattr(train, "fit", None)
     again = run_of(whole.folder.parent)
     assert again.folder == whole.folder and again.finished
     assert same(again.encoder.state_dict(), whole.encoder.state_dict())

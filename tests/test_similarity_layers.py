@@ -103,16 +103,23 @@ def test_distributed_data_parallel_is_looked_through(tmp_path):
         dist.destroy_process_group()
 
 
-def test_compiled_parts_inside_a_model_are_watched_too():
-    net, x = Net().eval(), torch.randn(4, 3, 8, 8)
+def test_compiled_parts_inside_a_model_are_watched_too_without_compiling_again():
+    net, x, compiled = Net().eval(), torch.randn(4, 3, 8, 8), []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
     names = select(net)
     expected = watch(net, names, x)
-    net.block = torch.compile(net.block, backend="eager")
+    net.block = torch.compile(net.block, backend=backend)
     net(x)  # compiled before the hooks come
     assert select(net) == names
+    before = len(compiled)
     seen = watch(net, names, x)
     assert seen.keys() == expected.keys()
     assert all(torch.equal(seen[n], expected[n]) for n in seen)
+    assert 0 < before == len(compiled)
 
 
 def test_repeated_calls_of_a_module_are_kept_apart_in_every_pass():

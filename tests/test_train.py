@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -57,18 +58,23 @@ def easy_data() -> DataSet:
 
 
 class Flat(nn.Module):
-    """A quick encoder with BatchNorm and dropout; from the batch `breaks_at` on it gives NaN."""
+    """A quick encoder with BatchNorm and dropout.
 
-    def __init__(self, breaks_at: int = 10**9):
+    From the training batch `breaks_at` on it gives NaN; at `bad_gradient` its gradient alone is NaN.
+    """
+
+    def __init__(self, breaks_at: int = 10**9, bad_gradient: int = 10**9):
         super().__init__()
         self.linear, self.bn = nn.Linear(64, 12), nn.BatchNorm1d(12)
         self.dropout = nn.Dropout(0.3)
-        self.breaks_at = breaks_at
+        self.breaks_at, self.bad_gradient = breaks_at, bad_gradient
         self.register_buffer("batches", torch.zeros((), dtype=torch.long))
 
     def forward(self, x: Tensor) -> Tensor:
         self.batches += self.training
         h = self.dropout(torch.relu(self.bn(self.linear(x.flatten(1)))))
+        if self.training and int(self.batches) == self.bad_gradient:
+            h.register_hook(lambda gradient: gradient * math.nan)
         return h * math.nan if int(self.batches) >= self.breaks_at else h
 
 
@@ -386,6 +392,8 @@ def test_a_loaded_encoder_gives_the_same_bits_as_the_trained_one(kept):
     trained, loaded = (pretrain(pretrain_config(), random_data(), **kept) for _ in range(2))
     x = torch.randn(5, 1, 8, 8)
     assert torch.equal(trained.encoder(x), loaded.encoder(x))
+    for a, b in zip(trained.encoder.parameters(), loaded.encoder.parameters(), strict=True):
+        assert a.stride() == b.stride()  # the layout in memory chooses the convolution's code
     final = loaded.load_checkpoint()["network"]
     assert all(
         torch.equal(value, final[f"encoder.{name}"])
@@ -516,6 +524,13 @@ def test_weights_that_break_in_the_very_last_step_are_not_a_finished_run(entry, 
     make = pretrain_config if entry is pretrain else supervised_config
     config = make(lr=lr, batch_size=32, schedule="constant")
     assert_diverged(entry, config, random_data(), None, kept)
+
+
+def test_a_gradient_that_breaks_the_weights_in_an_epochs_last_step_is_not_stored(kept):
+    """Neither a loss nor a measurement has seen it by then."""
+    config = supervised_config(epochs=2)
+    assert_diverged(train_supervised, config, random_data(), flat(bad_gradient=2), kept)
+    assert not list(Path(kept["folder"]).glob("*/checkpoints/*"))
 
 
 def test_constant_pictures_train_without_nan(kept):
