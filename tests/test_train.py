@@ -544,7 +544,7 @@ def test_constant_pictures_train_without_nan(kept):
 @pytest.mark.parametrize(
     ("labels", "test_labels"),
     [
-        (None, None), (torch.arange(32) % 4, None), (torch.zeros(32), torch.zeros(8)),
+        (None, None), (torch.arange(32) % 4, None), (torch.zeros(32).long(), torch.zeros(8).long()),
         (torch.arange(32) % 4 - 1, torch.arange(8) % 3),
     ],
     ids=["none at all", "none of the test", "one class", "some missing"],
@@ -557,7 +557,7 @@ def test_without_labels_pretraining_leaves_out_the_knn(labels, test_labels, kept
     assert run.best_checkpoint() is None
 
 
-@pytest.mark.parametrize("labels", [None, torch.zeros(32), torch.arange(32) % 4 - 1])
+@pytest.mark.parametrize("labels", [None, torch.zeros(32).long(), torch.arange(32) % 4 - 1])
 def test_supervised_training_needs_labels_of_two_classes(labels, kept, tmp_path):
     data = from_arrays(noise(32), labels, noise(8, 1), labels if labels is None else labels[:8])
     with pytest.raises(ValueError, match="expected a label for every picture"):
