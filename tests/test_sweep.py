@@ -462,7 +462,8 @@ def test_the_dry_runs_commands_give_in_bash_what_the_sweep_gives(finished, capsy
 
 @pytest.mark.notebook
 @pytest.mark.distributed
-@pytest.mark.parametrize("scheduler", ["local", "address"])
+@pytest.mark.parametrize(
+    "scheduler", ["address", pytest.param("local", marks=pytest.mark.slow)])
 def test_dask_runs_the_same_points_on_two_worker_processes(tmp_path, scheduler):
     distributed = pytest.importorskip("dask.distributed")
     body = "import psutil\n" + BODY.replace("got =", "time.sleep(2)\nif seed == 3: 1 / 0\ngot =")
