@@ -210,8 +210,11 @@ def _rows(run: object) -> list[dict[str, float]]:
     """The log rows of a table, {name: values}, {name: value} or a list of these; numbers only."""
     rows = run.to_dict("records") if hasattr(run, "to_dict") else run
     if isinstance(rows, Mapping):
-        lists = all(isinstance(v, (list, tuple)) for v in rows.values())
-        rows = [dict(zip(rows, v, strict=True)) for v in zip(*rows.values(), strict=True)] if lists else [rows]
+        if all(isinstance(v, (list, tuple)) for v in rows.values()):
+            columns = zip(*rows.values(), strict=True)
+            rows = [dict(zip(rows, values, strict=True)) for values in columns]
+        else:
+            rows = [rows]
     if not isinstance(rows, (list, tuple)) or not all(isinstance(row, Mapping) for row in rows):
         raise TypeError("diagnose takes features [N, D] or logged metrics (a dict, a list of dicts "
                         f"or a table), got {type(run).__name__}")

@@ -27,8 +27,16 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.vision_transformer import EncoderBlock
 
 from simlab.sim import (
-    LOSS_TYPES, SIM, LossSimTracker, attach_sim, compute_loss_sim, compute_sim_loss, detach_sim,
-    forward_with_sim_cache, init_proj, sim_losses,
+    LOSS_TYPES,
+    SIM,
+    LossSimTracker,
+    attach_sim,
+    compute_loss_sim,
+    compute_sim_loss,
+    detach_sim,
+    forward_with_sim_cache,
+    init_proj,
+    sim_losses,
 )
 
 VERSIONS = ("v0", "v1", "v2")
@@ -270,7 +278,8 @@ def trained(model, x, check=True):
 
 @pytest.mark.parametrize("name, block, count, size", [
     ("resnet18", BasicBlock, 8, 224), ("resnet18", BasicBlock, 8, 32),
-    ("resnet50", Bottleneck, 16, 224), ("convnext_tiny", CNBlock, 18, 224), ("vit_b_16", EncoderBlock, 12, 224)])
+    ("resnet50", Bottleneck, 16, 224), ("convnext_tiny", CNBlock, 18, 224),
+    ("vit_b_16", EncoderBlock, 12, 224)])
 def test_torchvision_networks_train_a_finite_step_with_sim_on_all_their_blocks(
         name, block, count, size):
     torch.manual_seed(0)
