@@ -91,24 +91,26 @@ def knn_predict(
     Nearness is the cosine s; a neighbour votes with weight exp(s / temperature) (Wu et al.,
     arXiv 1805.01978, section 3.4). Queries go in blocks, so that memory stays bounded.
 
-    Raises ValueError where k exceeds the bank, or a label of the bank is negative.
+    Of classes with equal votes the first one wins. Raises ValueError where k exceeds the bank, a
+    label of the bank is negative, or a feature is no number.
     """
     if not 1 <= k <= len(bank):
         raise ValueError(f"k={k}: expected 1 to {len(bank)}, the number of pictures in the bank")
     if int(bank_labels.min()) < 0:
         raise ValueError("the bank holds pictures without a label (-1): kNN needs all of them")
+    if not bool(bank.isfinite().all() and queries.isfinite().all()):
+        raise ValueError("a feature is no finite number: the encoder's training has diverged")
     classes = classes or int(bank_labels.max()) + 1
     bank = F.normalize(bank.float(), dim=1)
     queries = F.normalize(queries.float(), dim=1)
     block = max(1, BLOCK // len(bank))
-    votes_for = F.one_hot(bank_labels, classes).to(bank.dtype)  # [N, classes]
     predicted = []
     for part in queries.split(block):
         similarity, nearest = (part @ bank.T).topk(k, dim=1, sorted=False)  # [m, k]
         # relative to the greatest, so that a small temperature does not overflow
         weight = ((similarity - similarity.amax(1, keepdim=True)) / temperature).exp()
-        votes = torch.einsum("mk,mkc->mc", weight, votes_for[nearest])
-        predicted.append(votes.argmax(1))
+        votes = weight.new_zeros(len(part), classes)
+        predicted.append(votes.scatter_add_(1, bank_labels[nearest], weight).argmax(1))
     return torch.cat(predicted)
 
 

@@ -8,6 +8,8 @@ maps pictures to vectors serves as well.
                            original 7x7 stem and max-pooling (stem="small" or "large")
 """
 
+import copy
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -79,7 +81,7 @@ def build_encoder(
         name: one of `ENCODERS`, "auto" (tiny up to 40 pixels, resnet18 above), or a module.
         channels, size: of the pictures; a module is tried on one picture of that size.
         stem: "small" (3x3, stride 1, no max-pool), "large" (7x7) or "auto", by the picture's size.
-    Raises: ValueError for an unknown name, or a module that does not give [N, D].
+    Raises: ValueError for an unknown name, or a module that does not map pictures to [N, D].
     """
     if isinstance(name, nn.Module):
         return name, _feature_dim(name, channels, size)
@@ -109,12 +111,14 @@ def build_encoder(
 def _feature_dim(module: nn.Module, channels: int, size: int) -> int:
     """The D of a module of the user's, from one picture in evaluation mode."""
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    training = module.training
+    tried = copy.deepcopy(module).eval()  # the module itself keeps its mode
     try:
         with torch.no_grad():
-            out = module.eval()(torch.zeros(1, channels, size, size, device=device))
-    finally:
-        module.train(training)
+            out = tried(torch.zeros(1, channels, size, size, device=device))
+    except Exception as error:  # whatever a module may raise
+        raise ValueError(
+            f"the encoder does not take a picture [1, {channels}, {size}, {size}]: {error}"
+        ) from error
     if not isinstance(out, Tensor) or out.dim() != 2:
         got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise ValueError(
