@@ -1,0 +1,198 @@
+"""The project itself: what depends on what, what is installed, and what must not be in the files."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+SIMLAB = ROOT / "simlab"
+# what a learner reads in one sitting
+PATH = ("data", "augment", "models", "simsiam", "train")
+ALONE = ("sim", "vector", "similarity")
+# who may not be known below, from the notebooks' side down to the method's
+TOP = {"__main__", "book", "sweep", "plots", "widgets"}
+TRAINING = {"train", "evaluate", "probe", "runs", "identity", "optim", "config"}
+METHOD = ("data", "sources", "folders", "scatter", "augment", "models", "simsiam", "simclr")
+
+
+def module_of(path):
+    """simlab/similarity/gram.py -> similarity: the name right below the package."""
+    return path.relative_to(SIMLAB).with_suffix("").parts[0]
+
+
+def imported(path, lazy=True):
+    """The modules of simlab that a file imports; without `lazy` ones only at its top level."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = ast.walk(tree) if lazy else tree.body
+    package = ("simlab", *path.relative_to(SIMLAB).parts[:-1])
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom):
+            start = package[: len(package) - node.level + 1] if node.level else ()
+            names = [(*start, *(node.module or "").split("."))]
+            if names[0][-1] == "":
+                names = [(*start, alias.name) for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [tuple(alias.name.split(".")) for alias in node.names]
+        else:
+            continue
+        found |= {name[1] for name in names if name[0] == "simlab" and len(name) > 1}
+    return found - {module_of(path)}
+
+
+def graph(lazy=True):
+    arrows = {}
+    for path in SIMLAB.rglob("*.py"):
+        if path.name != "__init__.py" or path.parent != SIMLAB:
+            arrows.setdefault(module_of(path), set()).update(imported(path, lazy))
+    return arrows
+
+
+def reached(start, arrows):
+    found, ahead = set(), [start]
+    while ahead:
+        for name in arrows.get(ahead.pop(), ()):
+            if name not in found:
+                found.add(name)
+                ahead.append(name)
+    return found
+
+
+def tracked():
+    """The text files of the project, as git knows them."""
+    if not (ROOT / ".git").exists() or not shutil.which("git"):
+        pytest.skip("not a git checkout")
+    out = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    files = [ROOT / name for name in out.stdout.splitlines()]
+    return [f for f in files if f.is_file() and f.suffix not in (".gz", ".png")]
+
+
+# -------------------------------------------------------------------------------- what imports what
+
+
+def test_arrows_run_one_way():
+    arrows = graph(lazy=False)
+    assert arrows["train"] >= {"data", "augment", "models", "simsiam"}, "the parser finds nothing"
+    assert "data" in arrows["folders"]
+    for name in arrows:
+        assert name not in reached(name, arrows), f"simlab.{name} imports itself in the end"
+
+
+@pytest.mark.parametrize("name", METHOD)
+def test_the_method_knows_nothing_of_training(name):
+    assert not reached(name, graph()) & (TRAINING | TOP)
+
+
+def test_training_knows_nothing_of_figures_and_sweeps():
+    for name in TRAINING & graph().keys():
+        assert not reached(name, graph()) & TOP, name
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_what_can_be_used_alone_imports_nothing_else_of_simlab(name):
+    assert graph()[name] == set()
+
+
+def test_what_can_be_used_alone_is_used_alone(tmp_path):
+    for name in ALONE:
+        source = SIMLAB / name
+        if source.is_dir():
+            shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(SIMLAB / f"{name}.py", tmp_path)
+    code = f"import sys; sys.path.insert(0, '.'); import {', '.join(ALONE)}; print(sim.__file__)"
+    code += "; assert not any(name.startswith('simlab') for name in sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    assert "simlab" not in Path(run.stdout.strip()).parts
+
+
+# ------------------------------------------------------------------------------------ what is read
+
+
+def test_the_method_reads_in_one_sitting():
+    lines = {name: len((SIMLAB / f"{name}.py").read_text().splitlines()) for name in PATH}
+    assert sum(lines.values()) < 1100, lines
+
+
+def test_no_line_is_longer_than_the_linter_allows():
+    for path in SIMLAB.rglob("*.py"):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            assert len(line) <= 106, f"{path.name}:{number}"
+
+
+def test_public_functions_of_the_method_say_what_they_do():
+    for name in PATH:
+        for node in ast.parse((SIMLAB / f"{name}.py").read_text()).body:
+            public = isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name[0] != "_"
+            assert not public or ast.get_docstring(node), f"{name}.{node.name}"
+
+
+# ----------------------------------------------------------------------------------- what is needed
+
+
+def bounds(requirements):
+    """'torch>=2.6' -> {'torch': '2.6'}; extras in brackets are left out."""
+    pairs = [re.fullmatch(r"([\w.-]+)(?:\[.*\])?>=([\d.]+)", r) for r in requirements]
+    assert all(pairs), f"every package has a lower bound and nothing more: {requirements}"
+    return {m[1].lower(): m[2] for m in pairs}
+
+
+def test_conda_installs_the_same_packages_and_lower_bounds_as_pip():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = bounds(project["dependencies"]) | bounds(project["optional-dependencies"]["test"])
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    by_pip = next(d for d in environment["dependencies"] if isinstance(d, dict))["pip"]
+    by_conda = [d for d in environment["dependencies"] if isinstance(d, str)]
+    assert "-e ." in by_pip and "pip" in by_conda
+    found = bounds([d for d in by_conda if d != "pip"] + [d for d in by_pip if d != "-e ."])
+    assert f">={found.pop('python')}" == project["requires-python"]
+    found["torch"] = found.pop("pytorch")
+    assert found == wanted
+
+
+def test_every_package_that_simlab_imports_is_a_dependency():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    known = bounds(project["dependencies"]) | bounds(extras["cluster"])
+    known |= {"sklearn": "", "pil": "", "yaml": "", "simlab": ""}  # scikit-learn, pillow, pyyaml
+    known |= {"dask": "", "distributed": "", "ipython": "", "nbformat": "", "nbclient": ""}
+    for path in SIMLAB.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module]
+            for name in (n.split(".")[0] for n in names):
+                assert name in sys.stdlib_module_names or name.lower() in known, f"{path}: {name}"
+
+
+def test_the_version_is_said_once_and_the_same():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert f'__version__ = "{project["version"]}"' in (SIMLAB / "__init__.py").read_text()
+
+
+# ----------------------------------------------------------------------------- what must not be there
+
+
+def test_no_file_names_a_path_of_some_machine():
+    places = ["/" + "work/", "/tmp/" + "w/", "/" + "root/", "/" + "Users/", "/" + "home/"]
+    for path in tracked():
+        text = path.read_text(encoding="utf-8")
+        for place in places:
+            assert place not in text, f"{path.relative_to(ROOT)} names {place}"
+
+
+def test_pictures_that_were_only_borrowed_are_not_in_the_project():
+    assert not [p for p in tracked() if p.suffix.lower() in (".jpg", ".jpeg", ".zip")]
+    assert not [p for p in tracked() if "runs" in p.relative_to(ROOT).parts[:-1]]
