@@ -106,7 +106,7 @@ def test_the_tiny_encoder_is_small_and_halves_the_picture_at_each_stage():
 
 def test_the_tiny_encoders_features_are_standardised():
     x = torch.randn(64, 1, 16, 16)
-    features = build_encoder("tiny", 1, 16)[0].train()(x)
+    features = build_encoder("tiny", 1, 16)[0].train()(x).detach()
     torch.testing.assert_close(features.mean(0), torch.zeros(96), atol=1e-4, rtol=0)
     std = features.std(0, correction=0)
     assert float(std.median()) == pytest.approx(1, abs=0.05)

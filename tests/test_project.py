@@ -1,6 +1,7 @@
 """The project itself: what depends on what, what is installed, and what must not be in the files."""
 
 import ast
+import functools
 import re
 import shutil
 import subprocess
@@ -47,6 +48,7 @@ def imported(path, lazy=True):
     return found - {module_of(path)}
 
 
+@functools.cache
 def graph(lazy=True):
     arrows = {}
     for path in SIMLAB.rglob("*.py"):
