@@ -277,7 +277,7 @@ def _observe(block: nn.Module, holder: nn.Module, inputs: Any, output: Any) -> N
     if x is None or y is None:
         raise TypeError(f"{label}: no floating tensor in {'inputs' if x is None else 'outputs'}")
     tx, ty, batch = _sample(*_align(x.detach(), y, holder, label), holder, label)  # [B n, K]
-    # y before x: autocast keeps each weight as first cast, and one cast in no_grad stays cut off.
+    # y before x: in older torch autocast keeps weights as first cast, in no_grad without a graph.
     zy = _predict(holder, ty, few=len(ty) < batch * _FEW)  # [B n, proj_dim]
     with torch.no_grad():
         zx = holder.proj_x(tx)

@@ -538,7 +538,7 @@ class Evil:
 
 def evil_bytes(path: Path, zipped: bool) -> bytes:
     if not zipped:
-        return pickle.dumps({"run": Evil(path)})
+        return pickle.dumps({"run": Evil(path)}, protocol=2)
     torch.save({"run": Evil(path)}, path.with_suffix(".pt"))
     return path.with_suffix(".pt").read_bytes()
 
