@@ -24,7 +24,8 @@ from simlab.devices import autocast, cpu_has_bfloat16, resolve_device
 from simlab.models import build_encoder
 from simlab.runs import claim
 from simlab.simsiam import SimSiam, SimSiamLoss
-from simlab.train import Pretraining, fit, resolve
+from simlab.tasks import Pretraining
+from simlab.train import fit, resolve
 
 RESULTS = Path(__file__).parent / "results" / "train.md"
 PICTURES, ROUNDS = 2560, 5

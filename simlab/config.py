@@ -15,6 +15,7 @@ from .data import DataSet
 from .devices import resolve_device, resolve_precision
 from .models import SMALL_PICTURE
 from .names import near
+from .sim import LOSS_TYPES, SAMPLING_TYPES
 
 # fields that say where and how a run is computed and shown, not what it computes
 NOT_IDENTITY = frozenset({"device", "threads", "data_folder", "download", "keep_checkpoints"})
@@ -43,6 +44,11 @@ class TrainConfig:
     decay_every: int = 30  # step: epochs between two decays
     milestones: str = "0.6,0.8"  # multistep: shares of the run after which the rate decays
     decay: float = 0.1  # step, multistep: factor of each decay
+    sim_layers: str = ""  # blocks of the encoder that get SIM: names, globs such as "blocks.*"
+    sim_beta: float = 5e-3  # weight of SIM's loss
+    sim_tokens: float = 0.2  # share of a map's positions that SIM compares; above 1: their number
+    sim_sampling: str = "v0"  # v0, v1, v2: how SIM chooses them
+    sim_loss: str = "norm_mse"  # cos, kl, smooth_l1, mse, norm_mse
     precision: str = "auto"  # float32, bfloat16, float16; auto: what the device is fast at
     seed: int = 0
     device: str = "auto"  # cpu, cuda, cuda:1, mps
@@ -53,7 +59,7 @@ class TrainConfig:
         check_types(self)
         for name in ("epochs", "batch_size", "decay_every", "keep_checkpoints"):
             _at_least(self, name, 1)
-        for name in ("lr", "weight_decay", "warmup_epochs", "decay", "seed"):
+        for name in ("lr", "weight_decay", "warmup_epochs", "decay", "seed", "sim_beta", "sim_tokens"):
             _at_least(self, name, 0)
         for name in ("image_size", "view_size", "threads"):
             _at_least(self, name, 0)
@@ -66,6 +72,8 @@ class TrainConfig:
         _one_of(self, "optimizer", ("sgd", "adam", "adamw", "rmsprop"))
         _one_of(self, "schedule", ("constant", "step", "multistep", "cosine"))
         _one_of(self, "stem", ("auto", "small", "large"))
+        _one_of(self, "sim_sampling", SAMPLING_TYPES)
+        _one_of(self, "sim_loss", LOSS_TYPES)
         milestones(self)
 
 
@@ -73,7 +81,8 @@ class TrainConfig:
 class PretrainConfig(TrainConfig):
     """Self-supervised pretraining. The defaults suit the scattered pictures and two CPU cores."""
 
-    method: str = "simsiam"
+    method: str = "simsiam"  # or simclr
+    temperature: float = 0.5  # of SimCLR's loss
     proj_layers: int = 0  # 0: 2 up to 64 pixels, else 3
     proj_dim: int = 512  # 2048 in the paper
     pred_dim: int = 256  # 512 in the paper
@@ -88,15 +97,16 @@ class PretrainConfig(TrainConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        _one_of(self, "method", ("simsiam",))
+        _one_of(self, "method", ("simsiam", "simclr"))
         _one_of(self, "predictor", ("mlp", "none", "fixed"))
         _one_of(self, "head_bn", ("all", "hidden", "none"))
         for name in ("proj_dim", "pred_dim", "monitor_every", "knn_k"):
             _at_least(self, name, 1)
         _at_least(self, "proj_layers", 0)
         _at_least(self, "pred_lr", 0)
-        if self.knn_temperature <= 0:
-            raise ValueError(f"knn_temperature={self.knn_temperature}: expected more than 0")
+        for name in ("temperature", "knn_temperature"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)}: expected more than 0")
 
 
 @dataclass(frozen=True, kw_only=True)

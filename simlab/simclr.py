@@ -1,13 +1,51 @@
-"""SimCLR's loss: Chen et al., "A Simple Framework for Contrastive Learning of Visual
-Representations", arXiv 2002.05709."""
+"""SimCLR (Chen et al., arXiv 2002.05709): no predictor, no stop-gradient, but negatives.
 
-from __future__ import annotations
+    encoder f    picture x [N, C, H, W] -> features h [N, D]
+    projector    h -> z [N, d]
+    each view must find the other view of its picture among all views of the batch (equation 1)
+"""
 
 import math
 
 import torch
+import torch.nn as nn
 from torch import Tensor
 from torch.nn import functional as F
+
+from .devices import full_precision
+from .simsiam import View, projector
+
+
+class SimCLR(nn.Module):
+    """An encoder with SimCLR's head; arguments as `SimSiam`."""
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        feature_dim: int,
+        proj_layers: int = 2,
+        proj_dim: int = 128,
+        head_bn: str = "all",
+    ):
+        super().__init__()
+        self.encoder = encoder
+        self.projector = projector(feature_dim, proj_layers, proj_dim, head_bn)
+
+    def forward(self, x: Tensor) -> View:
+        h = self.encoder(x)  # [N, C, H, W] -> [N, D]
+        z = self.projector(h)  # [N, D] -> [N, d]
+        return View(h, z, z)
+
+
+class SimCLRLoss(nn.Module):
+    """NT-Xent of two `View`s at one temperature."""
+
+    def __init__(self, temperature: float = 0.5):
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, view1: View, view2: View) -> Tensor:
+        return nt_xent(view1.z, view2.z, self.temperature)
 
 
 def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.5) -> Tensor:
@@ -28,7 +66,7 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.5) -> Tensor:
         raise ValueError(f"nt_xent needs at least 2 pictures, got {n}: one has no negatives")
     if not (math.isfinite(temperature) and temperature > 0):
         raise ValueError(f"temperature must be positive and finite, got {temperature}")
-    with torch.autocast(z1.device.type, enabled=False):
+    with full_precision(z1.device):
         z = torch.cat([z1, z2])  # [2N, D]
         z = F.normalize(z if z.dtype == torch.float64 else z.float(), dim=1)
         s = (z @ z.T / temperature).fill_diagonal_(-torch.inf)  # [2N, 2N]; k != i in the sum

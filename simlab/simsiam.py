@@ -51,20 +51,9 @@ class SimSiam(nn.Module):
     ):
         super().__init__()
         _check("predictor", predictor, ("mlp", "none", "fixed"))
-        _check("head_bn", head_bn, ("all", "hidden", "none"))
-        if proj_layers < 1:
-            raise ValueError(f"proj_layers={proj_layers}: expected at least 1")
         hidden_bn = head_bn != "none"
         self.encoder = encoder
-        widths = [feature_dim] + [proj_dim] * proj_layers
-        layers = []
-        for d_in, d_out in zip(widths[:-2], widths[1:-1], strict=True):
-            layers += _hidden(d_in, d_out, hidden_bn)
-        # the output's BatchNorm has no scale and shift: they would be lost in the normalised z
-        layers.append(nn.Linear(widths[-2], proj_dim, bias=head_bn != "all"))
-        if head_bn == "all":
-            layers.append(nn.BatchNorm1d(proj_dim, affine=False))
-        self.projector = nn.Sequential(*layers)
+        self.projector = projector(feature_dim, proj_layers, proj_dim, head_bn)
         self.predictor = nn.Identity()
         if predictor != "none":
             self.predictor = nn.Sequential(
@@ -101,6 +90,22 @@ def negative_cosine(p: Tensor, z: Tensor) -> Tensor:
     """D(p, z) = - <p / ||p||, z / ||z||>, the mean over the batch of [N, d]: equation 1."""
     with full_precision(p.device):
         return -F.cosine_similarity(p.float(), z.float(), dim=-1).mean()
+
+
+def projector(feature_dim: int, layers: int, dim: int, head_bn: str) -> nn.Sequential:
+    """The head that SimSiam and SimCLR share: [N, feature_dim] -> [N, dim]."""
+    _check("head_bn", head_bn, ("all", "hidden", "none"))
+    if layers < 1:
+        raise ValueError(f"proj_layers={layers}: expected at least 1")
+    widths = [feature_dim] + [dim] * (layers - 1)
+    parts = []
+    for d_in, d_out in zip(widths[:-1], widths[1:], strict=True):
+        parts += _hidden(d_in, d_out, head_bn != "none")
+    # the output's BatchNorm has no scale and shift: they would be lost in the normalised z
+    parts.append(nn.Linear(widths[-1], dim, bias=head_bn != "all"))
+    if head_bn == "all":
+        parts.append(nn.BatchNorm1d(dim, affine=False))
+    return nn.Sequential(*parts)
 
 
 def _hidden(d_in: int, d_out: int, batch_norm: bool) -> list[nn.Module]:

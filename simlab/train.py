@@ -12,24 +12,21 @@ from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .augment import parse_augment, two_views, view
-from .collapse import collapse_metrics, warn_if_collapsing
+from .collapse import warn_if_collapsing
 from .config import PretrainConfig, SupervisedConfig, TrainConfig, resolve
 from .data import DataSet, load_data
 from .devices import autocast, environment, resolve_device
-from .evaluate import features, knn_accuracy, stratified
 from .identity import module_digest
 from .models import build_encoder
 from .optim import build_optimizer, set_rate
 from .runs import Run, claim
-from .simsiam import SimSiam, SimSiamLoss
+from .sim import detach_sim
+from .tasks import Pretraining, Supervised, refuse_nan
 
 CHECK_EVERY = 20  # steps between two looks at the loss; each look waits for the device
-MONITOR_PICTURES = 1000  # clean pictures on which std and rank of z are measured
 
 
 def pretrain(config: PretrainConfig, data: DataSet | None = None, **options) -> Run:
@@ -51,90 +48,6 @@ def pretrain(config: PretrainConfig, data: DataSet | None = None, **options) -> 
 def train_supervised(config: SupervisedConfig, data: DataSet | None = None, **options) -> Run:
     """The same encoder trained on labels, with the same augmentation; options as `pretrain`."""
     return _run(Supervised, config, data, **options)
-
-
-class Pretraining:
-    """SimSiam as the loop sees it: a network, the loss of a batch, and what to measure."""
-
-    kind, config_class = "pretrain", PretrainConfig
-
-    def __init__(self, config: PretrainConfig, data: DataSet, encoder: nn.Module, dim: int):
-        self.config, self.data, self.pictures = config, data, data.pretrain
-        self.augment = parse_augment(config.augment)
-        self.network = SimSiam(
-            encoder, dim, config.proj_layers, config.proj_dim, config.pred_dim,
-            config.predictor, config.head_bn,
-        )  # fmt: skip
-        self.loss = SimSiamLoss(config.stop_gradient)
-
-    def groups(self) -> list[dict]:
-        """The optimizer's parameter groups: the predictor may learn at a rate of its own."""
-        c, network = self.config, self.network
-        predictor = [p for p in network.predictor.parameters() if p.requires_grad]
-        rest = [*network.encoder.parameters(), *network.projector.parameters()]
-        return [
-            {"params": rest, "factor": 1.0, "fixed": False},
-            {"params": predictor, "factor": c.pred_lr, "fixed": c.fix_pred_lr},
-        ]
-
-    def batch_loss(self, index: Tensor, images: Tensor, generator: torch.Generator) -> Tensor:
-        c, d = self.config, self.data
-        x1, x2 = two_views(images, self.augment, d.mean, d.std, c.view_size, generator)
-        return self.loss(self.network(x1), self.network(x2))
-
-    def measure(self, epoch: int) -> dict[str, float]:
-        """Is it collapsing (every epoch), and what do the features know (every few)?"""
-        c, d, n = self.config, self.data, self.network
-        spread = torch.linspace(0, len(d.test) - 1, min(MONITOR_PICTURES, len(d.test))).long()
-        # a module, so that `features` freezes its BatchNorm
-        z = features(nn.Sequential(n.encoder, n.projector), d.test.subset(spread), d.mean, d.std)
-        _refuse_nan([z], f"in the features after epoch {epoch}")
-        found = collapse_metrics(z)
-        labelled = min(int(d.train.labels.min()), int(d.test.labels.min())) >= 0
-        due = epoch % c.monitor_every == 0 or epoch == c.epochs
-        if due and labelled and len(d.classes) > 1:
-            bank, test = (features(n.encoder, p, d.mean, d.std) for p in (d.train, d.test))
-            k, t = min(c.knn_k, len(bank)), c.knn_temperature
-            found["knn"] = knn_accuracy(bank, d.train.labels, test, d.test.labels, k, t)
-            found |= {"knn_k": k, "knn_temperature": t}
-        return found
-
-
-class Supervised:
-    """Cross-entropy on the labels, with one augmented view of every picture."""
-
-    kind, config_class = "supervised", SupervisedConfig
-
-    def __init__(self, config: SupervisedConfig, data: DataSet, encoder: nn.Module, dim: int):
-        self.config, self.data = config, data
-        generator = torch.Generator().manual_seed(config.seed)
-        number = config.labels or len(data.train)
-        if len(data.classes) < 2 or int(data.train.labels.min()) < 0:
-            raise ValueError(
-                f"{data.name}: expected a label for every picture, of at least two classes; here "
-                f"are {len(data.classes)} classes, and the least label is {data.train.labels.min()}"
-            )
-        self.pictures = data.train.subset(stratified(data.train.labels, number, generator))
-        self.augment = parse_augment(config.augment)
-        self.network = nn.Sequential()
-        self.network.add_module("encoder", encoder)
-        self.network.add_module("classifier", nn.Linear(dim, len(data.classes)))
-
-    def groups(self) -> list[dict]:
-        return [{"params": list(self.network.parameters()), "factor": 1.0, "fixed": False}]
-
-    def batch_loss(self, index: Tensor, images: Tensor, generator: torch.Generator) -> Tensor:
-        c, d = self.config, self.data
-        x = view(images, self.augment, d.mean, d.std, c.view_size, generator)
-        return F.cross_entropy(self.network(x).float(), self.pictures.labels[index.to(x.device)])
-
-    def measure(self, epoch: int) -> dict[str, float]:
-        d = self.data
-        if epoch < self.config.epochs or int(d.test.labels.min()) < 0:
-            return {}
-        logits = features(self.network, d.test, d.mean, d.std)
-        _refuse_nan([logits], f"in the outputs after epoch {epoch}")
-        return {"test_accuracy": float((logits.argmax(1) == d.test.labels).float().mean())}
 
 
 def fit(
@@ -178,22 +91,23 @@ def fit(
             torch.manual_seed(at + 2)
             order = torch.randperm(len(pictures), generator=order_of_epoch)[: steps * batch_size]
             order = order.to(device)  # once: a copy at every step would wait for the device
-            total = torch.zeros((), device=device)
+            total = torch.zeros(len(task.losses), device=device)
             for step, (index, images) in enumerate(pictures.batches(order, batch_size)):
                 rate = set_rate(optimizer, config, epoch + step / steps)
                 with autocast(config.precision, device):
-                    loss = task.batch_loss(index, images, generator)
+                    losses = task.batch_losses(index, images, generator)  # [1], [2] with SIM
                 optimizer.zero_grad(set_to_none=True)
-                scaler.scale(loss).backward()
+                scaler.scale(losses.sum()).backward()
                 scaler.step(optimizer)
                 scaler.update()
-                total += loss.detach()
+                total += losses.detach()
                 if step % CHECK_EVERY == 0 or step == steps - 1:
                     where = f"by step {step + 1} of epoch {epoch + 1}, at a rate of {rate:.3g}"
-                    _refuse_nan([total, *network.parameters(), *network.buffers()], where)
-                    bar.set_postfix_str(_short(history[-1:], total / (step + 1)), refresh=False)
+                    refuse_nan([total, *network.parameters(), *network.buffers()], where)
+                    bar.set_postfix_str(_short(history[-1:], total[0] / (step + 1)), refresh=False)
                 bar.update(batch_size)
-            row = {"epoch": epoch + 1, "loss": float(total) / steps, "lr": rate}
+            means = (total / steps).tolist()
+            row = {"epoch": epoch + 1, **dict(zip(task.losses, means, strict=True)), "lr": rate}
             row |= task.measure(epoch + 1) | {"seconds": time.monotonic() - started}
             history.append(row)
             run.log("  ".join(f"{k} {v:.4g}" for k, v in row.items()))
@@ -257,9 +171,13 @@ def _run(
         net, dim = build_encoder(net, data.train.channels, data.train.size, config.stem)
         task = task_of(config, data.to(device), net, dim)
         with claim(task.kind, config, extra, folder, fresh) as run:
+            history = []
             if not run.finished:
                 run.log(f"starts with {config} on {environment(device)}")
                 history = fit(task, config, run, device, progress, on_epoch)
+            if config.sim_layers:
+                detach_sim(net)
+            if history:
                 last = history[-1]
                 measured = [row for row in history if "knn" in row] or [last]
                 best = max(measured, key=lambda row: row.get("knn", 0))
@@ -271,15 +189,6 @@ def _run(
     # laid out as in training whether it was trained or loaded: the same bits come out
     run.encoder = net.to(device, memory_format=torch.channels_last).eval()
     return run
-
-
-def _refuse_nan(values: list[Tensor], where: str):
-    """Stop before anything broken is stored: a loss, weights, or what comes out of them."""
-    if not bool(torch.stack([value.isfinite().all() for value in values]).all()):
-        raise FloatingPointError(
-            f"training diverged: a loss, weight or feature is NaN or infinite {where}. Lower lr, "
-            "add warmup_epochs, or set precision='float32'. What was stored before is whole"
-        )
 
 
 def _short(last: list[dict], loss: Tensor) -> str:

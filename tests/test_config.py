@@ -139,7 +139,7 @@ def test_milestones_are_read_as_shares():
 def test_resolving_leaves_nothing_open_and_resolves_only_once(cls, size, channels):
     data = data_of(channels=channels, size=size)
     config = resolve(cls(), data)
-    open_choices = {"device", "threads", "data_folder", "labels", "seed", "warmup_epochs"}
+    open_choices = {"device", "threads", "data_folder", "labels", "seed", "warmup_epochs", "sim_layers"}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if type(value) is not bool and field.name not in open_choices:

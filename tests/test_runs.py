@@ -22,7 +22,7 @@ import torch.nn as nn
 from torch import Tensor
 
 import simlab
-from simlab import identity, runs, train
+from simlab import identity, runs, tasks, train
 from simlab.config import NOT_IDENTITY, PretrainConfig, SupervisedConfig
 from simlab.data import DataSet, from_arrays
 from simlab.runs import Run, claim
@@ -140,7 +140,7 @@ def done(whole, tmp_path) -> Run:
 @pytest.fixture
 def no_training(monkeypatch):
     """A step of training is an error."""
-    monkeypatch.setattr(train.Pretraining, "batch_loss", None)
+    monkeypatch.setattr(tasks.Pretraining, "batch_losses", None)
 
 
 # ---------------------------------------------------------------------------------- found again
@@ -392,7 +392,7 @@ def wait(condition):
 
 def main(folder: str, stall_at: str, mark: str, wait_for: str):
     """Ask for the run once `wait_for` exists; at step `stall_at` make `mark` and hang."""
-    steps, two_views = 0, train.two_views
+    steps, two_views = 0, tasks.two_views
 
     def counted(*args):
         nonlocal steps
@@ -402,7 +402,7 @@ def main(folder: str, stall_at: str, mark: str, wait_for: str):
             time.sleep(600)
         return two_views(*args)
 
-    train.two_views = counted
+    tasks.two_views = counted
     wait(lambda: not wait_for or Path(wait_for).exists())
     run = run_of(folder)
     print(json.dumps({"steps": steps, "run": run.folder.name}))
@@ -482,7 +482,7 @@ def test_a_run_that_died_before_its_last_file_finishes_without_a_step(
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(runs, "write_json", dies)
         run_of(tmp_path)
-    monkeypatch.setattr(train.Pretraining, "batch_loss", None)
+    monkeypatch.setattr(tasks.Pretraining, "batch_losses", None)
     run = run_of(tmp_path)
     assert run.finished and same(outcome(run), outcome(whole))
 
@@ -504,7 +504,7 @@ def epochs_kept(run: Run) -> list[int]:
 )
 def test_the_newest_and_the_best_checkpoint_are_kept(keep, accuracies, kept, tmp_path, monkeypatch):
     left = iter(accuracies)
-    monkeypatch.setattr(train, "knn_accuracy", lambda *args: next(left))
+    monkeypatch.setattr(tasks, "knn_accuracy", lambda *args: next(left))
     run = run_of(tmp_path, config_of(epochs=6, keep_checkpoints=keep))
     assert epochs_kept(run) == kept
     best = run.read_checkpoint(run.best_checkpoint())

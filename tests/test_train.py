@@ -11,7 +11,7 @@ import torch.nn as nn
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from simlab import train
+from simlab import tasks, train
 from simlab.config import NOT_IDENTITY, PretrainConfig, SupervisedConfig
 from simlab.data import DataSet, Pictures, from_arrays
 from simlab.train import pretrain, train_supervised, untrained
@@ -185,7 +185,7 @@ def test_the_seed_is_set_before_the_model_is_built(monkeypatch, kept):
 
 def test_every_epoch_has_an_own_order_with_each_picture_at_most_once(monkeypatch, kept):
     orders, seeds = [], set()
-    batches, two_views = Pictures.batches, train.two_views
+    batches, two_views = Pictures.batches, tasks.two_views
 
     def spy(self, order, batch_size):
         if batch_size == 16:
@@ -197,7 +197,7 @@ def test_every_epoch_has_an_own_order_with_each_picture_at_most_once(monkeypatch
         return two_views(*args)
 
     monkeypatch.setattr(Pictures, "batches", spy)
-    monkeypatch.setattr(train, "two_views", seed_spy)
+    monkeypatch.setattr(tasks, "two_views", seed_spy)
     pretrain(pretrain_config(epochs=3), random_data(37), **kept)
     pretrain(pretrain_config(epochs=3, seed=1), random_data(37), **kept)
     assert len(orders) == 6 and len(seeds) == 6
@@ -239,12 +239,18 @@ PRETRAIN_FIELDS = {
     "monitor_every": ({"epochs": 2}, 2),
     "knn_k": ({}, 3),
     "knn_temperature": ({}, 0.2),
+    "method": ({}, "simclr"),
+    "temperature": ({"method": "simclr"}, 0.1),
+    "sim_layers": ({}, "blocks.*"),
+    "sim_beta": ({"sim_layers": "blocks.*"}, 0.5),
+    "sim_tokens": ({"sim_layers": "blocks.*", "sim_beta": 0.5}, 4.0),
+    "sim_sampling": ({"sim_layers": "blocks.*", "sim_beta": 0.5}, "v1"),
+    "sim_loss": ({"sim_layers": "blocks.*", "sim_beta": 0.5}, "cos"),
 }
 SUPERVISED_FIELDS = {"labels": ({}, 16), "lr": ({}, 0.1), "augment": ({}, "none")}
 ELSEWHERE = {
     "data", "data_folder", "download", "image_size",  # which data are loaded: see below
     "stem",  # of the ResNets, see below
-    "method",  # there is but one
 } | NOT_IDENTITY  # fmt: skip
 
 
@@ -317,7 +323,7 @@ def test_the_predictors_rate_stays_when_asked(fixed, kept):
 def test_every_trainable_weight_is_in_the_optimizer_once():
     for predictor, trained in (("mlp", True), ("none", False), ("fixed", False)):
         config = pretrain_config(predictor=predictor)
-        task = train.Pretraining(config, random_data(), flat(), 12)
+        task = tasks.Pretraining(config, random_data(), flat(), 12)
         params = [p for group in task.groups() for p in group["params"]]
         own = [p for p in task.network.parameters() if p.requires_grad]
         assert len(params) == len(set(params)) == len(own) and set(params) == set(own)
@@ -338,7 +344,7 @@ def test_monitoring_changes_no_weight_and_no_running_statistic(tmp_path):
         for every in (1, 2)
     ]  # fmt: skip
     assert same(*states)
-    task = train.Pretraining(pretrain_config(), random_data(), flat(), 12)
+    task = tasks.Pretraining(pretrain_config(), random_data(), flat(), 12)
     task.network.train()
     before = {name: value.clone() for name, value in task.network.state_dict().items()}
     measured = task.measure(1)
@@ -349,11 +355,11 @@ def test_monitoring_changes_no_weight_and_no_running_statistic(tmp_path):
 
 def test_z_is_measured_on_clean_pictures_spread_over_the_test_set(monkeypatch):
     """A folder's pictures are sorted by class: the first ones would be of few classes."""
-    monkeypatch.setattr(train, "MONITOR_PICTURES", 4)
+    monkeypatch.setattr(tasks, "MONITOR_PICTURES", 4)
     data = random_data(test=31)
-    task = train.Pretraining(pretrain_config(), data, flat(), 12)
+    task = tasks.Pretraining(pretrain_config(), data, flat(), 12)
     seen = []
-    monkeypatch.setattr(train, "collapse_metrics", lambda z: seen.append(z) or {"std_ratio": 1.0})
+    monkeypatch.setattr(tasks, "collapse_metrics", lambda z: seen.append(z) or {"std_ratio": 1.0})
     task.measure(1)
     images = data.test.images[[0, 10, 20, 30]].float() / 255
     x = (images - data.mean.view(1, -1, 1, 1)) / data.std.view(1, -1, 1, 1)
@@ -363,13 +369,13 @@ def test_z_is_measured_on_clean_pictures_spread_over_the_test_set(monkeypatch):
 
 def test_the_network_trains_in_training_mode_and_comes_back_in_evaluation_mode(monkeypatch, kept):
     modes = set()
-    batch_loss = train.Pretraining.batch_loss
+    batch_loss = tasks.Pretraining.batch_losses
 
     def spy(self, *args):
         modes.update(module.training for module in self.network.modules())
         return batch_loss(self, *args)
 
-    monkeypatch.setattr(train.Pretraining, "batch_loss", spy)
+    monkeypatch.setattr(tasks.Pretraining, "batch_losses", spy)
     run = pretrain(pretrain_config(epochs=2), random_data(), encoder=flat().eval(), **kept)
     assert modes == {True}
     assert not any(module.training for module in run.encoder.modules())
@@ -418,9 +424,9 @@ def test_no_step_waits_for_the_device():
         def __getattr__(self, _):
             return lambda *_: None
 
-    def reads(steps, cls=train.Pretraining):
+    def reads(steps, cls=tasks.Pretraining):
         data = random_data(4 * steps)
-        make = pretrain_config if cls is train.Pretraining else supervised_config
+        make = pretrain_config if cls is tasks.Pretraining else supervised_config
         config = make(batch_size=4, view_size=8)
         task = cls(config, data, nn.Sequential(nn.Flatten(), nn.Linear(64, 12)), 12)
         with Reads() as mode:
@@ -428,7 +434,7 @@ def test_no_step_waits_for_the_device():
         return mode.number
 
     assert reads(18) == reads(6) < reads(26)
-    assert reads(18, train.Supervised) == reads(6, train.Supervised)
+    assert reads(18, tasks.Supervised) == reads(6, tasks.Supervised)
 
 
 # ------------------------------------------------------------------------------- what is recorded
@@ -459,7 +465,7 @@ def test_history_result_and_log_tell_the_same_story(kept):
 
 def test_best_is_told_apart_from_final(monkeypatch, kept):
     accuracies = iter([0.5, 0.9, 0.7])
-    monkeypatch.setattr(train, "knn_accuracy", lambda *args: next(accuracies))
+    monkeypatch.setattr(tasks, "knn_accuracy", lambda *args: next(accuracies))
     result = pretrain(pretrain_config(epochs=3), random_data(), **kept).result
     assert (result["final"]["epoch"], result["final"]["knn"]) == (3, 0.7)
     assert (result["best"]["epoch"], result["best"]["knn"]) == (2, 0.9)
@@ -570,8 +576,8 @@ def test_unlabeled_pictures_are_what_pretraining_sees(monkeypatch, kept):
     more = Pictures(noise(48, 2)[:, None], torch.full((48,), -1), data.classes)
     data = DataSet("more", data.train, data.test, more)
     seen = []
-    two_views = train.two_views
-    monkeypatch.setattr(train, "two_views", lambda x, *a: seen.append(len(x)) or two_views(x, *a))
+    two_views = tasks.two_views
+    monkeypatch.setattr(tasks, "two_views", lambda x, *a: seen.append(len(x)) or two_views(x, *a))
     run = pretrain(pretrain_config(), data, **kept)
     assert seen == [16] * 3 and "knn" in run.result["final"]
 
@@ -628,7 +634,7 @@ def test_a_label_budget_has_as_many_of_each_class_and_comes_from_the_seed():
     data = random_data(80)
 
     def chosen(**changes):
-        task = train.Supervised(supervised_config(labels=12, **changes), data, flat(), 12)
+        task = tasks.Supervised(supervised_config(labels=12, **changes), data, flat(), 12)
         assert task.pictures.labels.bincount().tolist() == [3, 3, 3, 3]
         return sorted(image.numpy().tobytes() for image in task.pictures.images)
 
@@ -645,17 +651,61 @@ def test_a_label_budget_that_does_not_fit_is_refused(labels, kept):
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision_computes_in_it_and_keeps_float32_weights(precision, monkeypatch, kept):
     seen = set()
-    forward = train.SimSiam.forward
+    forward = tasks.SimSiam.forward
 
     def spy(self, x):
         out = forward(self, x)
         seen.add(out.p.dtype)
         return out
 
-    monkeypatch.setattr(train.SimSiam, "forward", spy)
+    monkeypatch.setattr(tasks.SimSiam, "forward", spy)
     run = pretrain(pretrain_config(precision=precision), random_data(), **kept)
     assert seen == {getattr(torch, precision)}
     state = run.load_checkpoint()
     assert all(v.dtype in (torch.float32, torch.int64) for v in state["network"].values())
     assert ("scale" in state["scaler"]) == (precision == "float16")  # GradScaler's
     assert math.isfinite(run.result["final"]["loss"])
+
+
+# ------------------------------------------------------------------------- SimCLR, SIM as an option
+
+
+def test_simclr_trains_by_the_same_loop_and_learns_to_match_the_views(kept):
+    config = pretrain_config(method="simclr", epochs=4, augment="none", lr=1.0)
+    run = pretrain(config, easy_data(), **kept)
+    loss = run.history["loss"]
+    assert loss.iloc[-1] < loss.iloc[0] and "knn" in run.result["final"]
+    assert run.config["temperature"] == 0.5
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "supervised"])
+def test_sim_is_logged_apart_and_taken_off_again(kind, kept):
+    run_with = {
+        "pretrain": lambda **c: pretrain(pretrain_config(**c), random_data(), **kept),
+        "supervised": lambda **c: train_supervised(supervised_config(**c), random_data(), **kept),
+    }[kind]
+    plain, with_sim = run_with(), run_with(sim_layers="blocks.*", sim_beta=0.5)
+    assert "sim_loss" not in plain.history and with_sim.result["final"]["sim_loss"] > 0
+    assert plain.encoder.state_dict().keys() == with_sim.encoder.state_dict().keys()
+    assert not same(plain.encoder.state_dict(), with_sim.encoder.state_dict())
+    off = run_with(sim_layers="blocks.*", sim_beta=0.0)
+    assert off.result["final"]["sim_loss"] == 0
+    again = run_with(sim_layers="blocks.*", sim_beta=0.5)  # loaded
+    assert again.folder == with_sim.folder
+    assert same(again.encoder.state_dict(), with_sim.encoder.state_dict())
+
+
+def test_sims_projections_learn_with_the_encoder():
+    config = pretrain_config(sim_layers="blocks.0,blocks.2", encoder="tiny")
+    data = random_data()
+    config = train.resolve(config, data)
+    encoder, dim = train.build_encoder("tiny", data.train.channels, data.train.size)
+    task = tasks.Pretraining(config, data, encoder, dim)
+    learned = {id(p) for group in task.groups() for p in group["params"]}
+    assert all(id(p) in learned for p in encoder.blocks[0].sim.parameters())
+    assert not hasattr(encoder.blocks[1], "sim")
+
+
+def test_a_layer_that_is_not_there_is_refused_before_training(kept):
+    with pytest.raises(ValueError, match="layer9"):
+        pretrain(pretrain_config(sim_layers="layer9"), random_data(), **kept)

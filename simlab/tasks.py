@@ -1,0 +1,143 @@
+"""What can be trained, as the loop in train.py sees it: a network, the loss of a batch, measures.
+
+SIM (sim.py) is an option of both: put on the encoder's blocks, its loss is added to the task's.
+"""
+
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from .augment import parse_augment, two_views, view
+from .collapse import collapse_metrics
+from .config import PretrainConfig, SupervisedConfig, TrainConfig
+from .data import DataSet
+from .evaluate import features, knn_accuracy, stratified
+from .sim import LossSimTracker, attach_sim
+from .simclr import SimCLR, SimCLRLoss
+from .simsiam import SimSiam, SimSiamLoss
+
+MONITOR_PICTURES = 1000  # clean pictures on which std and rank of z are measured
+
+
+class Pretraining:
+    """SimSiam or SimCLR: two views of every picture, no labels."""
+
+    kind, config_class = "pretrain", PretrainConfig
+
+    def __init__(self, config: PretrainConfig, data: DataSet, encoder: nn.Module, dim: int):
+        self.config, self.data, self.pictures = config, data, data.pretrain
+        self.augment = parse_augment(config.augment)
+        self.sim = _put_sim_on(encoder, config, data)
+        heads = config.proj_layers, config.proj_dim
+        if config.method == "simclr":
+            self.network = SimCLR(encoder, dim, *heads, config.head_bn)
+            self.loss = SimCLRLoss(config.temperature)
+        else:
+            self.network = SimSiam(
+                encoder, dim, *heads, config.pred_dim, config.predictor, config.head_bn
+            )
+            self.loss = SimSiamLoss(config.stop_gradient)
+        self.losses = ("loss", "sim_loss") if self.sim else ("loss",)
+
+    def groups(self) -> list[dict]:
+        """The optimizer's parameter groups: the predictor may learn at a rate of its own."""
+        c, network = self.config, self.network
+        learned = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
+        predictor = [p for name, p in learned if name.startswith("predictor.")]
+        rest = [p for name, p in learned if not name.startswith("predictor.")]
+        return [
+            {"params": rest, "factor": 1.0, "fixed": False},
+            {"params": predictor, "factor": c.pred_lr, "fixed": c.fix_pred_lr},
+        ]
+
+    def batch_losses(self, index: Tensor, images: Tensor, generator: torch.Generator) -> Tensor:
+        """The losses that `self.losses` names, to be added up: [L]."""
+        c, d = self.config, self.data
+        x1, x2 = two_views(images, self.augment, d.mean, d.std, c.view_size, generator)
+        return _with_sim(self.loss(self.network(x1), self.network(x2)), self.sim)
+
+    def measure(self, epoch: int) -> dict[str, float]:
+        """Is it collapsing (every epoch), and what do the features know (every few)?"""
+        c, d, n = self.config, self.data, self.network
+        spread = torch.linspace(0, len(d.test) - 1, min(MONITOR_PICTURES, len(d.test))).long()
+        # a module, so that `features` freezes its BatchNorm
+        z = features(nn.Sequential(n.encoder, n.projector), d.test.subset(spread), d.mean, d.std)
+        refuse_nan([z], f"in the features after epoch {epoch}")
+        found = collapse_metrics(z)
+        labelled = min(int(d.train.labels.min()), int(d.test.labels.min())) >= 0
+        due = epoch % c.monitor_every == 0 or epoch == c.epochs
+        if due and labelled and len(d.classes) > 1:
+            bank, test = (features(n.encoder, p, d.mean, d.std) for p in (d.train, d.test))
+            k, t = min(c.knn_k, len(bank)), c.knn_temperature
+            found["knn"] = knn_accuracy(bank, d.train.labels, test, d.test.labels, k, t)
+            found |= {"knn_k": k, "knn_temperature": t}
+        return found
+
+
+class Supervised:
+    """Cross-entropy on the labels, with one augmented view of every picture."""
+
+    kind, config_class = "supervised", SupervisedConfig
+
+    def __init__(self, config: SupervisedConfig, data: DataSet, encoder: nn.Module, dim: int):
+        self.config, self.data = config, data
+        generator = torch.Generator().manual_seed(config.seed)
+        number = config.labels or len(data.train)
+        if len(data.classes) < 2 or int(data.train.labels.min()) < 0:
+            raise ValueError(
+                f"{data.name}: expected a label for every picture, of at least two classes; here "
+                f"are {len(data.classes)} classes, and the least label is {data.train.labels.min()}"
+            )
+        self.pictures = data.train.subset(stratified(data.train.labels, number, generator))
+        self.augment = parse_augment(config.augment)
+        self.sim = _put_sim_on(encoder, config, data)
+        self.losses = ("loss", "sim_loss") if self.sim else ("loss",)
+        self.network = nn.Sequential()
+        self.network.add_module("encoder", encoder)
+        self.network.add_module("classifier", nn.Linear(dim, len(data.classes)))
+
+    def groups(self) -> list[dict]:
+        return [{"params": list(self.network.parameters()), "factor": 1.0, "fixed": False}]
+
+    def batch_losses(self, index: Tensor, images: Tensor, generator: torch.Generator) -> Tensor:
+        c, d = self.config, self.data
+        x = view(images, self.augment, d.mean, d.std, c.view_size, generator)
+        labels = self.pictures.labels[index.to(x.device)]
+        return _with_sim(F.cross_entropy(self.network(x).float(), labels), self.sim)
+
+    def measure(self, epoch: int) -> dict[str, float]:
+        d = self.data
+        if epoch < self.config.epochs or int(d.test.labels.min()) < 0:
+            return {}
+        logits = features(self.network, d.test, d.mean, d.std)
+        refuse_nan([logits], f"in the outputs after epoch {epoch}")
+        return {"test_accuracy": float((logits.argmax(1) == d.test.labels).float().mean())}
+
+
+def _put_sim_on(encoder: nn.Module, config: TrainConfig, data: DataSet) -> LossSimTracker | None:
+    """SIM on the blocks that the configuration names, before any optimizer is made."""
+    if not config.sim_layers:
+        return None
+    sample = torch.zeros(1, data.train.channels, config.view_size, config.view_size)
+    device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
+    attach_sim(
+        encoder, config.sim_layers.split(","), sample.to(device), beta=config.sim_beta,
+        token_sampling_ratio=config.sim_tokens, token_sampling_type=config.sim_sampling,
+        loss_type=config.sim_loss,
+    )  # fmt: skip
+    return LossSimTracker(encoder)
+
+
+def _with_sim(loss: Tensor, sim: LossSimTracker | None) -> Tensor:
+    return loss[None] if sim is None else torch.stack((loss, sim.compute_loss_sim().to(loss)))
+
+
+def refuse_nan(values: list[Tensor], where: str):
+    """Stop before anything broken is stored: a loss, weights, or what comes out of them."""
+    if not bool(torch.stack([value.isfinite().all() for value in values]).all()):
+        raise FloatingPointError(
+            f"training diverged: a loss, weight or feature is NaN or infinite {where}. Lower lr, "
+            "add warmup_epochs, or set precision='float32'. What was stored before is whole"
+        )
