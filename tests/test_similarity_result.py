@@ -51,12 +51,12 @@ def test_the_result_knows_what_was_measured(result):
 
 
 def test_unknown_names_are_refused(result):
-    for wrong, options in (("no model 'z'", {"a": "z"}), ("no measure 'rsa'", {"measure": "rsa"})):
+    for wrong, options in (("model='z'", {"a": "z"}), ("measure='rsa'", {"measure": "rsa"})):
         with pytest.raises(ValueError, match=wrong):
             result.block(**options)
     with pytest.raises(ValueError, match="kind='bar'"):
         result.plot("bar")
-    with pytest.raises(ValueError, match="no layer 'x'"):
+    with pytest.raises(ValueError, match="layer of a='x'"):
         result.overview("x")
 
 

@@ -3,6 +3,7 @@
 `compare(models, data)` is the whole of it; the measures are also plain functions of two matrices;
 `SimilarityModel`, `CKA` and their kin are the API of simtorch. Imports nothing else of simlab.
 """
+# ruff: noqa: F401
 
 from .compare import compare
 from .compat import CCA, CKA, BaseSimilarity, DeltaCKA, Procrustes, SimilarityModel
@@ -23,11 +24,3 @@ from .measures import (
     svcca_similarity,
 )
 from .result import Layer, Result
-
-__all__ = [
-    "BaseSimilarity", "CCA", "CKA", "DeltaCKA", "Layer", "MEASURES", "Procrustes",
-    "Representation", "Result", "SimilarityModel", "cca_similarity", "cka_similarity", "compare",
-    "contains", "deconfounded_cka_similarity", "hsic", "mutual_knn_similarity", "preview",
-    "procrustes_distance", "pwcca_similarity", "rbf_cka_similarity", "regression_similarity",
-    "rsa_similarity", "select", "svcca_similarity",
-]

@@ -1,10 +1,9 @@
 """compare(models, data): every layer of some models against every other, from one pass."""
 
 import contextlib
-import difflib
 import inspect
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,13 +11,14 @@ import torch
 from torch import Tensor
 
 from . import gram as g
+from .layers import one_of
 from .measures import MEASURES, Measure, Representation, normalised_rows
 from .passes import Pass, named_models, per_model
 from .result import Result
 from .samples import Samples
 
-KERNEL_OPTIONS = {"linear": (), "rbf": ("scale",), "residual": ("clamp",)}
-ESTIMATORS = ("debiased", "biased", "published")
+KERNEL_OPTIONS = {"linear": [], "rbf": ["scale"], "residual": ["clamp"]}
+GROUPS = 64  # of batches, kept apart for resampling
 Reps = list[dict[str, Representation | None]]  # by row, then by metric
 
 
@@ -37,13 +37,11 @@ def compare(models: Any, data: Any, layers: Any = None, measures: Any = "cka", *
     estimator: of the CKA family. "debiased" and "biased" divide sums over batches (Nguyen 2021);
         "published" averages the biased value of each batch, as simtorch and many papers do.
     pool: "flatten", "mean", "cls" or a function of the output; or {model name: pool}.
-    probe: take the first `probe` samples as one set instead of a stream of batches. All measures
-        but the CKA family need it.
+    probe: take the first `probe` samples as one set; all but the CKA family need it.
     null: number of permutations of the samples for a null distribution; needs `probe`.
     confounder: of deconfounded_cka: f(pictures) -> [n, ...], or a tensor [N, ...] in the order of
         the data; None for the pictures (of the first model's stream).
-    options: {measure: its keywords}, such as {"mutual_knn": {"k": 5}}, {"rbf_cka": {"scale": .5}},
-        {"deconfounded_cka": {"clamp": True}}.
+    options: {measure: its keywords}: {"mutual_knn": {"k": 5}, "deconfounded_cka": {"clamp": True}}.
     batch_size: where tensors are cut. device: where to run; None leaves the models where they are.
     pick: f(layer name, output) -> tensor [n, ...], for outputs that are no plain tensor.
     memory: bytes of features a probe may hold at once; more layers take more forward passes.
@@ -53,61 +51,69 @@ def compare(models: Any, data: Any, layers: Any = None, measures: Any = "cka", *
     """
     models, options = named_models(models), dict(options or {})
     chosen = resolve(measures, options)
-    if estimator not in ESTIMATORS:
-        raise ValueError(f"estimator={estimator!r}: expected one of {', '.join(ESTIMATORS)}")
+    one_of(estimator, ("debiased", "biased", "published"), "estimator")
     whole = [name for name, m in chosen.items() if m.kernel is None] + ["null"] * bool(null)
     if probe is None and whole:
         raise ValueError(f"{', '.join(whole)}: needs all samples at once; pass probe=1024 to take "
                          "the first 1024 as one set")
     clamp = options.get("deconfounded_cka", {}).get("clamp", False)
+    scale = options.get("rbf_cka", {}).get("scale", 1.0)
     # Otherwise dCKA of summed batches follows from CKA and the confounder's own row.
     by_batch = clamp or estimator == "published"
     kernels = {name: "linear" if m.kernel == "residual" and not by_batch else m.kernel
                for name, m in chosen.items() if m.kernel}
-    rows = g.Rows(set(kernels.values()), estimator,
-                  options.get("rbf_cka", {}).get("scale", 1.0), clamp)
     samples = Samples(data, len(models), batch_size)
     passes = Pass(models, layers, len(samples.sources), pool, ordered=probe is not None)
-    confound = Confounder(confounder) if "deconfounded_cka" in chosen else None
-    values: dict[str, np.ndarray] = {}
-    nulls: dict[str, np.ndarray] = {}
-    sizes: list[int] = []
+    result = Result(models=list(models), layers=[], values={}, info={
+        "samples": 0, "batches": 0, "batch_sizes": [], "estimator": estimator,
+        "mode": "stream" if probe is None else "probe",
+        "pool": {name: getattr(p := per_model(pool, name, models, "pool"), "__name__", p)
+                 for name in models},
+        "kinds": {name: m.kind for name, m in chosen.items()},
+        "limits": {name: list(m.limits) for name, m in chosen.items()}, "options": options,
+        "confounder": None if "deconfounded_cka" not in chosen else "pictures"
+        if confounder is None else getattr(confounder, "__name__", "given"),
+        # Costly pairs within a model are left out where there are several.
+        "across": [n for n, m in chosen.items() if m.pair and len(models) > 1],
+        "by_batch": by_batch})
+    info, sigma, values = result.info, {}, {}
+    sums: dict[str, list[np.ndarray]] = {kernel: [] for kernel in set(kernels.values())}
     with contextlib.ExitStack() as stack:
         passes.open(stack, device, pick)
         for batch in samples if probe is None else [first(samples, probe)]:
-            sizes.append(len(batch[0]))
-            rows.open(sizes[-1], confound(batch) if confound else None)
+            grams: dict[int, Tensor | None] = {}
+            base = confounding(confounder, batch[0], info["samples"]) if info["confounder"] else None
             if probe is None:  # features live only in the hook
-                passes(batch, lambda row, x: rows.add(row, None if x is None
-                                                      else g.centred_gram(x)))
-                rows.close()
-                continue
-            reps = represent(passes, batch, batch_size, chosen, memory)
-            for row, rep in enumerate(reps):
-                rows.add(row, rep["euclidean"] and rep["euclidean"].gram)
-            rows.close()
-            values, nulls = whole_set(reps, passes, chosen, options, rows, kernels, null, seed)
-    totals = rows.totals()
-    for name, kernel in kernels.items():
-        values[name] = g.from_sums(totals[kernel], confound is not None,
-                                   name == "deconfounded_cka" and not by_batch)
-    result = Result(
-        models=list(models), layers=passes.layers(), nulls=nulls,
-        values={name: values[name] for name in chosen},
-        groups={name: np.stack(rows.sums[kernel].groups) for name, kernel in kernels.items()},
-        info={"samples": sum(sizes), "batches": len(sizes), "batch_sizes": sorted(set(sizes)),
-              "estimator": estimator, "mode": "stream" if probe is None else "probe",
-              "pool": {name: getattr(p := per_model(pool, name, models, "pool"), "__name__", p)
-                       for name in models},
-              "kinds": {name: m.kind for name, m in chosen.items()},
-              "limits": {name: list(m.limits) for name, m in chosen.items()},
-              "options": options, "confounder": confound.name if confound else None,
-              # Costly pairs within a model are left out where there are several.
-              "across": [n for n, m in chosen.items() if m.pair and len(models) > 1],
-              "by_batch": by_batch, "correspondence": samples.correspondence})
-    result.info["sigma"] = {layer.label: rows.sigma[layer.row] for layer in result.layers
-                            if layer.row in rows.sigma}
-    result.reasons = reasons(result, passes, totals)
+                def sink(row: int, x: Tensor | None, grams: dict = grams) -> None:
+                    grams[row] = None if x is None else g.centred_gram(x)
+
+                passes(batch, sink)
+            else:
+                reps = represent(passes, batch, batch_size, chosen, memory)
+                grams.update((row, r["euclidean"] and r["euclidean"].gram)
+                             for row, r in enumerate(reps))
+            rows = {kernel: centred(kernel, grams, base, sigma, scale, clamp, estimator)
+                    for kernel in sums}
+            for kernel, groups in sums.items():  # batch i adds to group i modulo GROUPS
+                products = g.inner_products(rows[kernel])
+                if info["batches"] < GROUPS:
+                    groups.append(products)
+                else:
+                    groups[info["batches"] % GROUPS] += products
+            info["samples"] += len(batch[0])
+            info["batches"] += 1
+            info["batch_sizes"] = sorted({*info["batch_sizes"], len(batch[0])})
+    result.layers = passes.layers()
+    result.groups = {name: np.stack(sums[kernel]) for name, kernel in kernels.items()}
+    if probe is not None:
+        stacks = {name: rows[kernel] for name, kernel in kernels.items()}
+        values = whole_set(result, reps, chosen, stacks, null, seed)
+    result.values = {name: values[name] if m.kernel is None
+                     else result.from_sums(name, result.groups[name].sum(0))
+                     for name, m in chosen.items()}
+    info["correspondence"] = samples.correspondence
+    info["sigma"] = {layer.label: sigma[layer.row] for layer in result.layers if layer.row in sigma}
+    result.reasons = reasons(result, passes)
     return result
 
 
@@ -118,45 +124,45 @@ def resolve(measures: Any, options: Mapping[str, dict]) -> dict[str, Measure]:
         if callable(m):
             out[m.__name__] = Measure("measure", (0, 1), features=True, symmetric=False,
                                       pair=lambda a, b, m=m: float(m(a.features, b.features)))
-        elif m in MEASURES:
-            out[m] = MEASURES[m]
         else:
-            near = difflib.get_close_matches(str(m), MEASURES, n=1, cutoff=0.3)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"measure {m!r} is unknown.{hint} Known: {', '.join(MEASURES)}, or a "
-                             "function of two matrices")
+            out[m] = MEASURES[one_of(m, MEASURES, "measures")]
     for name, given in options.items():
-        if name not in out:
-            raise ValueError(f"options for {name!r}, which is not among the measures")
-        m = out[name]
-        known = list(KERNEL_OPTIONS[m.kernel]) if m.kernel else \
+        m = out[one_of(name, out, "options")]
+        known = KERNEL_OPTIONS[m.kernel] if m.kernel else \
             list(inspect.signature(m.pair or m.rows).parameters)[2 if m.pair else 1:]
-        if wrong := set(given) - set(known):
-            raise ValueError(f"{name} has no option {wrong.pop()!r}; it has: {known or 'none'}")
+        for option in given:
+            one_of(option, known, f"option of {name}")
     return out
 
 
-class Confounder:
-    """Gram of what is to be regressed out, batch by batch."""
+def confounding(source: Any, x: Tensor, start: int) -> Tensor:
+    """[n, n] Gram of what is to be regressed out of the n samples x, which begin at `start`."""
+    n = len(x)
+    z = source[start:start + n] if isinstance(source, Tensor) else source(x) if source else x
+    if len(z) != n:
+        raise ValueError(f"confounder: {len(z)} rows for the {n} samples from {start} on")
+    gram = g.centred_gram(z.float().reshape(n, -1))
+    if not gram.trace() > 0:
+        raise ValueError(f"the confounder is constant or NaN in the {n} samples from {start} on")
+    return gram
 
-    def __init__(self, source: Tensor | Callable[[Tensor], Tensor] | None) -> None:
-        self.source, self.start = source, 0
-        self.name = "pictures" if source is None else getattr(source, "__name__", "given")
 
-    def __call__(self, batch: list[Tensor]) -> Tensor:
-        x, n = batch[0], len(batch[0])
-        if isinstance(self.source, Tensor):
-            x = self.source[self.start:self.start + n]
-        elif self.source is not None:
-            x = self.source(x)
-        if len(x) != n:
-            raise ValueError(f"confounder: {len(x)} rows for the {n} samples from {self.start} on")
-        gram = g.centred_gram(x.float().reshape(n, -1))
-        if not gram.trace() > 0:
-            raise ValueError(f"the confounder is constant or NaN in the {n} samples from "
-                             f"{self.start} on")
-        self.start += n
-        return gram
+def centred(kernel: str, grams: dict[int, Tensor | None], base: Tensor | None,
+            sigma: dict[int, float], scale: float, clamp: bool, estimator: str) -> list[Tensor]:
+    """Rows [n, n] of one batch by layer, the confounder's last; RBF's widths are fixed once."""
+    where = next((k for k in grams.values() if k is not None), torch.empty(0))
+    size = len(where)
+    out = []
+    for row, gram in [*sorted(grams.items()), *([] if base is None else [(-1, base)])]:
+        gram = torch.full((size, size), torch.nan) if gram is None else gram
+        if kernel == "rbf" and row not in sigma:
+            sigma[row] = scale * g.median_distance(gram).item()
+        k = g.kernel_row(kernel, gram, estimator == "debiased", sigma=sigma.get(row, 0),
+                         confounder=base, clamp=clamp)
+        if estimator == "published":  # unit rows: the sum is then the sum of the ratios
+            k /= k.norm().clamp(min=torch.finfo(k.dtype).tiny)
+        out.append(k.to(where.device))  # models may live on several devices
+    return out
 
 
 def first(samples: Samples, count: int) -> list[Tensor]:
@@ -188,9 +194,9 @@ def represent(passes: Pass, batch: list[Tensor], batch_size: int, chosen: dict[s
         group = range(len(reps), len(reps) + sum(total <= memory for total in totals))
         held: dict[int, list[Tensor | None]] = {row: [] for row in group}
 
-        def sink(row: int, features: Tensor | None, held: dict = held) -> None:
+        def sink(row: int, x: Tensor | None, held: dict = held) -> None:
             if row in held:  # a copy: a later in-place edit must not reach it
-                held[row].append(None if features is None else features.clone())
+                held[row].append(None if x is None else x.clone())
 
         for part in parts:
             passes(part, sink)
@@ -202,55 +208,37 @@ def represent(passes: Pass, batch: list[Tensor], batch_size: int, chosen: dict[s
             x = torch.cat(pieces)
             # All meet on one device, which must have float64.
             home = home or torch.device("cpu" if x.device.type == "mps" else x.device)
-            reps.append({metric: representation(normalised_rows(x.to(home), metric), keep,
-                                                decompose) for metric in metrics})
+            reps.append({m: Representation.compact(normalised_rows(x.to(home), m), keep, decompose)
+                         for m in metrics})
     return reps
 
 
-def representation(x: Tensor, keep: bool, decompose: bool) -> Representation:
-    """[n, d] -> what is kept of it: a Gram, made and decomposed in float64, held in float32."""
-    rep = Representation.from_gram(g.centred_gram(x, torch.float64))
-    if decompose:
-        rep.basis = rep.basis[0].float(), rep.basis[1].float()
-    rep.gram = rep.gram.float()
-    rep.features = Representation(x).features.float() if keep else None
-    return rep
-
-
-def whole_set(reps: Reps, passes: Pass, chosen: dict[str, Measure], options: dict, made: g.Rows,
-              kernels: dict[str, str], null: int, seed: int) -> tuple[dict, dict]:
-    """Values [T, T] of the measures that are no sums, and null distributions [P, T, T] of all."""
-    owned: dict[str, list[int]] = {}
-    for layer in passes.layers():
-        owned.setdefault(layer.model, []).append(layer.row)
-    blocks = list(itertools.combinations(owned.values(), 2)) or [(*owned.values(),) * 2]
+def whole_set(result: Result, reps: Reps, chosen: dict[str, Measure],
+              stacks: dict[str, list[Tensor]], null: int, seed: int) -> dict[str, np.ndarray]:
+    """Values [T, T] of the measures that are no sums; null distributions [P, T, T] of all."""
+    rows_of = [[layer.row for layer in result.of(model)] for model in result.models]
+    blocks = list(itertools.combinations(rows_of, 2)) or [(rows_of[0], rows_of[0])]
     pairs = {(min(p), max(p)) for a, b in blocks for p in itertools.product(a, b)}
     pairs |= {(row, row) for row in range(len(reps))}
     generator = torch.Generator().manual_seed(seed)
-    orders = [torch.randperm(made.samples, generator=generator) for _ in range(null)]
-    values, nulls = {}, {}
+    n, values = result.info["samples"], {}
+    orders = [torch.randperm(n, generator=generator) for _ in range(null)]
     for name, m in chosen.items():
-        own, kwargs = [rep[m.metric] for rep in reps], options.get(name, {})
+        own, kwargs = [rep[m.metric] for rep in reps], result.info["options"].get(name, {})
         if m.pair:
-            values[name] = pairwise(m, own, pairs, kwargs, None)
-            found = [pairwise(m, own, pairs, kwargs, order) for order in orders]
+            found = [pairwise(m, own, pairs, kwargs, order) for order in [None, *orders]]
         else:  # cosines of rows
-            if m.rows:
-                empty = torch.full((made.samples,) * 2, torch.nan)
-                rows = [m.rows(r, **kwargs) if r else empty for r in own]
-                values[name] = g.cosine(g.inner_products(rows))
-            else:
-                rows = made.stacks[kernels[name]][:len(reps)]
-            if name == "deconfounded_cka" and kernels[name] == "linear":
-                base = made.stacks["linear"][-1]
-                rows = [r - (r * base).sum() / (base * base).sum() * base for r in rows]
-            found = []
-            for order in orders:
-                moved = [row[order][:, order] for row in rows]
-                found.append(g.cosine(g.inner_products(rows + moved))[:len(rows), len(rows):])
-        if found:
-            nulls[name] = np.stack(found)
-    return values, nulls
+            rows = stacks[name] if m.kernel else [
+                m.rows(r, **kwargs) if r else torch.full((n, n), torch.nan) for r in own]
+            if name == "deconfounded_cka" and not result.info["by_batch"]:
+                rows = [g.residual(row, rows[-1]) for row in rows]
+            rows = rows[:len(reps)]
+            found = [g.cosine(g.inner_products(rows + [row[order][:, order] for row in rows]))
+                     [:len(rows), len(rows):] for order in [torch.arange(n), *orders]]
+        values[name] = found[0]
+        if null:
+            result.nulls[name] = np.stack(found[1:])
+    return values
 
 
 def pairwise(m: Measure, reps: list[Representation | None], pairs: set[tuple[int, int]],
@@ -266,10 +254,10 @@ def pairwise(m: Measure, reps: list[Representation | None], pairs: set[tuple[int
     return out
 
 
-def reasons(result: Result, passes: Pass, totals: dict[str, np.ndarray]) -> dict[str, str]:
+def reasons(result: Result, passes: Pass) -> dict[str, str]:
     """By "model/layer": why a layer's cells are NaN, or why it has no row."""
     out = passes.reasons()
-    own = [np.diagonal(total) for total in totals.values()]
+    own = [np.diagonal(groups.sum(0)) for groups in result.groups.values()]
     for layer in result.layers:
         for name, value in result.values.items():
             if layer.label in out or not np.isnan(value[layer.row]).all():

@@ -16,9 +16,8 @@ from .result import Result
 class SimilarityModel:
     """A model, its name, and the layers whose names contain one of `layers_to_include`.
 
-    The model is not changed: hooks exist only during `compute` or a call, mode and device are as
-    before afterwards. `model_activations` is {layer: tensor}: after a call `sm(x)` its values,
-    after `compute` its shapes only (on the meta device: the features were freed at once).
+    The model is left as it is. `model_activations` is {layer: tensor}: after a call `sm(x)` its
+    values, after `compute` its shapes only (on the meta device: the features were freed at once).
     """
 
     def __init__(self, model: nn.Module, model_name: str | None = None,
@@ -75,9 +74,9 @@ class BaseSimilarity:
             return self.measure(x, y)
 
         own.__name__ = self.similarity_name
-        names = [self.sim_model1.model_name, self.sim_model2.model_name]
-        names[1] += " (2)" if names[0] == names[1] else ""
-        pair = dict(zip(names, (self.sim_model1, self.sim_model2), strict=True))
+        one, two = self.sim_model1, self.sim_model2
+        pair = {one.model_name: one}
+        pair[two.model_name + " (2)" * (two.model_name in pair)] = two
         self.result = compare({name: sm.model for name, sm in pair.items()}, dataloader,
                               {name: sm.layers_to_include for name, sm in pair.items()},
                               device=self.device,
@@ -117,8 +116,7 @@ class CKA(BaseSimilarity):
                  device: Any = "cpu", unbiased: bool = False, published: bool = False) -> None:
         super().__init__(sim_model1, sim_model2, device)
         if unbiased and published:
-            raise ValueError("unbiased and published exclude each other: the published estimator "
-                             "is biased")
+            raise ValueError("unbiased and published exclude each other: published is biased")
         estimator = "published" if published else "debiased" if unbiased else "biased"
         self.settings = {"measures": "cka", "probe": None, "estimator": estimator}
 
@@ -132,9 +130,8 @@ class DeltaCKA(CKA):
     similarity_name = "dCKA"
 
     def __init__(self, sim_model1: SimilarityModel, sim_model2: SimilarityModel,
-                 device: Any = "cpu", remove_negative_eig: bool = False, unbiased: bool = False,
-                 published: bool = False) -> None:
-        super().__init__(sim_model1, sim_model2, device, unbiased, published)
+                 device: Any = "cpu", remove_negative_eig: bool = False, **estimator: bool) -> None:
+        super().__init__(sim_model1, sim_model2, device, **estimator)
         self.settings |= {"measures": "deconfounded_cka",
                           "options": {"deconfounded_cka": {"clamp": remove_negative_eig}}}
 

@@ -13,6 +13,15 @@ import torch
 from torch import Tensor, nn
 
 
+def one_of(value: Any, known: Iterable[str], what: str) -> Any:
+    """`value`, or ValueError with the nearest and all of the known names."""
+    if value in (known := list(known)):
+        return value
+    near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.3)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(f"{what}={value!r}: {hint}Known: {', '.join(known) or 'none'}")
+
+
 class contains(str):
     """A selector: every module whose name contains this text, as simtorch's `layers_to_include`."""
 

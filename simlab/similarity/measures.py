@@ -1,10 +1,9 @@
 """How alike two representations of the same samples are: plain functions of two matrices.
 
 [n, p] and [n, q], samples x features, tensors or arrays; a float comes back, computed in float64.
-`..._similarity` is larger, `..._distance` smaller for more alike. Columns are centred first, so
-that no measure sees a shift. Where a Gram determines the measure, `Representation.from_gram(K)`
-stands for a matrix. Constant features give NaN; ValueError for other than two finite matrices of
-the same number of samples.
+`..._similarity` is larger, `..._distance` smaller for more alike. Columns are centred first: no
+measure sees a shift. Where a Gram K determines it, `Representation.from_gram(K)` stands for a
+matrix. Constant features give NaN; ValueError unless both are finite with the same samples.
 """
 
 from collections.abc import Callable
@@ -14,11 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.spatial.distance import squareform
+from scipy.stats import rankdata
 from torch import Tensor
 
 from . import gram as g
+from .layers import one_of
 
-RANK = 1e-6  # directions whose standard deviation is below this share of the largest are noise
 NAN = float("nan")
 
 
@@ -37,16 +38,27 @@ def matrix(x: Any) -> Tensor:
 class Representation:
     """n samples as centred features, or as the centred Gram that most measures need only."""
 
-    def __init__(self, features: Any) -> None:
-        x = matrix(features)
-        shifted = x - x[:1]  # constant columns become an exact 0
-        self.features: Tensor | None = shifted - shifted.mean(0)
+    def __init__(self, features: Any, gram: Tensor | None = None) -> None:
+        if gram is not None:
+            self.gram = gram
+        self.features: Tensor | None = None
+        if features is not None:
+            x = matrix(features)
+            shifted = x - x[:1]  # constant columns become an exact 0
+            self.features = shifted - shifted.mean(0)
 
     @classmethod
     def from_gram(cls, gram: Tensor) -> "Representation":
         """From a Gram matrix [n, n] of any inner product; it is centred here."""
-        self = cls.__new__(cls)
-        self.features, self.gram = None, g.center(torch.as_tensor(gram), debiased=False)
+        return cls(None, g.center(torch.as_tensor(gram), debiased=False))
+
+    @classmethod
+    def compact(cls, x: Tensor, keep: bool, decompose: bool) -> "Representation":
+        """[n, d] -> its Gram (features, basis), computed in float64 and held in float32."""
+        self = cls.from_gram(g.centred_gram(x, torch.float64))
+        if decompose:
+            self.basis = self.basis[0].float(), self.basis[1].float()
+        self.gram, self.features = self.gram.float(), cls(x).features.float() if keep else None
         return self
 
     @cached_property
@@ -64,20 +76,19 @@ class Representation:
 
     @cached_property
     def basis(self) -> tuple[Tensor, Tensor]:
-        """U [n, r], s [r] of the centred features U diag(s) V', noise directions left out."""
+        """U [n, r], s [r] of the centred features U diag(s) V', largest first, without noise."""
         if self.features is not None and self.features.shape[1] < len(self):
             u, s, _ = torch.linalg.svd(self.features, full_matrices=False)
         else:
             values, u = torch.linalg.eigh(self.gram)
-            s = values.clamp(min=0).sqrt()
-        keep = s > RANK * s.max()
+            s, u = values.clamp(min=0).sqrt().flip(0), u.flip(1)
+        keep = s > 1e-6 * s.max()
         return u[:, keep], s[keep]
 
     def permuted(self, order: Tensor) -> "Representation":
         """The same with its samples in another order; nothing is decomposed again."""
-        out = Representation.__new__(Representation)
+        out = Representation(None, self.gram[order][:, order])
         out.features = None if self.features is None else self.features[order]
-        out.gram = self.gram[order][:, order]
         if "basis" in self.__dict__:
             out.basis = (self.basis[0][order], self.basis[1])
         return out
@@ -91,19 +102,9 @@ def pair(x: Any, y: Any) -> tuple[Representation, Representation]:
     return a, b
 
 
-def ratio(top: Tensor, bottom: Tensor) -> float:
-    return (top / bottom).item() if bottom > 0 else NAN
-
-
 def alignment(a: Tensor, b: Tensor) -> float:
     """Cosine of two [n, n]."""
-    return ratio((a * b).sum(), a.norm() * b.norm())
-
-
-def centred_row(gram: Tensor, debiased: bool) -> Tensor:
-    """Centred Gram, or zeros where nothing but rounding is left of it."""
-    row = g.center(gram, debiased)
-    return row * (row.norm() > 1e-12 * gram.norm())
+    return ((a * b).sum() / a.norm() / b.norm()).item()  # NaN where one is 0
 
 
 def hsic(x: Any, y: Any, *, debiased: bool = True) -> float:
@@ -147,7 +148,7 @@ def rbf_cka_similarity(x: Any, y: Any, *, debiased: bool = True, scale: float = 
     sigmas = [(v, scale * g.median_distance(v.gram)) for v in pair(x, y)]
     if any(sigma == 0 for _, sigma in sigmas):
         return NAN
-    return alignment(*(centred_row(g.rbf(v.gram, sigma), debiased) for v, sigma in sigmas))
+    return alignment(*(g.kernel_row("rbf", v.gram, debiased, sigma=sigma) for v, sigma in sigmas))
 
 
 def deconfounded_cka_similarity(x: Any, y: Any, z: Any, *, debiased: bool = True,
@@ -159,11 +160,10 @@ def deconfounded_cka_similarity(x: Any, y: Any, z: Any, *, debiased: bool = True
     """
     (a, b), (c, _) = pair(x, y), pair(z, x)
     if clamp:
-        return alignment(*(centred_row(g.residual(v.gram, c.gram, clamp=True), debiased)
+        return alignment(*(g.kernel_row("residual", v.gram, debiased, confounder=c.gram, clamp=True)
                            for v in (a, b)))
-    rows = [centred_row(v.gram, debiased) for v in (a, b, c)]
-    sums = np.array([[(p * q).sum().item() for q in rows] for p in rows])
-    return float(g.partial(g.cosine(sums))[0, 1])
+    rows = [g.kernel_row("linear", v.gram, debiased) for v in (a, b, c)]
+    return float(g.partial(g.cosine(g.inner_products(rows)))[0, 1])
 
 
 PROCRUSTES = {"squared": lambda c: 2 - 2 * c, "angle": lambda c: float(np.arccos(c)),
@@ -176,44 +176,35 @@ def procrustes_distance(x: Any, y: Any, *, form: str = "squared") -> float:
     With c = |X'Y|_* (nuclear norm): "squared" 2 - 2c in [0, 2], "angle" arccos c in [0, pi/2] (a
     metric), "complement" 1 - c (simtorch's). Invariant to rotation, isotropic scale and shift.
     """
-    if form not in PROCRUSTES:
-        raise ValueError(f"form={form!r}: expected one of {', '.join(PROCRUSTES)}")
+    distance = PROCRUSTES[one_of(form, PROCRUSTES, "form")]
     (u, s), (v, t) = (r.basis for r in pair(x, y))
     if not len(s) or not len(t):
         return NAN
     # In n x n only: U diag(s) is X up to a rotation.
     cross = (u * (s / s.norm())).T @ (v * (t / t.norm()))
-    return PROCRUSTES[form](min(torch.linalg.svdvals(cross).sum().item(), 1.0))
+    return distance(min(torch.linalg.svdvals(cross).sum().item(), 1.0))
 
 
-def correlations(u: Tensor, v: Tensor, squared: bool) -> float:
-    """Mean (square) of the singular values of U'V, over the smaller rank."""
-    cross, fewer = u.T @ v, min(u.shape[1], v.shape[1])
-    if not fewer:
-        return NAN
-    total = cross.square().sum() if squared else torch.linalg.svdvals(cross).sum()
-    return total.item() / fewer
-
-
-def cca_similarity(x: Any, y: Any, *, squared: bool = False) -> float:
+def cca_similarity(x: Any, y: Any, *, squared: bool = False, variance: float = 1) -> float:
     """Mean canonical correlation, or mean of the squares, over the smaller rank; in [0, 1].
 
     Invariant to every invertible linear map, and so 1 as soon as either has n - 1 directions;
-    independent features give squares of max(p, q)/(n-1) on average.
+    independent features give squares of max(p, q)/(n-1) on average. `variance`: see `svcca_...`.
     """
-    return correlations(*(r.basis[0] for r in pair(x, y)), squared)
-
-
-def svcca_similarity(x: Any, y: Any, *, variance: float = 0.99, squared: bool = False) -> float:
-    """CCA of the fewest principal directions that hold `variance` of it (Raghu 2017); in [0, 1]."""
     if not 0 < variance <= 1:
         raise ValueError(f"variance={variance}: expected a share in (0, 1]")
     tops = []
     for u, s in (r.basis for r in pair(x, y)):
-        s, order = s.sort(descending=True)
         share = s.square().cumsum(0) / s.square().sum()
-        tops.append(u[:, order[: int((share < variance - 1e-12).sum()) + 1]])
-    return correlations(*tops, squared)
+        tops.append(u[:, :int((share < variance - 1e-12).sum()) + 1] if variance < 1 else u)
+    cross, fewer = tops[0].T @ tops[1], min(top.shape[1] for top in tops)
+    total = cross.square().sum() if squared else torch.linalg.svdvals(cross).sum()
+    return total.item() / fewer if fewer else NAN
+
+
+def svcca_similarity(x: Any, y: Any, *, variance: float = 0.99, squared: bool = False) -> float:
+    """CCA of the fewest principal directions that hold `variance` of it (Raghu 2017); in [0, 1]."""
+    return cca_similarity(x, y, squared=squared, variance=variance)
 
 
 def pwcca_similarity(x: Any, y: Any) -> float:
@@ -231,13 +222,14 @@ def pwcca_similarity(x: Any, y: Any) -> float:
         return NAN
     w, rho, _ = torch.linalg.svd(u.T @ v, full_matrices=False)
     weight = ((u @ w).T @ a.features.to(u.dtype)).abs().sum(1)
-    return ratio((weight * rho).sum(), weight.sum())
+    return ((weight * rho).sum() / weight.sum()).item()
 
 
 def regression_similarity(x: Any, y: Any) -> float:
     """R^2 of predicting x linearly from y, |Q_y'X|^2 / |X|^2; in [0, 1]. Not symmetric."""
     (u, s), (v, _) = (r.basis for r in pair(x, y))
-    return ratio((v.T @ (u * s)).square().sum(), s.square().sum()) if v.shape[1] else NAN
+    r2 = (v.T @ (u * s)).square().sum() / s.square().sum()
+    return r2.item() if len(v.T) else NAN
 
 
 def normalised_rows(features: Tensor, metric: str) -> Tensor:
@@ -245,9 +237,7 @@ def normalised_rows(features: Tensor, metric: str) -> Tensor:
 
     "cosine": unit rows; "correlation": rows less their mean, then unit; "euclidean": unchanged.
     """
-    if metric not in ("euclidean", "cosine", "correlation"):
-        raise ValueError(f"metric={metric!r}: expected euclidean, cosine or correlation")
-    if metric == "euclidean":
+    if one_of(metric, ("euclidean", "cosine", "correlation"), "metric") == "euclidean":
         return features
     if metric == "correlation":
         before = features.norm(dim=1, keepdim=True)
@@ -264,17 +254,14 @@ def geometry(x: Any, y: Any, metric: str) -> tuple[Representation, Representatio
         return pair(x, y)
     if isinstance(x, Representation) or isinstance(y, Representation):
         raise ValueError(f"metric={metric!r} needs the raw features: a centred Gram lacks them")
-    return pair(normalised_rows(matrix(x), metric), normalised_rows(matrix(y), metric))
+    return pair(*(normalised_rows(matrix(v), metric) for v in (x, y)))
 
 
 def rank_matrix(rep: Representation) -> Tensor:
     """[n, n] ranks of the distances between samples (ties share one), their mean taken off."""
-    n, values = len(rep), g.upper(g.squared_distances(rep.gram))
-    _, inverse, counts = values.unique(return_inverse=True, return_counts=True)
-    ranks = (counts.cumsum(0) - (counts - 1) / 2).to(values.dtype)[inverse]
-    out = values.new_zeros(n, n)
-    out[*torch.triu_indices(n, n, 1, device=values.device)] = ranks - ranks.mean()
-    return out + out.T
+    gram = rep.gram
+    ranks = rankdata(squareform(g.squared_distances(gram).cpu().numpy(), checks=False))
+    return torch.from_numpy(squareform(ranks - ranks.mean())).to(gram)
 
 
 def rsa_similarity(x: Any, y: Any, *, metric: str = "euclidean") -> float:

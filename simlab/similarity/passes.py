@@ -1,7 +1,6 @@
 """Runs the models batch by batch and numbers the layers that are watched."""
 
 import contextlib
-import difflib
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -9,10 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from .gram import flatten
-from .layers import select, tapped, unwrap
+from .layers import one_of, select, tapped, unwrap
 from .result import Layer
-
-Sink = Callable[[int, Tensor | None], None]
 
 
 def pooled(x: Tensor, pool: str | Callable[[Tensor], Tensor]) -> Tensor:
@@ -20,9 +17,7 @@ def pooled(x: Tensor, pool: str | Callable[[Tensor], Tensor]) -> Tensor:
     average) or the tokens of [n, T, D]; "cls", the first token of [n, T, D]; or a function."""
     if callable(pool):
         return pool(x)
-    if pool not in ("flatten", "mean", "cls"):
-        raise ValueError(f"pool={pool!r}: expected flatten, mean, cls or a function")
-    if pool == "flatten" or x.dim() < 3:
+    if one_of(pool, ("flatten", "mean", "cls"), "pool") == "flatten" or x.dim() < 3:
         return x[:, None] if x.dim() == 1 else x
     if pool == "mean":
         return x.mean(1) if x.dim() == 3 else x.flatten(2).mean(2)
@@ -36,11 +31,9 @@ def per_model(value: Any, name: str, models: Mapping[str, Any], what: str) -> An
     """An option's value for one model: {model name: value}, or the same for all."""
     if not isinstance(value, Mapping):
         return value
-    if unknown := [key for key in [*value, name] if key not in models or key not in value]:
-        near = difflib.get_close_matches(unknown[0], models, n=1, cutoff=0)
-        raise ValueError(f"{what} is given for {', '.join(value)}; the models are "
-                         f"{', '.join(models)} ({unknown[0]!r}: did you mean {near[0]!r}?)")
-    return value[name]
+    for key in value:
+        one_of(key, models, what)
+    return value[one_of(name, value, what)]
 
 
 def named_models(models: Any) -> dict[str, nn.Module]:
@@ -89,7 +82,7 @@ class Pass:
                                        pick=pick))
             for run, (model, _, _, names) in enumerate(self.runs)]
 
-    def __call__(self, batch: list[Tensor], sink: Sink) -> None:
+    def __call__(self, batch: list[Tensor], sink: Callable[[int, Tensor | None], None]) -> None:
         """Run one batch; sink(row, features [n, d] or None) for each layer as it is computed."""
         self.sink, self.size, self.got = sink, len(batch[0]), set()
         for forward, (_, stream, _, _) in zip(self.forwards, self.runs, strict=True):

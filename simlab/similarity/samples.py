@@ -1,5 +1,6 @@
 """What is compared on: batches of pictures, one stream for all models or one for each."""
 
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -81,32 +82,24 @@ class Samples:
         return "checked by " + " and ".join(sorted(self.proofs)) if self.proofs else "unchecked"
 
     def __iter__(self) -> Iterator[list[Tensor]]:
-        iterators = [iter(source) for source in self.sources]
-        ready: list[Tensor] | None = None
-        part: list[Tensor] | None = None
-        index = 0
-        while True:
-            raw = [next(it, END) for it in iterators]
-            ended = [r is END for r in raw]
-            if all(ended):
-                break
-            if any(ended):
+        ready: list[Tensor] = []  # a batch waits here: a small tail may have to join it
+        part: list[Tensor] = []
+        for index, raw in enumerate(itertools.zip_longest(*self.sources, fillvalue=END)):
+            if any(r is END for r in raw):
                 raise ValueError(f"one loader ends after {index} batches, the other goes on: their "
                                  "samples must correspond")
             batch, labels = zip(*(unpack(r, index) for r in raw), strict=True)
             if len(batch) > 1:
                 self._check(batch, labels, index)
             part = merged(part, list(batch))
-            index += 1
             if len(part[0]) >= MIN_BATCH:
-                if ready is not None:
+                if ready:
                     yield ready
-                ready, part = part, None
-        if part is not None:  # too small a tail
-            ready = merged(ready, part)
-        if ready is None or len(ready[0]) < MIN_BATCH:
+                ready, part = part, []
+        ready = merged(ready, part)
+        if not ready or len(ready[0]) < MIN_BATCH:
             raise ValueError(f"at least {MIN_BATCH} samples are needed, got "
-                             f"{0 if ready is None else len(ready[0])}")
+                             f"{len(ready[0]) if ready else 0}")
         yield ready
 
     def _check(self, batch: tuple[Tensor, ...], labels: tuple, index: int) -> None:
@@ -129,8 +122,8 @@ class Samples:
                 self.proofs.discard("pictures")
             for place, here in enumerate(zip(*codes, strict=True), self.count):
                 # A picture of one stream that stands at another place in the others.
-                if len(set(here)) > 1 and any(here[a] in self.seen[b] for a in range(len(here))
-                                              for b in range(len(here)) if here[a] != here[b]):
+                if any(a != b and a in seen for a in here
+                       for b, seen in zip(here, self.seen, strict=True)):
                     raise ValueError(f"batch {index}: sample {place} of one loader stands "
                                      "elsewhere in another: they are shuffled differently")
         self.count += sizes[0]
@@ -140,6 +133,6 @@ class Samples:
                              "do it alike: use shuffle=False, or one loader for all models")
 
 
-def merged(a: list[Tensor] | None, b: list[Tensor]) -> list[Tensor]:
-    """Two batches as one."""
-    return b if a is None else [torch.cat(pair) for pair in zip(a, b, strict=True)]
+def merged(a: list[Tensor], b: list[Tensor]) -> list[Tensor]:
+    """Two batches as one; either may be empty."""
+    return [torch.cat(pair) for pair in zip(a, b, strict=True)] if a and b else a or b
