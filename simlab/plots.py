@@ -26,10 +26,15 @@ def show(figure: Figure, alt: str):
     """Display a figure in a notebook with a text alternative: what to see in it."""
     from IPython.display import display  # only notebooks need it
 
+    data = {"image/png": png(figure), "text/plain": alt}
+    display(data, raw=True, metadata={"image/png": {"alt": alt}})
+
+
+def png(figure: Figure) -> str:
+    """A figure as a PNG in base64, which notebooks and HTML take."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
-    data = {"image/png": base64.b64encode(buffer.getvalue()).decode(), "text/plain": alt}
-    display(data, raw=True, metadata={"image/png": {"alt": alt}})
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def new_figure(

@@ -1,0 +1,345 @@
+"""Figures to play with: controls over one picture, which a pure function draws from their values.
+
+    explorer = cka_playground()
+    explorer                              # the last line of a cell: live where a kernel runs, and the
+                                          # figure of its first state on GitHub, in HTML and in print
+    figure, alt = explorer.draw(**explorer.state)    # the same as plain Python, without a kernel
+
+Nothing slow is computed here: tables, maps and features come from outside. There is no Output area
+(batch runs hang in it, and it swallows errors): a control that moves sets an <img> with its text
+alternative. The drawing is by plots.py, with its colours.
+"""
+
+import html
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import ipywidgets
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from . import plots
+from .collapse import COMPLETE_STD_RATIO
+from .names import near
+from .similarity import Result, cka_similarity
+
+MOUSE_CELLS = 900  # cells of a heat map that can be clicked; each is a button
+WIDE = ipywidgets.Layout(width="24em")
+WORDS = {"description_width": "9em"}
+
+
+class Explorer(ipywidgets.VBox):
+    """Controls above one picture.
+
+    draw: a pure function of the controls' values by name, to (Figure, text alternative).
+    `controls` are the widgets by name, `state` their values, `picture` the HTML with the image.
+    """
+
+    def __init__(self, draw: Callable[..., tuple[Figure, str]], **controls: ipywidgets.Widget):
+        super().__init__()
+        self.draw, self.controls, self.picture = draw, controls, ipywidgets.HTML()
+        row = ipywidgets.Box([*controls.values()], layout={"flex_flow": "row wrap"})
+        self.children = [row, self.picture]
+        for control in controls.values():
+            control.observe(self.redraw, "value")
+        self.redraw()
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return {name: control.value for name, control in self.controls.items()}
+
+    def redraw(self, change: Any = None):
+        try:
+            self.figure, self.alt = self.draw(**self.state)
+            self.png = plots.png(self.figure)
+        except Exception as error:  # a kernel hides what an observer raises
+            self.picture.value = f'<p role="alert">{html.escape(f"{error!r}")}</p>'
+            raise
+        self.picture.value = (
+            f'<img alt="{html.escape(self.alt)}" src="data:image/png;base64,{self.png}" '
+            'style="display: block; width: 100%; max-width: 990px">'
+        )
+
+    def _ipython_display_(self):
+        """One output for both: whatever shows no widget shows the picture and its alternative."""
+        from IPython.display import display
+
+        data = self._repr_mimebundle_() | {"text/plain": self.alt, "image/png": self.png}
+        display(data, raw=True, metadata={"image/png": {"alt": self.alt}})
+
+
+def collapse_switches(table: pd.DataFrame) -> Explorer:
+    """The collapse lab's curves, with switches for stop-gradient and predictor.
+
+    table: a row a run and epoch with the columns stop_gradient (bool), predictor (names or bool),
+    epoch, loss, std_ratio, knn (NaN where it was not measured), and seed where there are several:
+    the curves are then means. All runs stay in the background, so that the axes stand still.
+    """
+    keys = ["stop_gradient", "predictor"]
+    _need(table, [*keys, "epoch", "loss", "std_ratio", "knn"], [*keys, "epoch"])
+    mean = table.groupby([*keys, "epoch"], as_index=False)[["loss", "std_ratio", "knn"]].mean()
+    runs = {key: own for key, own in mean.groupby(keys)}
+
+    def draw(stop_gradient, predictor) -> tuple[Figure, str]:
+        name = f"stop-gradient {_word(stop_gradient)}, predictor {_word(predictor)}"
+        own = runs.get((stop_gradient, predictor), mean[:0])
+        figure = plots.training_curves({name: own}, {})
+        for ax, column in zip(figure.axes, ("loss", "std_ratio", "knn"), strict=True):
+            for other in runs.values():
+                seen = other.dropna(subset=[column])
+                ax.plot(seen["epoch"], seen[column], color="0.8", linewidth=3, zorder=0)
+        if not len(own):
+            figure.suptitle(f"{name}: not among the runs", fontsize=plots.FONT + 1)
+            return figure, f"There is no run with {name}; those there are run in grey."
+        last, knn = own.iloc[-1], own["knn"].dropna()
+        verdict = "collapsed" if last["std_ratio"] < COMPLETE_STD_RATIO else "no complete collapse"
+        figure.suptitle(f"{name}: {verdict}", fontsize=plots.FONT + 1)
+        return figure, (
+            f"Three curves with {name}, the other runs in grey. After epoch {last['epoch']:.0f} the "
+            f"loss is {last['loss']:.2f}, the std of z {last['std_ratio']:.2f} (1 is healthy)"
+            + (f", the kNN accuracy {knn.iloc[-1]:.1%}" if len(knn) else "") + f": {verdict}."
+        )  # fmt: skip
+
+    return Explorer(draw, **{name: _choice(name, table[name]) for name in keys})
+
+
+def sim_beta(table: pd.DataFrame, metrics: Iterable[str] = ()) -> Explorer:
+    """What SIM's weight beta does: a metric over the betas of a sweep, one of them marked.
+
+    table: a row a run with the columns beta, seed and numbers to look at; a run without a number
+    (NaN) is left out. metrics: which columns; none: every other column of numbers that differ.
+    """
+    metrics = list(metrics) or [
+        name for name in table.select_dtypes("number").columns
+        if name not in ("beta", "seed") and table[name].nunique() > 1
+    ]  # fmt: skip
+    _need(table, ["beta", "seed", *metrics], ["beta"])
+    if not metrics:
+        raise ValueError(f"no column of numbers beside beta and seed: {', '.join(table.columns)}")
+    betas = sorted(table["beta"].unique())
+
+    def draw(beta, metric) -> tuple[Figure, str]:
+        good = table.dropna(subset=[metric])
+        mean, half = plots.mean_and_interval(good.groupby("beta")[metric])
+        figure, ((ax,),) = plots.new_figure(width=8, height=4.2)
+        at = {value: place for place, value in enumerate(betas)}  # 0 has no place on a log axis
+        ax.plot(good["beta"].map(at), good[metric], "o", color="0.6", label="single runs")
+        ax.errorbar([at[b] for b in mean.index], mean, yerr=half.fillna(0), marker="s", capsize=4,
+                    color=plots.PALETTE[1], label="mean, 95 % interval")  # fmt: skip
+        ax.axvline(at[beta], color=plots.PALETTE[2], linestyle="--", zorder=0)
+        ax.set_xticks(range(len(betas)), [f"{b:g}" for b in betas])
+        ax.set_xlim(-0.5, len(betas) - 0.5)
+        if beta not in mean:
+            said = f"{metric} was not measured at beta {beta:g}"
+        else:
+            n = int((good["beta"] == beta).sum())
+            said = f"{metric} at beta {beta:g}: {mean[beta]:.4g}"
+            said += f" ± {half[beta]:.2g}" if n > 1 else ""
+            said += f", {n} {'seed' if n == 1 else 'seeds'}"
+            if beta != mean.index[0]:
+                said += f"; {mean[beta] - mean.iloc[0]:+.3g} against beta {mean.index[0]:g}"
+        plots.label(ax, said, r"SIM's weight $\beta$", metric)
+        ax.legend(fontsize=plots.FONT - 2, frameon=False)
+        return figure, f"{metric} over {len(betas)} betas, mean and interval over seeds. {said}."
+
+    beta = ipywidgets.SelectionSlider(
+        options=[(f"{b:g}", b) for b in betas], description="beta", style=WORDS, layout=WIDE
+    )
+    return Explorer(draw, beta=beta, metric=_dropdown("metric", metrics))
+
+
+def cka_playground() -> Explorer:
+    """What CKA sees and what it does not: a cloud X, a second one Y made of it, and their CKA.
+
+    X are n Gaussian points in d dimensions (the first twice as wide). Y is X turned in the plane of
+    its first two axes, scaled, stretched along the first axis, with a share of noise in its
+    variance; with a share of 1 the two have nothing in common, and the truth is a CKA of 0.
+    """
+
+    def draw(rotate, scale, stretch, noise, n, d, seed) -> tuple[Figure, str]:
+        rng, (sin, cos) = np.random.default_rng(seed), (np.sin, np.cos)
+        x = rng.standard_normal((n, d)) * np.where(np.arange(d) == 0, 2, 1)  # [n, d]
+        y, t = x.copy(), np.deg2rad(rotate)
+        y[:, :2] = x[:, :2] @ np.array([[cos(t), sin(t)], [-sin(t), cos(t)]])
+        y[:, 0] *= stretch
+        # axis by axis as wide as Y, so that a share is the same everywhere
+        strange = rng.standard_normal((n, d)) * y.std(0)
+        y = scale * ((1 - noise) ** 0.5 * y + noise**0.5 * strange)
+        biased, debiased = (cka_similarity(x, y, debiased=which) for which in (False, True))
+        figure, (axes,) = plots.new_figure(3, height=3.6)
+        for ax, cloud, name in zip(axes, (x, y), "XY", strict=False):
+            ax.scatter(cloud[:, 0], cloud[:, 1], c=x[:, 0], cmap="cividis", s=18)
+            ax.set(xlim=(-9, 9), ylim=(-9, 9), aspect="equal")
+            plots.label(ax, f"{name}: {n} points, 2 of {d} dimensions", "axis 1", "axis 2")
+        bars = axes[2].bar(["biased", "debiased"], [biased, debiased], width=0.6,
+                           color=[plots.PALETTE[5], plots.PALETTE[1]])  # fmt: skip
+        axes[2].bar_label(bars, fmt="%.3f", fontsize=plots.FONT + 2, padding=2)
+        axes[2].axhline(0, color="0.3", linewidth=1)
+        axes[2].set_ylim(-0.3, 1.15)
+        axes[2].tick_params(axis="x", labelsize=plots.FONT)
+        plots.label(axes[2], "linear CKA of X and Y")
+        return figure, (
+            f"CKA of X and Y: biased {biased:.3f}, debiased {debiased:.3f}. X: {n} points in {d} "
+            f"dimensions (draw {seed}). Y: X turned by {rotate} degrees, scaled by {scale:g}, "
+            f"stretched {stretch:g} times along an axis, a share of {noise:.2f} of its variance "
+            "noise. Two scatter plots show both clouds, two bars the values."
+        )
+
+    return Explorer(
+        draw,
+        rotate=_slider("rotate (degrees)", 0, 180, 0, 15),
+        scale=_slider("scale", 0.25, 2.0, 1.0, 0.25),
+        stretch=_slider("stretch", 1.0, 5.0, 1.0, 0.5),
+        noise=_slider("noise (share)", 0.0, 1.0, 0.0, 0.05),
+        n=_steps("n, points", (5, 10, 20, 50, 100, 200, 500), 100),
+        d=_steps("d, dimensions", (2, 5, 10, 30, 100, 300, 1000), 2),
+        seed=_slider("draw", 0, 20, 0, 1),
+    )
+
+
+def layer_heatmap(result: Result) -> Explorer:
+    """The layers of a comparison's first model by those of its last; a cell is picked and read.
+
+    result: of `simlab.similarity.compare`. The cell is picked by two sliders, or clicked. Beside the
+    map stand the values along its row and its column, above it the pair's shapes and its value,
+    with the 95 % interval over batches where the result has ten of them.
+    """
+    rows, columns = result.of(None), result.of(None, -1)
+    blocks = {name: result.block(measure=name) for name in result.values}
+    intervals = {
+        name: result.interval(measure=name) for name in blocks
+        if result.info["batches"] >= 10 and name in result.groups
+    }  # fmt: skip
+
+    def draw(row, column, measure) -> tuple[Figure, str]:
+        a, b, block = rows[row], columns[column], blocks[measure]
+        word, low_high = measure.replace("_", " "), result.info["limits"][measure]
+        figure, ((heat, line),) = plots.new_figure(2, height=5.0)
+        with warnings.catch_warnings():  # layer names longer than the figure's half
+            warnings.simplefilter("ignore", UserWarning)
+            result.plot("matrix", ax=heat, measure=measure)
+        heat.tick_params(labelsize=plots.FONT - 2)
+        for text in (heat.title, heat.xaxis.label, heat.yaxis.label):
+            text.set_fontsize(plots.FONT)
+        for width, color in ((5, "black"), (2.5, "white")):
+            heat.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, lw=width, ec=color))
+        along = ((block[row], column, f"{a.name} with all of {b.model}"),
+                 (block[:, column], row, f"{b.name} with all of {a.model}"))  # fmt: skip
+        for i, (values, place, name) in enumerate(along):
+            style = {"color": plots.PALETTE[i + 1], "linestyle": plots.DASHES[i], "label": name}
+            line.plot(values, marker=plots.MARKERS[i], markersize=5, **style)
+            line.plot(place, values[place], "o", ms=13, mfc="none", mec="black", mew=2)
+        line.xaxis.get_major_locator().set_params(integer=True)
+        low, high = low_high
+        line.set_ylim(min(low, np.nanmin(block, initial=low)) - 0.03,
+                      max(high, np.nanmax(block, initial=high)) + 0.03)  # fmt: skip
+        plots.label(line, "along the row and the column", "layer, counted from the input", word)
+        figure.legend(loc="outside lower right", fontsize=plots.FONT - 1, frameon=False)
+        said = f"{word} {block[row, column]:.3f}"
+        if measure in intervals:
+            low, high = (bound[row, column] for bound in intervals[measure])
+            said += f" (95 % interval {low:.3f} to {high:.3f})"
+        shapes = [" x ".join(map(str, layer.shape)) for layer in (a, b)]
+        pair = f"{a.label} ({shapes[0]}) and {b.label} ({shapes[1]})"
+        figure.suptitle(f"{pair}\n{said}", fontsize=plots.FONT + 1)
+        best = ""
+        if not np.isnan(block[row]).all():
+            distance = result.info["kinds"][measure] == "distance"
+            at = int((np.nanargmin if distance else np.nanargmax)(block[row]))
+            best = f" Most like it in its row is {columns[at].name}, {block[row, at]:.3f}."
+        return figure, f"Heat map of {word}, {len(rows)} by {len(columns)} layers. {pair}: {said}.{best}"
+
+    def layers(name, own):
+        options = [(layer.name, place) for place, layer in enumerate(own)]
+        return ipywidgets.SelectionSlider(
+            options=options, description=name, style=WORDS, layout={"width": "32em"}
+        )
+
+    explorer = Explorer(
+        draw, row=layers(f"row ({rows[0].model})", rows),
+        column=layers(f"column ({columns[0].model})", columns),
+        measure=_dropdown("measure", [*blocks]),
+    )  # fmt: skip
+    if len(rows) * len(columns) <= MOUSE_CELLS:
+        _clickable(explorer, len(rows), len(columns))
+    return explorer
+
+
+def _clickable(explorer: Explorer, rows: int, columns: int):
+    """Lay transparent buttons over the cells of the explorer's heat map, its figure's first axes."""
+    flat = ipywidgets.Layout(width="auto", height="auto", min_width="0", margin="0", padding="0")
+    clear = ipywidgets.ButtonStyle(button_color="transparent")
+    cells = []
+    for row in reversed(range(rows)):  # the first layer is at the bottom
+        for column in range(columns):
+            cell = ipywidgets.Button(layout=flat, style=clear, tabbable=False)
+
+            def pick(_, row=row, column=column):
+                explorer.controls["row"].value, explorer.controls["column"].value = row, column
+
+            cell.on_click(pick)
+            cells.append(cell)
+    here = "1 / 1 / 2 / 2"  # picture and buttons share one cell of a grid
+    over = ipywidgets.GridBox(cells, layout={
+        "grid_template_columns": f"repeat({columns}, 1fr)", "grid_area": here, "grid_gap": "0",
+        "grid_template_rows": f"repeat({rows}, 1fr)", "overflow": "hidden", "width": "auto",
+    })  # fmt: skip
+
+    def place(change=None):
+        box, (width, height) = explorer.figure.axes[0].get_position(), explorer.figure.get_size_inches()
+        tall = 100 * height / width  # margins in CSS are shares of the width, vertical ones too
+        over.layout.margin = (f"{tall * (1 - box.y1):.2f}% {100 * (1 - box.x1):.2f}% "
+                              f"{tall * box.y0:.2f}% {100 * box.x0:.2f}%")  # fmt: skip
+
+    place()
+    explorer.picture.observe(place, "value")
+    explorer.picture.layout = {"grid_area": here, "margin": "0", "width": "auto"}
+    both = ipywidgets.GridBox([explorer.picture, over], layout={"max_width": "990px"})
+    explorer.children = [explorer.children[0], both]
+
+
+# ---------------------------------------------------------------------------------------- controls
+
+
+def _slider(name: str, low: float, high: float, value: float, step: float) -> ipywidgets.Widget:
+    kind = ipywidgets.IntSlider if isinstance(step, int) else ipywidgets.FloatSlider
+    return kind(value, min=low, max=high, step=step, description=name, style=WORDS, layout=WIDE)
+
+
+def _steps(name: str, options: Iterable, value: Any) -> ipywidgets.Widget:
+    return ipywidgets.SelectionSlider(
+        options=options, value=value, description=name, style=WORDS, layout=WIDE
+    )
+
+
+def _dropdown(name: str, options: Iterable[str]) -> ipywidgets.Widget:
+    options = [(str(o).replace("_", " "), o) for o in options]
+    return ipywidgets.Dropdown(options=options, description=name, style=WORDS, layout=WIDE)
+
+
+def _choice(name: str, values: pd.Series) -> ipywidgets.Widget:
+    """A tick for what is on or off, buttons for what has names; the first value is chosen."""
+    options = [v.item() if hasattr(v, "item") else v for v in values.unique()]
+    name = name.replace("_", "-")
+    if all(isinstance(v, bool) for v in options):
+        return ipywidgets.Checkbox(options[0], description=name, indent=False)
+    return ipywidgets.ToggleButtons(options=options, description=name, style=WORDS)
+
+
+def _word(value: Any) -> str:
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+
+
+def _need(table: pd.DataFrame, columns: Iterable[str], keys: list[str]):
+    """The table has these columns, and rows of the same keys differ in their seed alone."""
+    for column in columns:
+        if column not in table:
+            raise ValueError(f"the table has no column {column!r}{near(column, table.columns)}")
+    if not len(table):
+        raise ValueError("the table has no rows")
+    if table.duplicated([*keys, *({"seed"} & set(table))]).any():
+        raise ValueError(f"rows of the same {', '.join(keys)} differ in more than the seed: filter "
+                         "the table")  # fmt: skip
