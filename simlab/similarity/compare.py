@@ -63,7 +63,7 @@ def compare(models: Any, data: Any, layers: Any = None, measures: Any = "cka", *
     kernels = {name: "linear" if m.kernel == "residual" and not by_batch else m.kernel
                for name, m in chosen.items() if m.kernel}
     samples = Samples(data, len(models), batch_size)
-    passes = Pass(models, layers, len(samples.sources), pool, ordered=probe is not None)
+    passes = Pass(models, layers, len(samples.sources), pool)
     result = Result(models=list(models), layers=[], values={}, info={
         "samples": 0, "batches": 0, "batch_sizes": [], "estimator": estimator,
         "mode": "stream" if probe is None else "probe",
@@ -76,7 +76,7 @@ def compare(models: Any, data: Any, layers: Any = None, measures: Any = "cka", *
         # Costly pairs within a model are left out where there are several.
         "across": [n for n, m in chosen.items() if m.pair and len(models) > 1],
         "by_batch": by_batch})
-    info, sigma, values = result.info, {}, {}
+    info, sigma, values, energy = result.info, {}, {}, {}
     sums: dict[str, list[np.ndarray]] = {kernel: [] for kernel in set(kernels.values())}
     with contextlib.ExitStack() as stack:
         passes.open(stack, device, pick)
@@ -85,13 +85,15 @@ def compare(models: Any, data: Any, layers: Any = None, measures: Any = "cka", *
             base = confounding(confounder, batch[0], info["samples"]) if info["confounder"] else None
             if probe is None:  # features live only in the hook
                 def sink(row: int, x: Tensor | None, grams: dict = grams) -> None:
-                    grams[row] = None if x is None else g.centred_gram(x)
+                    grams[row] = None if x is None else g.centred_gram(g.flatten(x))
 
                 passes(batch, sink)
             else:
                 reps = represent(passes, batch, batch_size, chosen, memory)
                 grams.update((row, r["euclidean"] and r["euclidean"].gram)
                              for row, r in enumerate(reps))
+            for row, k in grams.items():
+                energy[row] = energy.get(row, 0) + (np.nan if k is None else k.trace().item())
             rows = {kernel: centred(kernel, grams, base, sigma, scale, clamp, estimator)
                     for kernel in sums}
             for kernel, groups in sums.items():  # batch i adds to group i modulo GROUPS
@@ -113,7 +115,16 @@ def compare(models: Any, data: Any, layers: Any = None, measures: Any = "cka", *
                      for name, m in chosen.items()}
     info["correspondence"] = samples.correspondence
     info["sigma"] = {layer.label: sigma[layer.row] for layer in result.layers if layer.row in sigma}
-    result.reasons = reasons(result, passes)
+    result.reasons = passes.reasons()
+    for layer in result.layers:
+        for name, value in result.values.items():
+            if layer.label not in result.reasons and np.isnan(value[layer.row]).all():
+                result.reasons[f"{layer.label} ({name})" if energy[layer.row] > 0 else layer.label] = (
+                    "constant: its features do not differ between the samples"
+                    if energy[layer.row] == 0 else "NaN or infinite features"
+                    if np.isnan(energy[layer.row]) else
+                    "nothing is left of it beside the confounder" if name == "deconfounded_cka"
+                    else "its samples are all equally far apart")
     return result
 
 
@@ -183,7 +194,7 @@ def represent(passes: Pass, batch: list[Tensor], batch_size: int, chosen: dict[s
     metrics = {m.metric for m in chosen.values()} | {"euclidean"}
     keep = any(m.features for m in chosen.values())
     decompose = any(m.pair and m.kind != "measure" for m in chosen.values())
-    sizes = [4 * len(batch[0]) * size for *_, size in passes.info]
+    sizes = [4 * len(batch[0]) * size for *_, size in passes.rows.values()]
     if (need := sum(sizes) if keep else max(sizes)) > memory:
         raise ValueError(f"the features of {len(batch[0])} samples take {need >> 20} MB at once, "
                          f"memory allows {memory >> 20}: pool them, probe fewer, or raise memory=")
@@ -196,7 +207,7 @@ def represent(passes: Pass, batch: list[Tensor], batch_size: int, chosen: dict[s
 
         def sink(row: int, x: Tensor | None, held: dict = held) -> None:
             if row in held:  # a copy: a later in-place edit must not reach it
-                held[row].append(None if x is None else x.clone())
+                held[row].append(None if x is None else x.flatten(1).clone())
 
         for part in parts:
             passes(part, sink)
@@ -251,21 +262,4 @@ def pairwise(m: Measure, reps: list[Representation | None], pairs: set[tuple[int
         if reps[i] and reps[j]:
             out[i, j] = m.pair(reps[i], moved[j], **kwargs)
             out[j, i] = out[i, j] if m.symmetric else m.pair(reps[j], moved[i], **kwargs)
-    return out
-
-
-def reasons(result: Result, passes: Pass) -> dict[str, str]:
-    """By "model/layer": why a layer's cells are NaN, or why it has no row."""
-    out = passes.reasons()
-    own = [np.diagonal(groups.sum(0)) for groups in result.groups.values()]
-    for layer in result.layers:
-        for name, value in result.values.items():
-            if layer.label in out or not np.isnan(value[layer.row]).all():
-                continue
-            if any(np.isnan(d[layer.row]) for d in own):
-                out[layer.label] = "NaN or infinite features"
-            elif name == "deconfounded_cka" and all(d[layer.row] > 0 for d in own):
-                out[f"{layer.label} ({name})"] = "nothing is left of it beside the confounder"
-            else:
-                out[layer.label] = "constant: its features do not differ between the samples"
     return out

@@ -95,8 +95,9 @@ class BaseSimilarity:
             raise RuntimeError("call compute(dataloader) before plot_similarity()")
         one, two = self.sim_model1.model_name, self.sim_model2.model_name
         title = f"{self.similarity_name}: {one} vs {two}" if title is None else title
-        ax = self.result.plot(cmap=plot_cmap, title=title)
-        ax.set(xlabel=two if xlabel is None else xlabel, ylabel=one if ylabel is None else ylabel)
+        ax = self.result.plot(cmap=plot_cmap)
+        ax.set(xlabel=two if xlabel is None else xlabel, ylabel=one if ylabel is None else ylabel,
+               title=title)
         if savefig:
             Path(save_path).mkdir(parents=True, exist_ok=True)
             name = "_".join(title.replace("/", "-").split()) + ".png"

@@ -28,12 +28,12 @@ def _title(result: Any, measure: str) -> str:
     return f"{result.info['samples']:,} samples{estimator}"
 
 
-def _image(ax: Any, result: Any, values: np.ndarray, measure: str, cmap: str, limits: Any,
+def _image(ax: Any, result: Any, values: np.ndarray, measure: str, cmap: str,
            names: tuple[list[str], list[str]]) -> None:
     """`values` as a heat map with fixed limits; names of columns (x) and rows (y)."""
     import matplotlib as mpl
 
-    low, high = limits or result.info["limits"][measure]
+    low, high = result.info["limits"][measure]
     shown = ax.imshow(np.ma.masked_invalid(values), vmin=low, vmax=high, aspect="auto",
                       cmap=mpl.colormaps[cmap].with_extremes(bad="0.75"), interpolation="nearest")
     finite = values[np.isfinite(values)]
@@ -46,20 +46,18 @@ def _image(ax: Any, result: Any, values: np.ndarray, measure: str, cmap: str, li
 
 
 def matrix(result: Any, ax: Any = None, a: str | None = None, b: str | None = None,
-           measure: str | None = None, cmap: str = "viridis",
-           limits: tuple[float, float] | None = None, title: str | None = None) -> Any:
+           measure: str | None = None, cmap: str = "viridis") -> Any:
     """Heat map of model a's layers (y, input at the bottom) by model b's (x), fixed limits."""
     measure, rows, cols = result.measure(measure), result.of(a), result.of(b, -1)
     ax = _axes(ax, 2.6 + 0.13 * min(len(cols), 60), 2.2 + 0.13 * min(len(rows), 60))
-    _image(ax, result, result.block(a, b, measure), measure, cmap, limits,
+    _image(ax, result, result.block(a, b, measure), measure, cmap,
            ([layer.name for layer in cols], [layer.name for layer in rows]))
     ax.invert_yaxis()
-    ax.set(xlabel=cols[0].model, ylabel=rows[0].model, title=title or _title(result, measure))
+    ax.set(xlabel=cols[0].model, ylabel=rows[0].model, title=_title(result, measure))
     return ax
 
 
-def depth(result: Any, ax: Any = None, a: str | None = None, measure: str | None = None,
-          title: str | None = None) -> Any:
+def depth(result: Any, ax: Any = None, a: str | None = None, measure: str | None = None) -> Any:
     """A curve over the layers of model a for each other model (itself if alone).
 
     At the layer of the same name where the layers are the same, else at the most alike layer; a
@@ -86,23 +84,22 @@ def depth(result: Any, ax: Any = None, a: str | None = None, measure: str | None
     ax.set_ylim(min(low, ax.get_ylim()[0]) - 0.02, max(high, ax.get_ylim()[1]) + 0.02)
     _ticks(ax.xaxis, [layer.name for layer in rows])
     ax.set(xlabel=f"layer of {own}", ylabel=_label(result, measure),
-           title=title or f"{own} compared with")
+           title=f"{own} compared with")
     ax.legend(fontsize=8)
     return ax
 
 
 def overview(result: Any, ax: Any = None, layer: str | int = -1, measure: str | None = None,
-             cmap: str = "viridis", limits: tuple[float, float] | None = None,
-             title: str | None = None) -> Any:
+             cmap: str = "viridis") -> Any:
     """Heat map of all models by all models at one layer (name or place; -1 is the last)."""
     measure, names = result.measure(measure), result.models
     ax = _axes(ax, 2.8 + 0.25 * min(len(names), 30), 2.2 + 0.25 * min(len(names), 30))
     values = result.overview(layer, measure)
-    _image(ax, result, values, measure, cmap, limits, (names, names))
+    _image(ax, result, values, measure, cmap, (names, names))
     low, high = ax.images[0].get_clim()
     for (i, j), value in np.ndenumerate(values if len(names) <= 8 else np.empty((0, 0))):
         ax.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8,
                 color="white" if value < (low + high) / 2 else "black")
     place = "last layer" if layer == -1 else f"layer {layer}"
-    ax.set(title=title or f"{place}, {_title(result, measure)}")
+    ax.set(title=f"{place}, {_title(result, measure)}")
     return ax

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .gram import flatten
 from .layers import one_of, select, tapped, unwrap
 from .result import Layer
 
@@ -38,15 +37,12 @@ def per_model(value: Any, name: str, models: Mapping[str, Any], what: str) -> An
 
 def named_models(models: Any) -> dict[str, nn.Module]:
     """{name: model} of a model, a sequence (named by class) or a mapping."""
-    if isinstance(models, Mapping):
-        named = {str(name): model for name, model in models.items()}
-    else:
-        named = {}
-        for model in [models] if isinstance(models, nn.Module) else models:
-            name = kind = type(unwrap(model)).__name__
-            while name in named:
-                name = f"{kind} {int(name[len(kind):] or 1) + 1}"
-            named[name] = model
+    named = {str(k): m for k, m in models.items()} if isinstance(models, Mapping) else {}
+    for model in [] if named else [models] if isinstance(models, nn.Module) else models:
+        name = kind = type(unwrap(model)).__name__
+        while name in named:
+            name = f"{kind} {int(name[len(kind):] or 1) + 1}"
+        named[name] = model
     wrong = [n for n, model in named.items() if not isinstance(model, nn.Module)]
     if wrong or not named:
         raise TypeError(f"models must be nn.Modules: {', '.join(wrong) or 'none given'}")
@@ -56,11 +52,8 @@ def named_models(models: Any) -> dict[str, nn.Module]:
 class Pass:
     """Forward passes of all models; each watched layer gets a row, as first executed."""
 
-    def __init__(self, models: dict[str, nn.Module], layers: Any, streams: int, pool: Any,
-                 ordered: bool) -> None:
-        self.ordered = ordered  # features must be in the same order in every batch
-        self.keys: list[tuple[int, str]] = []  # (run, layer name) of a row
-        self.info: list[tuple[str, tuple[int, ...], int]] = []  # type, shape, pooled size of a row
+    def __init__(self, models: dict[str, nn.Module], layers: Any, streams: int, pool: Any) -> None:
+        self.rows: dict[tuple[int, str], tuple[str, tuple[int, ...], int]] = {}  # (run, layer)
         self.notes: dict[tuple[int, str], str] = {}  # what went wrong with a layer
         self.runs: list[tuple[nn.Module, int, Any, list[str]]] = []
         self.owners: list[tuple[str, int, set[str]]] = []  # model name, its run, its layers
@@ -74,6 +67,7 @@ class Pass:
                 self.runs.append((model, stream, kind, []))
             self.runs[run][3].extend(n for n in names if n not in self.runs[run][3])
             self.owners.append((name, run, set(names)))
+            self.notes |= {(run, n): "not called in the forward pass" for n in names}
 
     def open(self, stack: contextlib.ExitStack, device: Any, pick: Any) -> None:
         """Attach to all models until `stack` closes."""
@@ -83,48 +77,43 @@ class Pass:
             for run, (model, _, _, names) in enumerate(self.runs)]
 
     def __call__(self, batch: list[Tensor], sink: Callable[[int, Tensor | None], None]) -> None:
-        """Run one batch; sink(row, features [n, d] or None) for each layer as it is computed."""
+        """Run one batch; sink(row, output [n, ...] or None) for each layer as it is computed."""
         self.sink, self.size, self.got = sink, len(batch[0]), set()
         for forward, (_, stream, _, _) in zip(self.forwards, self.runs, strict=True):
             forward(batch[stream])
-        if not self.keys:
+        if not self.rows:
             raise ValueError("no selected layer was called in the forward pass")
-        for row in set(range(len(self.keys))) - self.got:
-            self.notes.setdefault(self.keys[row], f"not called in batch {self.batches}")
-            sink(row, None)
+        for row, key in enumerate(self.rows):
+            if row not in self.got:
+                self.notes.setdefault(key, f"not called in batch {self.batches}")
+                sink(row, None)
         self.batches += 1
 
     def _watch(self, run: int, name: str, module: nn.Module, output: Tensor | None) -> None:
-        key, features = (run, name), None
-        if key not in self.keys:
+        key, kind = (run, name), type(module).__name__
+        if key not in self.rows:
             if self.batches:
-                self.notes.setdefault(key, f"left out: first called in batch {self.batches}")
+                self.notes[key] = f"left out: first called in batch {self.batches}"
                 return
-            self.keys.append(key)
-            self.info.append((type(module).__name__, (), 0))
-        row = self.keys.index(key)
+            self.rows[key] = (kind, (), 0)
+            self.notes.pop(key, None)
+        row = list(self.rows).index(key)
         self.got.add(row)
         if output is None:
             self.notes.setdefault(key, "its output holds no float tensor with the batch of "
                                   f"{self.size} as first dimension; choose one with pick=")
         else:
-            features = pooled(output, self.runs[run][2])
-            features = features.flatten(1) if self.ordered else flatten(features)
-            self.info[row] = (type(module).__name__, tuple(output.shape[1:]), features.shape[1])
-        self.sink(row, features)
+            shape, output = tuple(output.shape[1:]), pooled(output, self.runs[run][2])
+            self.rows[key] = (kind, shape, output[0].numel())
+        self.sink(row, output)
 
     def layers(self) -> list[Layer]:
         """One entry for each model and layer, in order of first execution."""
-        return [Layer(model, name, *self.info[row], row) for model, run, names in self.owners
-                for row, (r, name) in enumerate(self.keys) if r == run
-                and name.split("#")[0] in names]
+        return [Layer(model, name, *info, row) for model, run, names in self.owners
+                for row, ((r, name), info) in enumerate(self.rows.items())
+                if r == run and name.split("#")[0] in names]
 
     def reasons(self) -> dict[str, str]:
         """By "model/layer": why a layer has no row or no values."""
-        out = {}
-        for model, run, names in self.owners:
-            missing = sorted(names - {name for r, name in self.keys if r == run})
-            out |= {f"{model}/{n}": "not called in the forward pass" for n in missing}
-            out |= {f"{model}/{n}": note for (r, n), note in self.notes.items()
-                    if r == run and n.split("#")[0] in names}
-        return out
+        return {f"{model}/{n}": note for model, run, names in self.owners
+                for (r, n), note in self.notes.items() if r == run and n.split("#")[0] in names}
