@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-LINES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+# the lines on two models are test_readme_similarity's
+LINES = [x for x in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "my_model" not in x]
 
 
 @pytest.mark.parametrize("lines", LINES, ids=range(len(LINES)))
