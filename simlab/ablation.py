@@ -1,0 +1,110 @@
+"""Does a change help? Paired differences over the seeds; and what features keep, depth by depth.
+
+Two runs of one seed share weights, order and pictures, so their difference says more than two means
+do. Each mean difference comes with its interval and with the smallest one that the design would
+have seen: without that, "no effect" and "too few seeds" look the same.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from .augment import normalise
+from .collapse import effective_rank
+from .data import DataSet
+from .names import near
+
+
+def paired_differences(
+    table: pd.DataFrame, change: str, y: str, base: object, group: Sequence[str] = ()
+) -> pd.DataFrame:
+    """y minus the same seed's y at `change` == `base`, for each value of `change` and each group.
+
+    Columns: n, base (its mean), mean, low and high (Student's 95 % interval of the mean
+    difference), visible: the true difference that n such pairs find in four of five tries at 5 %,
+    (t(.975) + t(.8)) sd / sqrt(n). Raises ValueError for an unknown column, a seed that is there
+    twice, or a base that is not there.
+    """
+    from scipy.stats import t
+
+    keys = [*group, change]
+    for column in (*keys, y, "seed"):
+        if column not in table:
+            raise ValueError(f"no column {column!r}{near(column, table.columns)}")
+    if table.duplicated([*keys, "seed"]).any():
+        raise ValueError(f"rows of one seed differ in more than {', '.join(keys)}: give group=")
+    wide = table.set_index([*keys, "seed"])[y].unstack(change)
+    if base not in wide:
+        raise ValueError(f"{change} is never {base!r}: {', '.join(map(str, wide.columns))}")
+    rows = []
+    for value in wide.columns.drop(base):
+        pairs = wide[[base, value]].dropna()
+        for name, own in pairs.groupby(list(group)) if group else [((), pairs)]:
+            gap, n = own[value] - own[base], len(own)
+            error = gap.std() / n**0.5
+            half, power = t.ppf([0.975, 0.8], max(n - 1, 1)) * error
+            rows.append(dict(zip(group, name, strict=True)) | {
+                change: value, "n": n, "base": own[base].mean(), "mean": gap.mean(),
+                "low": gap.mean() - half, "high": gap.mean() + half, "visible": half + power,
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+@torch.no_grad()
+def what_is_kept(
+    encoder: nn.Module, data: DataSet, layers: Sequence[str], pictures: int = 1000
+) -> pd.DataFrame:
+    """What a linear map can read from each layer's output, a row a layer.
+
+    rebuild: R² of the picture itself (16 x 16 pixels), read from the layer's map, averaged to at
+    most 4 x 4 positions. One column a known factor of the data: R² read from the average over all
+    positions (angles by cosine and sine). rank: effective rank of that average. Ridge regression on
+    that many training pictures, its strength by leave-one-out; R² on as many test pictures.
+    """
+    maps, sides = [], []
+    handles = [
+        encoder.get_submodule(name).register_forward_hook(lambda m, x, y: maps.append(y.float()))
+        for name in layers
+    ]
+    try:
+        for part in (data.train, data.test):
+            part = part.subset(torch.arange(min(pictures, len(part))))
+            x = normalise(part.images, data.mean, data.std)
+            encoder.eval()(x)
+            factors = part.factors.split(1, dim=1) if len(part.factors) else ()
+            named = dict(zip(part.factor_names, factors, strict=True))
+            if "angle" in named:
+                turn = torch.deg2rad(named["angle"])
+                named["angle"] = torch.cat((turn.cos(), turn.sin()), dim=1)
+            small = F.adaptive_avg_pool2d(x, min(16, data.train.size)).flatten(1)
+            sides.append({"rebuild": small} | named)
+    finally:
+        for handle in handles:
+            handle.remove()
+    rows = []
+    for i, name in enumerate(layers):
+        fit, test = maps[i], maps[i + len(layers)]  # [n, C, h, w]
+        side = min(4, fit.shape[-1])
+        grids = [F.adaptive_avg_pool2d(m, side).flatten(1) for m in (fit, test)]
+        means = [m.mean((2, 3)) for m in (fit, test)]
+        row = {"layer": name, "rank": effective_rank(means[1])}
+        for what in sides[0]:
+            row[what] = _r2(*(grids if what == "rebuild" else means), sides[0][what], sides[1][what])
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _r2(x: Tensor, x_test: Tensor, y: Tensor, y_test: Tensor) -> float:
+    """R² on (x_test, y_test) of a ridge regression on (x, y): features [N, D], targets [N, T]."""
+    from sklearn.linear_model import RidgeCV
+
+    std, mean = x.std(0).clamp_min(1e-6), x.mean(0)
+    x, x_test = (((part - mean) / std).cpu().double().numpy() for part in (x, x_test))
+    y, y_test = (part.cpu().double().numpy() for part in (y, y_test))
+    guess = RidgeCV(np.logspace(-1, 5, 7)).fit(x, y).predict(x_test).reshape(y_test.shape)
+    return float(1 - ((y_test - guess) ** 2).sum() / ((y_test - y.mean(0)) ** 2).sum())
