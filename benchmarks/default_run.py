@@ -1,17 +1,21 @@
-"""What the default run learns, over seeds: the table behind the README and the notebooks.
+"""What a pretraining learns, over seeds: the tables behind the README and the notebooks.
 
-    python benchmarks/default_run.py [SEED ...]
+    python benchmarks/default_run.py default_run
+    python benchmarks/default_run.py cifar10_folder data=path/to/cifar10 epochs=12 encoder=small
 
-For each seed the default pretraining, its kNN accuracy and its linear probe with 1,000 labels, beside
-raw pixels and the untrained encoder under the same protocol. Runs are kept in runs/ and found again.
+For each seed one pretraining, its kNN accuracy and its linear probe with 1,000 labels, beside raw pixels
+and the untrained encoder under the same protocol. Fields of `PretrainConfig` may be changed. Runs are
+kept in runs/ and found again. Writes results/<name>.md and .csv.
 """
 
-import sys
+import argparse
+import dataclasses
+import json
 from pathlib import Path
 
 import pandas as pd
 
-from simlab.config import PretrainConfig, resolve
+from simlab.config import PretrainConfig, make_config, resolve
 from simlab.data import load_data
 from simlab.evaluate import knn_accuracy, raw_pixels
 from simlab.plots import mean_and_interval
@@ -21,11 +25,20 @@ from simlab.train import pretrain, untrained
 RESULTS = Path(__file__).parent / "results"
 
 
-def main(seeds: list[int]):
-    data = load_data("fashion-scattered")
-    rows = []
-    for seed in seeds:
-        config = resolve(PretrainConfig(seed=seed), data)
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("name", help="of the files in results/")
+    parser.add_argument("changes", nargs="*", help="field=value")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments = parser.parse_args()
+    kinds = {field.name: field.type for field in dataclasses.fields(PretrainConfig)}
+    changes = dict(word.split("=", 1) for word in arguments.changes)
+    changes = {k: kinds.get(k, str)(v) for k, v in changes.items()}
+    config = make_config(PretrainConfig, **changes)
+    data = load_data(config.data, config.data_folder, image_size=config.image_size)
+    rows, seconds = [], []
+    for seed in arguments.seeds:
+        config = resolve(dataclasses.replace(config, seed=seed), data)
         run = pretrain(config, data)
         for name, encoder in {
             "SimSiam": run.encoder,
@@ -38,11 +51,19 @@ def main(seeds: list[int]):
                 row[f"knn_{k}"] = knn_accuracy(f.train, f.train_labels, f.test, f.test_labels, k)
             rows.append(row)
             print(row, flush=True)
-        print(f"seed {seed}: {run.result['seconds']} s", flush=True)
+        seconds.append(run.result["seconds"])
+        print(f"seed {seed}: {seconds[-1]} s of training", flush=True)
     table = pd.DataFrame(rows)
-    table.to_csv(RESULTS / "default_run.csv", index=False)
+    table.to_csv(RESULTS / f"{arguments.name}.csv", index=False)
+    environment = run.result["environment"]
+    shown = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("data_folder", "seed")}
+    shown["data"] = Path(shown["data"]).name
+    words = [f"{k}={v}" for k, v in changes.items() if k != "data"]
+    words += [f"data=path/to/{shown['data']}"] if "data" in changes else []
     lines = [
-        f"`python benchmarks/default_run.py {' '.join(map(str, seeds))}`: {config}", "",
+        f"`python benchmarks/default_run.py {' '.join([arguments.name, *words])} --seeds "
+        f"{' '.join(map(str, arguments.seeds))}`", "",
+        f"Training took {', '.join(f'{s:.0f}' for s in seconds)} s, with {environment}.", "",
         "Test accuracy, mean and 95 % t-interval over the seeds (which draw weights, views and the",
         "labelled pictures).", "",
         "| encoder | kNN, k = 200 | kNN, k = 20 | linear probe, 1,000 labels |", "|---|---|---|---|",
@@ -54,9 +75,10 @@ def main(seeds: list[int]):
             mean, half = mean_and_interval(own[column])
             cells.append(f"{mean[name]:.3f} ± {half[name]:.3f}")
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    (RESULTS / "default_run.md").write_text("\n".join(lines) + "\n")
+    lines += ["", "The configuration:", "", "```json", json.dumps(shown, indent=1), "```"]
+    (RESULTS / f"{arguments.name}.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 
 
 if __name__ == "__main__":
-    main([int(word) for word in sys.argv[1:]] or [0, 1, 2])
+    main()

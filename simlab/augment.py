@@ -69,7 +69,7 @@ RECIPES = {
         crop_min=0.08, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur=0.5
     ),
     # turns as well, since the scattered pictures are turned; see notebook 01
-    "scattered": Augment(crop_min=0.3, rotate=180.0, hue=0.0, saturation=0.0, grey=0.0),
+    "scattered": Augment(crop_min=0.4, rotate=180.0, hue=0.0, saturation=0.0, grey=0.0),
     "none": Augment(crop_min=1, ratio=1, flip=0, jitter=0, grey=0),
 }
 
@@ -101,6 +101,7 @@ def two_views(
     std: Tensor,
     size: int = 0,
     generator: torch.Generator | None = None,
+    share: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Two independent views of every picture.
 
@@ -110,9 +111,12 @@ def two_views(
         size: side of the views in pixels; 0 keeps the pictures' shape.
         generator: on the pictures' device; the same seed gives the same views. A picture's view
             depends on how many pictures there are, but not on what the others show.
+        share: (first, total) where the pictures are a part of a batch: the `total` pictures' numbers
+            are drawn and these pictures', from `first` on, are used. So the parts' views are the
+            batch's.
     Returns: two float32 tensors [N, C, size, size], normalised, in memory channels last.
     """
-    return tuple(view(images, augment, mean, std, size, generator) for _ in range(2))
+    return tuple(view(images, augment, mean, std, size, generator, share) for _ in range(2))
 
 
 def view(
@@ -122,6 +126,7 @@ def view(
     std: Tensor,
     size: int = 0,
     generator: torch.Generator | None = None,
+    share: tuple[int, int] | None = None,
 ) -> Tensor:
     """One random view [N, C, size, size] of every picture [N, C, H, W]; see `two_views`."""
     if images.dtype != torch.uint8 or images.dim() != 4:
@@ -131,12 +136,18 @@ def view(
     n, c, h, w = images.shape
     # `color_jitter` shifts the hue of one quarter of its pictures after the other: shuffled, each
     # may come into any quarter. The batch is filled up to four equal ones.
-    draw = _Draw(-(-n // 4) * 4, images.device, generator)
-    shuffled = torch.argsort(draw.uniform(0, 1))
+    first, total = share or (0, n)
+    draw = _Draw(-(-total // 4) * 4, images.device, generator)
+    shuffled, quarters = torch.argsort(draw.uniform(0, 1)), None
+    if share:
+        draw.rows = torch.argsort(shuffled)[first : first + n].sort().values
+        shuffled = shuffled[draw.rows] - first
+        ends = torch.arange(5, device=images.device) * (draw.n // 4)
+        quarters = torch.searchsorted(draw.rows, ends).tolist()
     x = images.index_select(0, shuffled.clamp(max=n - 1)).to(torch.float32).div_(255)
     x = resample(x, *_crops(draw, augment, h, w), (size, size) if size else (h, w))
     if augment.jitter:
-        x = color_jitter(x, *_jitter(draw, augment, c))
+        x = color_jitter(x, *_jitter(draw, augment, c), quarters)
     if augment.grey and c == 3:
         x = torch.lerp(x, grey(x), _column(draw.chance(augment.grey)))
     if augment.blur:
@@ -213,7 +224,9 @@ def shift_hue(x: Tensor, shift: Tensor) -> Tensor:
     return torch.clamp(level, low, high)
 
 
-def color_jitter(x: Tensor, factors: Tensor, order: Tensor, shift: Tensor | None) -> Tensor:
+def color_jitter(
+    x: Tensor, factors: Tensor, order: Tensor, shift: Tensor | None, parts: list[int] | None = None
+) -> Tensor:
     """Brightness, contrast, saturation and hue, in an own order for every picture.
 
     Args:
@@ -221,9 +234,11 @@ def color_jitter(x: Tensor, factors: Tensor, order: Tensor, shift: Tensor | None
         factors: [N, 3], of brightness, contrast and saturation.
         order: [N, M], different ones of 0 (brightness), 1 (contrast) and 2 (saturation).
         shift: hue [N], in turns, or None. It is the costly step and runs once on every picture: on
-            part k of M + 1 equal parts of the batch (from 0) after k of the other steps.
+            part k of M + 1 parts of the batch (from 0) after k of the other steps.
+        parts: their bounds; equal parts where not said.
     """
     x, steps, colour = x.clone(), order.shape[1], x.shape[1] == 3
+    parts = parts or [part * len(x) // (steps + 1) for part in range(steps + 2)]
     # each step blends with something: black (0), the picture's mean grey (1), or its grey (2)
     factors, to_mean, to_grey = (
         t.to(x.dtype).T[..., None, None, None]  # [M, N, 1, 1, 1]
@@ -231,7 +246,7 @@ def color_jitter(x: Tensor, factors: Tensor, order: Tensor, shift: Tensor | None
     )
     for step in range(steps + 1):
         if shift is not None:
-            part = slice(step * len(x) // (steps + 1), (step + 1) * len(x) // (steps + 1))
+            part = slice(parts[step], parts[step + 1])
             x[part] = shift_hue(x[part], shift[part])
         if step < steps:
             luma = grey(x) if colour else x
@@ -264,11 +279,12 @@ class _Draw:
 
     def __init__(self, n: int, device: torch.device, generator: torch.Generator | None):
         self.n, self.device, self.generator = n, device, generator
+        self.rows: Tensor | None = None  # those that are used, where not all
 
     def uniform(self, low: float, high: float, columns: int = 0) -> Tensor:
         shape = (self.n, columns) if columns else (self.n,)
         r = torch.rand(shape, device=self.device, generator=self.generator)
-        return r * (high - low) + low
+        return (r if self.rows is None else r[self.rows]) * (high - low) + low
 
     def chance(self, p: float) -> Tensor:
         return self.uniform(0, 1) < p

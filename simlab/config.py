@@ -33,10 +33,11 @@ class TrainConfig:
     stem: str = "auto"  # a ResNet's first layer: small, large; auto: small up to 64 pixels
     augment: str = "auto"  # a recipe's name, then changes: "simclr blur=0 crop_min=0.2"
     view_size: int = 0  # side of the augmented views in pixels; 0: three quarters of the picture's
-    epochs: int = 12
-    batch_size: int = 128
-    lr: float = 0.15  # for 256 pictures; what is used is lr * batch_size / 256
-    optimizer: str = "sgd"  # sgd, adam, adamw, rmsprop
+    epochs: int = 14
+    batch_size: int = 64  # of all processes together, for one step of the optimizer
+    accumulate: int = 1  # parts of a batch that are computed one after the other, to save memory
+    lr: float = 0.5  # for 256 pictures; what is used is lr * batch_size / 256
+    optimizer: str = "sgd"  # sgd, adam, adamw, rmsprop, lars
     momentum: float = 0.9
     weight_decay: float = 5e-4
     schedule: str = "cosine"  # constant, step, multistep, cosine
@@ -57,7 +58,7 @@ class TrainConfig:
 
     def __post_init__(self):
         check_types(self)
-        for name in ("epochs", "batch_size", "decay_every", "keep_checkpoints"):
+        for name in ("epochs", "batch_size", "accumulate", "decay_every", "keep_checkpoints"):
             _at_least(self, name, 1)
         for name in ("lr", "weight_decay", "warmup_epochs", "decay", "seed", "sim_beta", "sim_tokens"):
             _at_least(self, name, 0)
@@ -69,7 +70,7 @@ class TrainConfig:
             raise ValueError("batch_size=1: BatchNorm needs at least two pictures in a batch")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum={self.momentum}: expected a number from 0 to below 1")
-        _one_of(self, "optimizer", ("sgd", "adam", "adamw", "rmsprop"))
+        _one_of(self, "optimizer", ("sgd", "adam", "adamw", "rmsprop", "lars"))
         _one_of(self, "schedule", ("constant", "step", "multistep", "cosine"))
         _one_of(self, "stem", ("auto", "small", "large"))
         _one_of(self, "sim_sampling", SAMPLING_TYPES)
@@ -82,6 +83,7 @@ class PretrainConfig(TrainConfig):
     """Self-supervised pretraining. The defaults suit the scattered pictures and two CPU cores."""
 
     method: str = "simsiam"  # or simclr
+    weight_decay: float = 1e-3  # three times as much and the default run learns nothing
     temperature: float = 0.5  # of SimCLR's loss
     proj_layers: int = 0  # 0: 2 up to 64 pixels, else 3
     proj_dim: int = 512  # 2048 in the paper
@@ -90,7 +92,7 @@ class PretrainConfig(TrainConfig):
     head_bn: str = "all"  # hidden and none are for the collapse lab
     stop_gradient: bool = True
     fix_pred_lr: bool = True  # the predictor's learning rate does not decay (paper, 4.2)
-    pred_lr: float = 30.0  # the predictor's rate as a multiple of the others'; 1 in the paper
+    pred_lr: float = 10.0  # the predictor's rate as a multiple of the others'; 1 in the paper
     monitor_every: int = 5  # epochs between two kNN measurements; the last epoch has one as well
     knn_k: int = 200
     knn_temperature: float = 0.1

@@ -14,8 +14,9 @@ from .augment import resample
 
 CANVAS = 32  # pixels
 MAX_ANGLE = 180.0  # degrees: any angle
-MIN_SCALE, MAX_SCALE = 0.5, 1.0
+MIN_SCALE, MAX_SCALE = 0.7, 1.0
 FACTOR_NAMES = ("x", "y", "angle", "scale")
+COLOUR_NAMES = tuple(f"{part} {c}" for part in ("ink", "ground") for c in ("red", "green", "blue"))
 
 
 def scatter(images: Tensor, seed: int, canvas: int = CANVAS) -> tuple[Tensor, Tensor]:
@@ -55,3 +56,20 @@ def _draw_on_canvas(images: Tensor, factors: Tensor, canvas: int) -> Tensor:
     box = torch.stack((middle_y - side / 2, middle_x - side / 2, side, side), dim=1)
     drawn = resample(images.float(), box, torch.zeros(n, dtype=torch.bool), angle, 2 * canvas)
     return F.avg_pool2d(drawn, 2).round().clamp(0, 255).to(torch.uint8)
+
+
+def colour(images: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Grey pictures in one random colour on a ground of another: a shortcut for whoever compares.
+
+    A pixel is a mixture of the two colours, by its grey value. In each of red, green and blue they
+    differ by 0.3 to 0.7, so that every picture can be seen.
+
+    Args: images: uint8 [N, 1, H, W].
+    Returns: uint8 [N, 3, H, W], and factors float32 [N, 6]: the picture's colour and the ground's,
+        red, green and blue in 0 .. 1.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    ground, apart = torch.rand(2, len(images), 3, generator=generator).to(images.device)
+    ink = (ground + 0.3 + 0.4 * apart) % 1  # [N, 3]
+    mixed = torch.lerp(ground[..., None, None], ink[..., None, None], images / 255)
+    return (mixed * 255).round().to(torch.uint8), torch.cat((ink, ground), dim=1)

@@ -15,7 +15,7 @@ def on_paper(really=False):
     return torch.device("cpu" if really else "meta")
 
 
-DIMS = {"tiny": 96, "small": 192, "resnet18": 512, "resnet34": 512, "resnet50": 2048}
+DIMS = {"tiny": 128, "small": 192, "resnet18": 512, "resnet34": 512, "resnet50": 2048}
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -95,7 +95,7 @@ def test_the_new_stem_starts_like_the_other_convolutions():
 
 def test_the_tiny_encoder_is_small_and_halves_the_picture_at_each_stage():
     encoder, _ = build_encoder("tiny", 1, 32)
-    assert sum(p.numel() for p in encoder.parameters()) < 200_000
+    assert sum(p.numel() for p in encoder.parameters()) < 300_000
     sizes = []
     for module in (encoder.stem, *encoder.blocks):
         module.register_forward_hook(lambda m, args, out: sizes.append(tuple(out.shape[1:])))
@@ -107,7 +107,7 @@ def test_the_tiny_encoder_is_small_and_halves_the_picture_at_each_stage():
 def test_the_tiny_encoders_features_are_standardised():
     x = torch.randn(64, 1, 16, 16)
     features = build_encoder("tiny", 1, 16)[0].train()(x).detach()
-    torch.testing.assert_close(features.mean(0), torch.zeros(96), atol=1e-4, rtol=0)
+    torch.testing.assert_close(features.mean(0), torch.zeros(128), atol=1e-4, rtol=0)
     std = features.std(0, correction=0)
     assert float(std.median()) == pytest.approx(1, abs=0.05)
 
