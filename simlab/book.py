@@ -133,13 +133,20 @@ def cleaned(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         tags = cell.metadata.get("tags", [])
         cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
         if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if not _is_progress(o)]
+            cell.outputs = lasting(cell.outputs)
     return notebook
 
 
-def _is_progress(output: nbformat.NotebookNode) -> bool:
-    widget = "application/vnd.jupyter.widget-view+json" in output.get("data", {})
-    return widget or output.get("name") == "stderr"
+def lasting(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """Without progress bars; of what can be played with, its picture is left."""
+    for output in outputs:
+        data = output.get("data", {})
+        if "image/png" in data:
+            data.pop("application/vnd.jupyter.widget-view+json", None)
+    return [
+        output for output in outputs if output.get("name") != "stderr"
+        and "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
+    ]  # fmt: skip
 
 
 def title_of(path: Path) -> str:
@@ -158,7 +165,7 @@ def page_of(path: Path) -> str:
         if cell.cell_type == "markdown":
             cell.source = with_mathml(cell.source)
         else:
-            cell.outputs = [output for output in cell.outputs if not _is_progress(output)]
+            cell.outputs = lasting(cell.outputs)
     exporter = HTMLExporter(
         embed_images=True, mathjax_url="", require_js_url="", jquery_url="", widget_renderer_url="",
         mermaid_js_url="", exclude_input_prompt=True, exclude_output_prompt=True,

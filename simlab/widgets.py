@@ -12,20 +12,32 @@ alternative. The drawing is by plots.py, with its colours.
 
 import html
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import ipywidgets
 import numpy as np
 import pandas as pd
+import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from torch import Tensor
 
 from . import plots
+from .augment import Augment, view
 from .collapse import COMPLETE_STD_RATIO
+from .data import DataSet
 from .names import near
+from .probe import Features
 from .similarity import Result, cka_similarity
 
+# least, most and step of a strength's slider; 0 to 1 by 0.1 where nothing is said
+STRENGTHS = {
+    "crop": (0.05, 1.0, 0.05), "ratio": (1.0, 4.0, 0.1), "rotate": (0.0, 180.0, 15.0),
+    "hue": (0.0, 0.5, 0.05), "blur_sigma": (0.1, 5.0, 0.1),
+}  # fmt: skip
 MOUSE_CELLS = 900  # cells of a heat map that can be clicked; each is a button
 WIDE = ipywidgets.Layout(width="24em")
 WORDS = {"description_width": "9em"}
@@ -41,19 +53,21 @@ class Explorer(ipywidgets.VBox):
     def __init__(self, draw: Callable[..., tuple[Figure, str]], **controls: ipywidgets.Widget):
         super().__init__()
         self.draw, self.controls, self.picture = draw, controls, ipywidgets.HTML()
+        self.alt = self.png = ""
         row = ipywidgets.Box([*controls.values()], layout={"flex_flow": "row wrap"})
         self.children = [row, self.picture]
         for control in controls.values():
             control.observe(self.redraw, "value")
-        self.redraw()
+        if controls:
+            self.redraw()
 
     @property
     def state(self) -> dict[str, Any]:
         return {name: control.value for name, control in self.controls.items()}
 
-    def redraw(self, change: Any = None):
+    def redraw(self, change: Any = None, **more: Any):
         try:
-            self.figure, self.alt = self.draw(**self.state)
+            self.figure, self.alt = self.draw(**self.state, **more)
             self.png = plots.png(self.figure)
         except Exception as error:  # a kernel hides what an observer raises
             self.picture.value = f'<p role="alert">{html.escape(f"{error!r}")}</p>'
@@ -67,8 +81,193 @@ class Explorer(ipywidgets.VBox):
         """One output for both: whatever shows no widget shows the picture and its alternative."""
         from IPython.display import display
 
-        data = self._repr_mimebundle_() | {"text/plain": self.alt, "image/png": self.png}
-        display(data, raw=True, metadata={"image/png": {"alt": self.alt}})
+        live = "application/vnd.jupyter.widget-view+json"
+        data = {live: self._repr_mimebundle_()[live]}
+        if self.png:
+            data |= {"text/plain": self.alt, "image/png": self.png}
+        display(data, raw=True, metadata={"image/png": {"alt": self.alt}} if self.png else {})
+
+
+def two_view_explorer(images: Tensor, mean: Tensor, std: Tensor, recipe: Augment) -> Explorer:
+    """Pictures and two random views of each, with a slider for every strength of the recipe.
+
+    images: uint8 [N, C, H, W], of which eight are shown; mean, std: [C]; recipe: where the sliders
+    start. Least and most (crop, blur sigma) share a slider. What needs colour is off on grey ones.
+    """
+    shown, colour = images[:8], images.shape[1] == 3
+    ranges = {f.name[:-4] for f in fields(Augment) if f.name.endswith("_max")}
+
+    def draw(draw_number, **strengths) -> tuple[Figure, str]:
+        for name in ranges & strengths.keys():
+            strengths[f"{name}_min"], strengths[f"{name}_max"] = strengths.pop(name)
+        rows = {"picture": shown}
+        for which in (1, 2):  # a generator each: a step switched on moves nothing else
+            generator = torch.Generator().manual_seed(2 * draw_number + which)
+            x = view(shown, Augment(**strengths), mean, std, generator=generator)
+            rows[f"view {which}"] = plots.undo_normalise(x, mean, std)
+        apart = float((rows["view 1"] - rows["view 2"]).abs().mean())
+        said = ", ".join(f"{name} {value:.3g}" for name, value in strengths.items())
+        return plots.picture_rows(rows), (
+            f"{len(shown)} pictures, and below each two views of it, draw {draw_number}. A pixel of "
+            f"the two differs by {apart:.3f} on average, from 0 for black to 1 for white. {said}."
+        )
+
+    controls = {"draw_number": _slider("draw", 0, 100, 0, 1)}
+    for name, value in vars(recipe).items():
+        if name.endswith("_min"):
+            name, value = name[:-4], (value, getattr(recipe, f"{name[:-4]}_max"))
+        elif name.endswith("_max"):
+            continue
+        low, high, step = STRENGTHS.get(name, (0.0, 1.0, 0.1))
+        controls[name] = _slider(name, low, max(high, np.max(value)), value, step)
+        controls[name].disabled = name in ("saturation", "hue", "grey") and not colour
+    explorer = Explorer(draw, **controls)
+    button = ipywidgets.Button(description="new draw")
+    number = controls["draw_number"]
+    button.on_click(lambda _: number.set_trait("value", (number.value + 1) % (number.max + 1)))
+    explorer.children[0].children += (button,)
+    return explorer
+
+
+def live_curves(epochs: int, baselines: Mapping[str, float] | None = None) -> Explorer:
+    """Loss, std of z and kNN accuracy, growing while a run trains.
+
+        live = live_curves(config.epochs)
+        display(live)
+        run = pretrain(config, on_epoch=live.on_epoch)
+        live.on_epoch(run.history)  # complete, also where the run was stored and nothing trained
+
+    epochs: how many there will be. baselines: kNN accuracies of what was not trained.
+    """
+
+    def draw(history) -> tuple[Figure, str]:
+        history = pd.DataFrame(history)
+        if "knn" not in history:
+            history["knn"] = np.nan
+        figure = plots.training_curves({"": history}, baselines or {})
+        for ax in figure.axes:
+            ax.set_xlim(0.5, epochs + 0.5)
+        last, knn = history.iloc[-1], history["knn"].dropna()
+        return figure, (
+            f"Three curves up to epoch {last['epoch']:.0f} of {epochs}: loss {last['loss']:.2f}, std "
+            f"of z {last['std_ratio']:.2f} (1 is healthy), kNN accuracy "
+            + (f"{knn.iloc[-1]:.1%}." if len(knn) else "not measured yet.")
+        )
+
+    explorer = Explorer(draw)  # no controls: it waits for its first history
+    explorer.on_epoch = lambda history: explorer.redraw(history=history)
+    return explorer
+
+
+def epoch_scrubber(
+    maps: Mapping[int, np.ndarray], labels: Tensor, classes: Sequence[str]
+) -> Explorer:
+    """A two-dimensional map of the features that moves through the epochs of a run.
+
+    maps: {epoch: [N, 2]}, the same pictures in each and laid out alike (start each t-SNE from the
+    map before); labels: [N]. The axes stand still.
+    """
+    stacked = np.concatenate([*maps.values()]) if maps else np.empty((0, 2))
+    if not maps or any(np.shape(xy) != (len(labels), 2) for xy in maps.values()):
+        raise ValueError(f"maps: expected [{len(labels)}, 2] for each epoch, one row a label, not "
+                         f"{ {epoch: np.shape(xy) for epoch, xy in maps.items()} }")  # fmt: skip
+    same = {}
+    for epoch, xy in maps.items():
+        xy = torch.as_tensor(xy).double()
+        closest = torch.cdist(xy, xy).fill_diagonal_(torch.inf).argmin(1)
+        same[epoch] = float((labels[closest] == labels).double().mean())
+
+    def draw(epoch) -> tuple[Figure, str]:
+        figure = plots.feature_map({f"epoch {epoch}": maps[epoch]}, labels, classes)
+        ax, rim = figure.axes[0], 0.03 * np.ptp(stacked, 0)
+        x, y = zip(stacked.min(0) - rim, stacked.max(0) + rim, strict=True)
+        ax.set(xlim=x, ylim=y)
+        plots.label(ax, f"epoch {epoch}: {same[epoch]:.0%} lie next to their own class")
+        return figure, (
+            f"Map of {len(labels)} pictures, coloured by class, after epoch {epoch}. The nearest "
+            f"neighbour on the map is of the same class for {same[epoch]:.1%}; at epoch "
+            f"{[*maps][0]} it was {[*same.values()][0]:.1%}."
+        )
+
+    return Explorer(draw, epoch=_steps("epoch", sorted(maps), min(maps)))
+
+
+def neighbour_browser(encoded: Mapping[str, Features], data: DataSet) -> Explorer:
+    """A test picture and its nearest training pictures, a row for every encoder.
+
+    encoded: {name: what `probe.encode` gives}; nearness is the cosine. Frames and words tell what
+    is of the query's class.
+    """
+    bank = {name: F.normalize(f.train[: len(data.train)], dim=1) for name, f in encoded.items()}
+    for name, feats in encoded.items():
+        if (len(bank[name]), len(feats.test)) != (len(data.train), len(data.test)):
+            raise ValueError(f"{name}: features of {len(feats.train)} and {len(feats.test)} pictures, "
+                             f"but there are {len(data.train)} and {len(data.test)}")  # fmt: skip
+    places = {c: (data.test.labels == i).nonzero()[:, 0] for i, c in enumerate(data.classes)}
+    places = {word: own for word, own in places.items() if len(own)}
+
+    def draw(kind, number, neighbours) -> tuple[Figure, str]:
+        at = int(places[kind][number % len(places[kind])])
+        rows, frames, titles, said = {}, {}, {}, []
+        for name, feats in encoded.items():
+            found = (bank[name] @ F.normalize(feats.test[at], dim=0)).topk(neighbours).indices
+            right = (data.train.labels[found] == data.test.labels[at]).tolist()
+            rows[name] = torch.cat([data.test.images[at : at + 1], data.train.images[found]])
+            frames[name] = ["", *[plots.PALETTE[3 if r else 2] for r in right]]
+            titles[name] = ["query", *[data.classes[c] for c in data.train.labels[found].tolist()]]
+            said.append(f"{name} {sum(right)} of {neighbours}")
+        return plots.picture_rows(rows, titles, frames), (
+            f"Test picture {at}, of the class {kind}, and its {neighbours} nearest training "
+            f"pictures. Of the same class, in a green frame: {'; '.join(said)}."
+        )
+
+    most = min(50, max(map(len, places.values())))
+    return Explorer(
+        draw, kind=_dropdown("class of the query", places),
+        number=_slider("which of them", 0, most - 1, 0, 1),
+        neighbours=_slider("neighbours", 1, min(9, len(data.train)), min(7, len(data.train)), 1),
+    )  # fmt: skip
+
+
+def budget_slider(table: pd.DataFrame) -> Explorer:
+    """How many labels do other encoders need for what one of them does with few?
+
+    table: of `probe.probe_table`, with the columns encoder, labels, accuracy and seed.
+    """
+    _need(table, ["encoder", "labels", "accuracy"], ["encoder", "labels"])
+    means = {name: own.groupby("labels")["accuracy"].mean()
+             for name, own in table.groupby("encoder", sort=False)}  # fmt: skip
+
+    def draw(encoder, labels) -> tuple[Figure, str]:
+        target, said = means[encoder].get(labels, np.nan), []
+        figure = plots.budget_curves(table)
+        ax = figure.axes[0]
+        ax.axvline(labels, color="0.5", linestyle=":", zorder=0)
+        ax.axhline(target, color="0.5", linestyle=":", zorder=0)
+        for name, mean in means.items():
+            if name == encoder or np.isnan(target):
+                continue
+            above = np.flatnonzero(mean >= target)
+            if not len(above):
+                said.append(f"{name} more than {mean.index[-1]:,}")
+            elif above[0] == 0:
+                said.append(f"{name} at most {mean.index[0]:,}")
+            else:  # between two budgets, on the figure's logarithmic axis
+                two = slice(above[0] - 1, above[0] + 1)
+                need = np.exp(np.interp(target, mean.iloc[two], np.log(mean.index[two])))
+                said.append(f"{name} about {need:,.0f}")
+                ax.plot(need, target, "o", ms=13, mfc="none", mec="black", mew=2)
+        plots.label(ax, f"{encoder}, {labels:,} labels: {target:.1%}. As good with how many labels?\n"
+                    + ";\n".join("; ".join(said[i : i + 2]) for i in range(0, len(said), 2)),
+                    "labelled pictures", "test accuracy")  # fmt: skip
+        return figure, (
+            f"Accuracy of {len(means)} encoders over the number of labels. {encoder} with {labels:,} "
+            f"labels: {target:.1%}. For as much need: {'; '.join(said) or 'nobody else'} labels."
+        )
+
+    options = [(f"{n:,}", int(n)) for n in sorted(table["labels"].unique())]
+    return Explorer(draw, encoder=_dropdown("encoder", means),
+                    labels=_steps("labels", options, options[0][1]))  # fmt: skip
 
 
 def collapse_switches(table: pd.DataFrame) -> Explorer:
@@ -304,9 +503,11 @@ def _clickable(explorer: Explorer, rows: int, columns: int):
 # ---------------------------------------------------------------------------------------- controls
 
 
-def _slider(name: str, low: float, high: float, value: float, step: float) -> ipywidgets.Widget:
+def _slider(name: str, low: float, high: float, value: Any, step: float) -> ipywidgets.Widget:
     kind = ipywidgets.IntSlider if isinstance(step, int) else ipywidgets.FloatSlider
-    return kind(value, min=low, max=high, step=step, description=name, style=WORDS, layout=WIDE)
+    kind = ipywidgets.FloatRangeSlider if isinstance(value, tuple) else kind
+    name = name.replace("_", " ")
+    return kind(value=value, min=low, max=high, step=step, description=name, style=WORDS, layout=WIDE)
 
 
 def _steps(name: str, options: Iterable, value: Any) -> ipywidgets.Widget:
