@@ -2,6 +2,7 @@
 
     fashion             IDX files: those that come along, or any folder's
     fashion-scattered   the same pictures, scattered (scatter.py)
+    fashion-coloured    those in random colours on coloured ground, where colour is a shortcut
     cifar10, cifar100, stl10    torchvision's, which checks their MD5 sums
 """
 
@@ -22,7 +23,7 @@ from torch.utils.data import Dataset
 from torchvision.datasets.utils import check_integrity
 
 from .data import DataSet, Pictures
-from .scatter import FACTOR_NAMES, scatter
+from .scatter import COLOUR_NAMES, FACTOR_NAMES, colour, scatter
 
 FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
@@ -59,6 +60,17 @@ def _fashion_scattered(folder: str, download: bool) -> DataSet:
     return DataSet("fashion-scattered", *splits)
 
 
+def _fashion_coloured(folder: str, download: bool) -> DataSet:
+    scattered = _fashion_scattered(folder, download)
+    splits = []
+    for seed, part in enumerate((scattered.train, scattered.test)):
+        images, colours = colour(part.images, seed + 2)  # numbers that placed nothing
+        factors = torch.cat((part.factors, colours), dim=1)
+        names = (*FACTOR_NAMES, *COLOUR_NAMES)
+        splits.append(replace(part, images=images, factors=factors, factor_names=names))
+    return DataSet("fashion-coloured", *splits)
+
+
 def _cifar(make: Callable) -> Callable[[str, bool], DataSet]:
     def load(folder: str, download: bool) -> DataSet:
         splits = []
@@ -83,6 +95,7 @@ def _stl10(folder: str, download: bool) -> DataSet:
 DATASETS: dict[str, Callable[[str, bool], DataSet]] = {
     "fashion": _fashion,
     "fashion-scattered": _fashion_scattered,
+    "fashion-coloured": _fashion_coloured,
     "cifar10": _cifar(torchvision.datasets.CIFAR10),
     "cifar100": _cifar(torchvision.datasets.CIFAR100),
     "stl10": _stl10,

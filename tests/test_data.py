@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from simlab.augment import resample
 from simlab.data import DataSet, Pictures, from_arrays, load_data
-from simlab.scatter import CANVAS, FACTOR_NAMES, MAX_ANGLE, MAX_SCALE, MIN_SCALE, scatter
+from simlab.scatter import CANVAS, FACTOR_NAMES, MAX_ANGLE, MAX_SCALE, MIN_SCALE, colour, scatter
 from simlab.sources import DATASETS, FASHION_CLASSES, download_folder, read_idx
 
 ROOT = Path(__file__).parent.parent
@@ -160,6 +160,39 @@ def test_undoing_the_factors_gives_the_picture_back(fashion):
 def test_pictures_that_do_not_fit_on_the_canvas_are_refused():
     with pytest.raises(ValueError, match="40 x 40 pixels do not fit on a canvas of 32"):
         scatter(torch.zeros(1, 1, 40, 40, dtype=torch.uint8), 0)
+
+
+# -------------------------------------------------------------------------------- coloured pictures
+
+
+def test_ink_and_ground_are_where_the_factors_say_and_grey_values_mix_them():
+    x = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 1, 1, 3).repeat(500, 1, 3, 1)
+    images, factors = colour(x, 0)
+    ink, ground = factors[:, :3], factors[:, 3:]
+    for column, share in enumerate((0, 0.2, 1)):
+        mixed = 255 * (share * ink + (1 - share) * ground)  # [N, 3]
+        assert float((images[:, :, 1, column] - mixed).abs().max()) < 0.51
+
+
+def test_colours_fill_their_range_are_told_apart_and_say_nothing_about_each_other():
+    _, factors = colour(torch.zeros(4000, 1, 2, 2, dtype=torch.uint8), 1)
+    assert 0 <= float(factors.min()) < 0.01 and 0.99 < float(factors.max()) <= 1
+    assert float((factors[:, :3] - factors[:, 3:]).abs().min()) > 0.299
+    among = torch.corrcoef(factors.T)
+    among[:3, 3:].fill_diagonal_(0)  # red of the ink avoids red of the ground, and so on
+    among[3:, :3].fill_diagonal_(0)
+    assert float((among - torch.eye(6)).abs().max()) < 0.07
+
+
+def test_the_coloured_set_is_the_scattered_one_in_fixed_colours(idx_folder):
+    scattered = load_data("fashion-scattered", str(idx_folder))
+    data, again = (load_data("fashion-coloured", str(idx_folder)) for _ in range(2))
+    assert data.digest() == again.digest() and data.train.images.shape[1:] == (3, 32, 32)
+    assert torch.equal(data.train.labels, scattered.train.labels)
+    assert torch.equal(data.train.factors[:, :4], scattered.train.factors)
+    assert data.train.factor_names[3:5] == ("scale", "ink red") and data.train.factors.shape[1] == 10
+    n = len(data.test)
+    assert not torch.equal(data.train.factors[:n, 4:], data.test.factors[:, 4:])
 
 
 # ------------------------------------------------------------------------ moments, digests, subsets
@@ -548,7 +581,7 @@ def test_downloads_go_where_they_are_told(tmp_path, monkeypatch):
     [
         ("cifar-10", "did you mean 'cifar10'"),
         ("fashion_scattered", "did you mean 'fashion-scattered'"),
-        ("imagenet", "known: cifar10, cifar100, fashion, fashion-scattered, stl10"),
+        ("imagenet", "known: cifar10, cifar100, fashion, fashion-coloured, fashion-scattered, stl10"),
         ("", "data set '' is unknown"),
     ],
 )
@@ -558,7 +591,8 @@ def test_an_unknown_data_set_gets_the_nearest_right_name(name, message):
 
 
 def test_every_named_set_is_tested_here():
-    assert set(DATASETS) == {"fashion", "fashion-scattered", "cifar10", "cifar100", "stl10"}
+    fashion = {"fashion", "fashion-scattered", "fashion-coloured"}
+    assert set(DATASETS) == {*fashion, "cifar10", "cifar100", "stl10"}
 
 
 def test_a_size_that_a_set_does_not_have_is_refused(idx_folder):
