@@ -6,13 +6,14 @@
         metrics.json    how it ended: final and best, environment, seconds, digest of encoder.pt
         train.log
         encoder.pt      the encoder's final weights
-        checkpoints/    the newest few and the best, to go on from
+        checkpoints/    the newest few and the best, to go on from; epochs 1, 2, 4, ... to look back
 
 Every file is written under a temporary name and renamed. A digest of every weights file's bytes is
 kept, so that a damaged one is found; they are read without executing pickles.
 """
 
 import contextlib
+import copy
 import csv
 import io
 import json
@@ -111,13 +112,24 @@ class Run:
     # ------------------------------------------------------------------------------ checkpoints
 
     def save_checkpoint(self, epoch: int, state: dict, keep: int):
-        """Write one, then drop what is neither among the newest `keep` nor the best."""
+        """Write one; drop all but the newest `keep`, the best, and those of epochs 1, 2, 4, 8, ..."""
         data = _tensor_bytes({"run": self.folder.name, **state})
         write_bytes(self.checkpoints / f"epoch-{epoch:06d}-{digest(data)}.pt", data)
         best = self.best_checkpoint()
         for other in self._newest_first()[keep:]:
-            if other != best:
+            number = int(other.stem.split("-")[1])
+            if other != best and number & (number - 1):  # powers of two show how a network learned
                 other.unlink()
+
+    def encoder_at(self, epoch: int) -> nn.Module:
+        """A copy of `encoder` as it was after an epoch; ValueError where that was not kept."""
+        kept = {int(path.stem.split("-")[1]): path for path in self._newest_first()}
+        if epoch not in kept:
+            raise ValueError(f"epoch={epoch}: expected one that was kept, of {sorted(kept)}")
+        state = self.read_checkpoint(kept[epoch])["network"]
+        encoder = copy.deepcopy(self.encoder)
+        encoder.load_state_dict({name: state[f"encoder.{name}"] for name in encoder.state_dict()})
+        return encoder
 
     def best_checkpoint(self) -> Path | None:
         """That of the highest kNN accuracy in metrics.csv; None where there is none (yet)."""

@@ -497,18 +497,33 @@ def epochs_kept(run: Run) -> list[int]:
 @pytest.mark.parametrize(
     ("keep", "accuracies", "kept"),
     [
-        (3, [0.1, 0.9, 0.3, 0.4, 0.5, 0.9], [2, 4, 5, 6]),
-        (3, [0.1, 0.2, 0.3, 0.4, 0.9, 0.5], [4, 5, 6]),
-        (1, [0.9, 0.2, 0.3, 0.4, 0.5, 0.6], [1, 6]),
+        (3, [0.1, 0.9, 0.3, 0.4, 0.5, 0.6, 0.7], [1, 2, 4, 5, 6, 7]),
+        (1, [0.1, 0.2, 0.9, 0.4, 0.5, 0.6, 0.7], [1, 2, 3, 4, 7]),
+        (1, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], [1, 2, 4, 7]),
     ],
 )
-def test_the_newest_and_the_best_checkpoint_are_kept(keep, accuracies, kept, tmp_path, monkeypatch):
+def test_checkpoints_of_the_newest_the_best_and_the_doubled_epochs_are_kept(
+    keep, accuracies, kept, tmp_path, monkeypatch
+):
     left = iter(accuracies)
     monkeypatch.setattr(tasks, "knn_accuracy", lambda *args: next(left))
-    run = run_of(tmp_path, config_of(epochs=6, keep_checkpoints=keep))
+    run = run_of(tmp_path, config_of(epochs=7, keep_checkpoints=keep))
     assert epochs_kept(run) == kept
     best = run.read_checkpoint(run.best_checkpoint())
     assert best["epoch"] == 1 + accuracies.index(max(accuracies)) == run.result["best"]["epoch"]
+
+
+def test_the_encoder_of_an_earlier_epoch_is_what_a_run_stopped_there_would_hold(tmp_path):
+    run = run_of(tmp_path, config_of(epochs=3))
+    then, now = run.encoder_at(1), run.encoder_at(3)
+    assert all(torch.equal(a, b) for a, b in zip(
+        now.state_dict().values(), run.encoder.state_dict().values(), strict=True))
+    network = run.read_checkpoint(next(run.checkpoints.glob("epoch-000001-*")))["network"]
+    for name, value in then.state_dict().items():
+        assert torch.equal(value, network[f"encoder.{name}"])
+    assert any(not torch.equal(a, b) for a, b in zip(then.parameters(), now.parameters()))
+    with pytest.raises(ValueError, match=r"epoch=9: .* \[1, 2, 3\]"):
+        run.encoder_at(9)
 
 
 def test_every_file_is_written_aside_and_renamed(tmp_path, monkeypatch):
