@@ -5,7 +5,7 @@
 
 For each seed one pretraining, its kNN accuracy and its linear probe with 1,000 labels, beside raw pixels
 and the untrained encoder under the same protocol. Fields of `PretrainConfig` may be changed. Runs are
-kept in runs/ and found again. Writes results/<name>.md and .csv.
+kept in runs/ and found again. Writes notebooks/tables/<name>.md and .csv.
 """
 
 import argparse
@@ -22,12 +22,12 @@ from simlab.plots import mean_and_interval
 from simlab.probe import encode, linear_probe
 from simlab.train import pretrain, untrained
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent.parent / "notebooks" / "tables"
 
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("name", help="of the files in results/")
+    parser.add_argument("name", help="of the files in notebooks/tables/")
     parser.add_argument("changes", nargs="*", help="field=value")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()

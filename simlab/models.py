@@ -19,7 +19,7 @@ from torch import Tensor
 from .names import near
 
 SMALL_PICTURE = 64  # pixels; up to here a ResNet keeps its resolution in the stem
-TINY_WIDTHS = {"tiny": (16, 48, 128), "small": (32, 96, 192)}
+TINY_WIDTHS = {"tiny": (16, 48, 128), "small": (32, 64, 128)}
 RESNETS = ("resnet18", "resnet34", "resnet50")
 ENCODERS = (*TINY_WIDTHS, *RESNETS)
 
