@@ -14,6 +14,7 @@ import html
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
+from textwrap import fill
 from typing import Any
 
 import ipywidgets
@@ -39,7 +40,7 @@ STRENGTHS = {
     "hue": (0.0, 0.5, 0.05), "blur_sigma": (0.1, 5.0, 0.1),
 }  # fmt: skip
 MOUSE_CELLS = 900  # cells of a heat map that can be clicked; each is a button
-WIDE = ipywidgets.Layout(width="24em")
+WIDE = {"width": "26em"}
 WORDS = {"description_width": "9em"}
 
 
@@ -119,7 +120,7 @@ def two_view_explorer(images: Tensor, mean: Tensor, std: Tensor, recipe: Augment
         elif name.endswith("_max"):
             continue
         low, high, step = STRENGTHS.get(name, (0.0, 1.0, 0.1))
-        controls[name] = _slider(name, low, max(high, np.max(value)), value, step)
+        controls[name] = _slider(name, min(low, np.min(value)), max(high, np.max(value)), value, step)
         controls[name].disabled = name in ("saturation", "hue", "grey") and not colour
     explorer = Explorer(draw, **controls)
     button = ipywidgets.Button(description="new draw")
@@ -189,7 +190,7 @@ def epoch_scrubber(
             f"{[*maps][0]} it was {[*same.values()][0]:.1%}."
         )
 
-    return Explorer(draw, epoch=_steps("epoch", sorted(maps), min(maps)))
+    return Explorer(draw, epoch=_steps("epoch", sorted(maps)))
 
 
 def neighbour_browser(encoded: Mapping[str, Features], data: DataSet) -> Explorer:
@@ -240,34 +241,24 @@ def budget_slider(table: pd.DataFrame) -> Explorer:
 
     def draw(encoder, labels) -> tuple[Figure, str]:
         target, said = means[encoder].get(labels, np.nan), []
+        for name, mean in means.items():
+            enough = mean.index[mean >= target]
+            if name != encoder:
+                said.append(f"{name} {enough[0]:,}" if len(enough) else
+                            f"{name} more than {mean.index[-1]:,}")  # fmt: skip
         figure = plots.budget_curves(table)
         ax = figure.axes[0]
         ax.axvline(labels, color="0.5", linestyle=":", zorder=0)
         ax.axhline(target, color="0.5", linestyle=":", zorder=0)
-        for name, mean in means.items():
-            if name == encoder or np.isnan(target):
-                continue
-            above = np.flatnonzero(mean >= target)
-            if not len(above):
-                said.append(f"{name} more than {mean.index[-1]:,}")
-            elif above[0] == 0:
-                said.append(f"{name} at most {mean.index[0]:,}")
-            else:  # between two budgets, on the figure's logarithmic axis
-                two = slice(above[0] - 1, above[0] + 1)
-                need = np.exp(np.interp(target, mean.iloc[two], np.log(mean.index[two])))
-                said.append(f"{name} about {need:,.0f}")
-                ax.plot(need, target, "o", ms=13, mfc="none", mec="black", mew=2)
-        plots.label(ax, f"{encoder}, {labels:,} labels: {target:.1%}. As good with how many labels?\n"
-                    + ";\n".join("; ".join(said[i : i + 2]) for i in range(0, len(said), 2)),
-                    "labelled pictures", "test accuracy")  # fmt: skip
+        title = f"{encoder}, {labels:,} labels: {target:.1%}. As good with how many labels?\n"
+        plots.label(ax, title + fill("; ".join(said), 70), "labelled pictures", "test accuracy")
         return figure, (
             f"Accuracy of {len(means)} encoders over the number of labels. {encoder} with {labels:,} "
-            f"labels: {target:.1%}. For as much need: {'; '.join(said) or 'nobody else'} labels."
+            f"labels: {target:.1%}. To be as good need, of the budgets here: {'; '.join(said)}."
         )
 
     options = [(f"{n:,}", int(n)) for n in sorted(table["labels"].unique())]
-    return Explorer(draw, encoder=_dropdown("encoder", means),
-                    labels=_steps("labels", options, options[0][1]))  # fmt: skip
+    return Explorer(draw, encoder=_dropdown("encoder", means), labels=_steps("labels", options))
 
 
 def collapse_switches(table: pd.DataFrame) -> Explorer:
@@ -344,9 +335,7 @@ def sim_beta(table: pd.DataFrame, metrics: Iterable[str] = ()) -> Explorer:
         ax.legend(fontsize=plots.FONT - 2, frameon=False)
         return figure, f"{metric} over {len(betas)} betas, mean and interval over seeds. {said}."
 
-    beta = ipywidgets.SelectionSlider(
-        options=[(f"{b:g}", b) for b in betas], description="beta", style=WORDS, layout=WIDE
-    )
+    beta = _steps("beta", [(f"{b:g}", b) for b in betas])
     return Explorer(draw, beta=beta, metric=_dropdown("metric", metrics))
 
 
@@ -451,17 +440,9 @@ def layer_heatmap(result: Result) -> Explorer:
             best = f" Most like it in its row is {columns[at].name}, {block[row, at]:.3f}."
         return figure, f"Heat map of {word}, {len(rows)} by {len(columns)} layers. {pair}: {said}.{best}"
 
-    def layers(name, own):
-        options = [(layer.name, place) for place, layer in enumerate(own)]
-        return ipywidgets.SelectionSlider(
-            options=options, description=name, style=WORDS, layout={"width": "32em"}
-        )
-
-    explorer = Explorer(
-        draw, row=layers(f"row ({rows[0].model})", rows),
-        column=layers(f"column ({columns[0].model})", columns),
-        measure=_dropdown("measure", [*blocks]),
-    )  # fmt: skip
+    places = ([(layer.name, place) for place, layer in enumerate(own)] for own in (rows, columns))
+    row, column = map(_steps, ("row", "column"), places)
+    explorer = Explorer(draw, row=row, column=column, measure=_dropdown("measure", blocks))
     if len(rows) * len(columns) <= MOUSE_CELLS:
         _clickable(explorer, len(rows), len(columns))
     return explorer
@@ -510,10 +491,11 @@ def _slider(name: str, low: float, high: float, value: Any, step: float) -> ipyw
     return kind(value=value, min=low, max=high, step=step, description=name, style=WORDS, layout=WIDE)
 
 
-def _steps(name: str, options: Iterable, value: Any) -> ipywidgets.Widget:
-    return ipywidgets.SelectionSlider(
-        options=options, value=value, description=name, style=WORDS, layout=WIDE
-    )
+def _steps(name: str, options: Iterable, value: Any = None) -> ipywidgets.Widget:
+    slider = ipywidgets.SelectionSlider(options=options, description=name, style=WORDS, layout=WIDE)
+    if value is not None:
+        slider.value = value
+    return slider
 
 
 def _dropdown(name: str, options: Iterable[str]) -> ipywidgets.Widget:
