@@ -6,9 +6,16 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from simlab.augment import RECIPES
-from simlab.data import from_arrays
+from simlab.data import DataSet, Pictures, from_arrays
 from simlab.evaluate import raw_pixels, stratified
-from simlab.probe import Features, _LogisticRegression, encode, linear_probe, probe_table
+from simlab.probe import (
+    Features,
+    _LogisticRegression,
+    encode,
+    factor_scores,
+    linear_probe,
+    probe_table,
+)
 
 
 def blobs(n=600, d=20, classes=5, spread=2.5, seed=0):
@@ -126,3 +133,25 @@ def test_augmented_copies_follow_the_clean_pictures_and_carry_their_labels():
 def test_augmented_copies_need_a_recipe():
     with pytest.raises(ValueError, match="views=2"):
         encode(raw_pixels, pictures(), views=2)
+
+
+def test_factors_that_the_features_hold_are_found_and_the_others_are_not():
+    g = torch.Generator().manual_seed(0)
+    parts = []
+    for n in (800, 300):
+        images = torch.randint(0, 256, (n, 1, 2, 2), generator=g, dtype=torch.uint8)
+        x, turn, scale, _ = images.flatten(1).float().div(255).unbind(1)
+        factors = torch.stack((x, 360 * turn - 180, scale), 1)
+        zeros, names = torch.zeros(n).long(), ("x", "angle", "scale")
+        parts.append(Pictures(images, zeros, ("a",), factors, names))
+    data = DataSet("made", *parts, mean=torch.zeros(1), std=torch.ones(1))
+
+    def encoder(pictures):  # knows x, and the angle as a direction, but not the scale
+        x, turn, *_ = pictures.flatten(1).unbind(1)
+        turn = (360 * turn - 180).deg2rad()
+        return torch.stack((3 * x - 1, turn.cos() + turn.sin(), turn.cos()), 1)
+
+    found = factor_scores(encoder, data)
+    assert found["x"] > 0.999 and found["angle"] > 0.99 and abs(found["scale"]) < 0.05
+    with pytest.raises(ValueError, match="no known factors"):
+        factor_scores(encoder, from_arrays(parts[0].images, parts[0].labels))
