@@ -1,7 +1,7 @@
 """SimSiam on plain vectors: two small heads, their own generator, everything to be checked by hand.
 
 The smallest model in which SimSiam's loss, its collapse and its gradients can be followed number
-by number. NumPy in float32; no autograd (see `gradients` and `to_torch`). The heads are
+by number. NumPy in float32, without autograd. The heads are
 
     z = L2(W2 relu(W1 x + b1) + b2)    project: encoder output [d_encoder] -> [d_out]
     p = L2(V2 relu(V1 z + c1) + c2)    predict: [d_out] -> [d_out]
@@ -10,8 +10,6 @@ without BatchNorm, and the predictor sees the normalised z (the paper's sees it 
 Vectors [D] and batches [N, D] are taken as torch tensors, NumPy arrays or lists, and come back as
 the same kind (tensors detached, on their device, float32).
 """
-
-from __future__ import annotations
 
 import copy
 import math
@@ -23,10 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 FLOOR = 1e-12  # least norm to divide by
-_LAYERS = {"proj_w1": "projector.0.weight", "proj_b1": "projector.0.bias",
-           "proj_w2": "projector.2.weight", "proj_b2": "projector.2.bias",
-           "pred_w1": "predictor.0.weight", "pred_b1": "predictor.0.bias",
-           "pred_w2": "predictor.2.weight", "pred_b2": "predictor.2.bias"}  # ours -> torch's
+_TORCH = {f"{ours}_{kind[0]}{i + 1}": f"{theirs}.{2 * i}.{kind}"  # proj_w1: projector.0.weight
+          for ours, theirs in (("proj", "projector"), ("pred", "predictor"))
+          for i in (0, 1) for kind in ("weight", "bias")}
+Vectors = Tensor | np.ndarray | list
 
 
 class VectorSimSiamError(ValueError):
@@ -85,7 +83,7 @@ class LcgRng:
             raise InvalidParameter(f"next_usize needs n >= 1, got {n}")
         return self.next_u32() % n
 
-    def shuffle(self, items: list | np.ndarray | Tensor) -> None:
+    def shuffle(self, items: Vectors) -> None:
         """Fisher-Yates, in place, along the first axis."""
         order = list(range(len(items)))
         for i in range(len(order) - 1, 0, -1):
@@ -110,13 +108,13 @@ class VectorSimSiamConfig:
                 raise InvalidParameter(f"{name} must be an integer >= 1, got {value!r}")
 
 
-def _read(x: object, length: int) -> np.ndarray:
+def _read(x: Vectors, length: int) -> np.ndarray:
     """x as float32 [D] or [N, D], checked."""
     try:
         a = np.asarray(x.detach().float().cpu() if isinstance(x, Tensor) else x, np.float32)
     except (TypeError, ValueError) as error:
         raise InvalidParameter(f"expected numbers [D] or [N, D]: {error}") from None
-    if a.ndim not in (1, 2) or len(a) == 0 and a.ndim == 2:
+    if a.ndim not in (1, 2) or (a.ndim == 2 and not len(a)):
         raise InvalidParameter(f"expected a vector [D] or a batch [N, D], got shape {a.shape}")
     if a.shape[-1] != length:
         raise DimensionMismatch(length, a.shape[-1])
@@ -125,7 +123,7 @@ def _read(x: object, length: int) -> np.ndarray:
     return a
 
 
-def _like(x: object, a: np.ndarray) -> Tensor | np.ndarray | list:
+def _like(x: Vectors, a: np.ndarray) -> Vectors:
     """a as the kind of container that x is."""
     if isinstance(x, Tensor):
         return torch.from_numpy(a).to(x.device)
@@ -133,7 +131,8 @@ def _like(x: object, a: np.ndarray) -> Tensor | np.ndarray | list:
 
 
 def _norm(v: np.ndarray) -> np.ndarray:
-    return np.sqrt((v * v).sum(-1, keepdims=True))
+    """Lengths of the rows [..., 1], never under the floor."""
+    return np.maximum(np.sqrt((v * v).sum(-1, keepdims=True)), FLOOR)
 
 
 class VectorSimSiam:
@@ -157,7 +156,7 @@ class VectorSimSiam:
         return (f"VectorSimSiam(project {c.d_encoder} -> {c.d_projector} -> {c.d_out}, "
                 f"predict {c.d_out} -> {c.d_predictor} -> {c.d_out}, {count:,} parameters)")
 
-    def copy(self) -> VectorSimSiam:
+    def copy(self) -> "VectorSimSiam":
         """An independent copy."""
         return copy.deepcopy(self)
 
@@ -176,23 +175,23 @@ class VectorSimSiam:
 
     def _apply(self, head: str, x: np.ndarray) -> np.ndarray:
         v = self._head(head, x)[-1]
-        return v / np.maximum(_norm(v), FLOOR)
+        return v / _norm(v)
 
-    def project(self, x: object) -> Tensor | np.ndarray | list:
+    def project(self, x: Vectors) -> Vectors:
         """Encoder outputs [D] or [N, D], D = d_encoder, to unit vectors z [..., d_out]."""
         return _like(x, self._apply("proj", _read(x, self.config.d_encoder)))
 
-    def predict(self, z: object) -> Tensor | np.ndarray | list:
+    def predict(self, z: Vectors) -> Vectors:
         """Projections z [..., d_out] to unit vectors p [..., d_out]."""
         return _like(z, self._apply("pred", _read(z, self.d_out)))
 
-    def _views(self, x1: object, x2: object) -> tuple[np.ndarray, np.ndarray]:
-        a, b = (np.atleast_2d(_read(x, self.config.d_encoder)) for x in (x1, x2))
+    def _views(self, *views: Vectors) -> list[np.ndarray]:
+        a, b = arrays = [np.atleast_2d(_read(x, self.config.d_encoder)) for x in views]
         if len(a) != len(b):
             raise DimensionMismatch(len(a), len(b), "vectors in view 2")
-        return a, b
+        return arrays
 
-    def loss(self, x1: object, x2: object) -> float:
+    def loss(self, x1: Vectors, x2: Vectors) -> float:
         """-(p1.z2 + p2.z1) / 2 of two views [D], or its mean over [N, D]; from -1 to 1.
 
         SimSiam eq. 1-4. Stop-gradient does not change the value."""
@@ -204,60 +203,55 @@ class VectorSimSiam:
         """Make predict(z) = z for unit z, so that loss(x, x) = -1: z = relu(z) - relu(-z).
 
         Raises InvalidParameter unless d_predictor = 2 d_out."""
-        c = self.config
-        if c.d_predictor != 2 * c.d_out:
+        if self.config.d_predictor != 2 * self.d_out:
             raise InvalidParameter("the identity predictor needs d_predictor = 2 d_out = "
-                                   f"{2 * c.d_out}, got {c.d_predictor}")
-        eye = np.eye(c.d_out, dtype=np.float32)
-        self.weights |= {"pred_w1": np.concatenate([eye, -eye]),
-                         "pred_b1": np.zeros(c.d_predictor, np.float32),
-                         "pred_w2": np.concatenate([eye, -eye], axis=1),
-                         "pred_b2": np.zeros(c.d_out, np.float32)}
+                                   f"{2 * self.d_out}, got {self.config.d_predictor}")
+        w = np.concatenate([np.eye(self.d_out), -np.eye(self.d_out)]).astype(np.float32)
+        self.weights |= {"pred_w1": w, "pred_b1": np.zeros(len(w), np.float32),
+                         "pred_w2": w.T.copy(), "pred_b2": np.zeros(self.d_out, np.float32)}
 
     def _back(self, head: str, cache: tuple[np.ndarray, ...], g: np.ndarray,
               grads: dict[str, np.ndarray]) -> np.ndarray:
         """Add the head's weight gradients to grads, given g = dL/d(output); return dL/d(input)."""
         x, hidden, v = cache
-        norm = np.maximum(_norm(v), FLOOR)
+        norm = _norm(v)
         u = v / norm
         # u = v/|v| only turns: the part of g along u is lost. Under the floor u is linear in v.
         g = np.where(norm > FLOOR, g - u * (u * g).sum(1, keepdims=True), g) / norm
-        grads[f"{head}_w2"] += g.T @ np.maximum(hidden, 0)
-        grads[f"{head}_b2"] += g.sum(0)
-        g = (g @ self.weights[f"{head}_w2"]) * (hidden > 0)
-        grads[f"{head}_w1"] += g.T @ x
-        grads[f"{head}_b1"] += g.sum(0)
-        return g @ self.weights[f"{head}_w1"]
+        for i, below in (("2", np.maximum(hidden, 0)), ("1", x)):
+            grads[f"{head}_w{i}"] += g.T @ below
+            grads[f"{head}_b{i}"] += g.sum(0)
+            g = g @ self.weights[f"{head}_w{i}"]
+            g = g * (hidden > 0) if i == "2" else g  # through the ReLU
+        return g
 
-    def gradients(self, x1: object, x2: object, stop_gradient: bool = True) -> dict:
+    def gradients(self, x1: Vectors, x2: Vectors, stop_gradient: bool = True) -> dict:
         """dL/dw for the eight weights (NumPy), and dL/dx as "x1", "x2" (kind and shape of x1, x2).
 
         With stop-gradient z1 learns through p1 only; without it L pulls at z2 in p1.z2 as well."""
         views = self._views(x1, x2)
         grads = {name: np.zeros_like(w) for name, w in self.weights.items()}
-        projected = [self._head("proj", x) for x in views]
         z = [self._apply("proj", x) for x in views]
-        predicted = [self._head("pred", zi) for zi in z]
         p = [self._apply("pred", zi) for zi in z]
-        half = -0.5 / len(views[0])  # L = -(p1.z2 + p2.z1) / 2, mean over N
+        half = -0.5 / len(z[0])  # L = -(p1.z2 + p2.z1) / 2, mean over N
         for i, x in enumerate((x1, x2)):
-            g = self._back("pred", predicted[i], half * z[1 - i], grads)  # through p_i
+            g = self._back("pred", self._head("pred", z[i]), half * z[1 - i], grads)  # through p_i
             if not stop_gradient:
                 g = g + half * p[1 - i]  # through z_i, the other view's target
-            g = self._back("proj", projected[i], g, grads)
-            grads[f"x{i + 1}"] = _like(x, g[0] if len(np.shape(x)) == 1 else g)
+            g = self._back("proj", self._head("proj", views[i]), g, grads)
+            grads[f"x{i + 1}"] = _like(x, g[0] if np.ndim(x) == 1 else g)
         return grads
 
-    def to_torch(self) -> TorchHeads:
+    def to_torch(self) -> "TorchHeads":
         """The same heads as an nn.Module with copies of the weights; draws no random numbers."""
         with torch.device("meta"):
             heads = TorchHeads(self.config)
-        state = {_LAYERS[name]: torch.tensor(w) for name, w in self.weights.items()}
+        state = {_TORCH[name]: torch.tensor(w) for name, w in self.weights.items()}
         heads.load_state_dict(state, assign=True)
         return heads
 
     @classmethod
-    def from_torch(cls, module: nn.Module) -> VectorSimSiam:
+    def from_torch(cls, module: nn.Module) -> "VectorSimSiam":
         """Copy the weights of a module whose `projector` and `predictor` are Linear-ReLU-Linear.
 
         Raises InvalidParameter on other layers (BatchNorm has no place here) or missing biases,
@@ -265,22 +259,19 @@ class VectorSimSiam:
         linears = []
         for name in ("projector", "predictor"):
             layers = list(getattr(module, name, None) or [])
-            if [type(m) for m in layers] != [nn.Linear, nn.ReLU, nn.Linear]:
-                raise InvalidParameter(f"{name} must be Linear, ReLU, Linear, got "
-                                       f"{[type(m).__name__ for m in layers]}")
+            kinds = [type(layer).__name__ for layer in layers]
+            if kinds != ["Linear", "ReLU", "Linear"] or any(m.bias is None for m in layers[::2]):
+                raise InvalidParameter(f"{name} must be Linear, ReLU, Linear with bias, got {kinds}")
             linears += layers[::2]
-        if any(m.bias is None for m in linears):
-            raise InvalidParameter("every Linear needs its bias (it may be zero)")
-        d_out = linears[1].out_features
-        for got in (linears[2].in_features, linears[3].out_features):
+        sizes = [(m.in_features, m.out_features) for m in linears]
+        (d_encoder, d_projector), (_, d_out), (d_in, d_predictor), (_, d_back) = sizes
+        for got in (d_in, d_back):
             if got != d_out:
                 raise DimensionMismatch(d_out, got, "predictor's input and output")
-        config = VectorSimSiamConfig(linears[0].in_features, linears[0].out_features,
-                                     linears[2].out_features, d_out)
-        model = cls(config, LcgRng(0))  # all drawn weights are replaced
-        state = module.state_dict()
+        config = VectorSimSiamConfig(d_encoder, d_projector, d_predictor, d_out)
+        model, state = cls(config, LcgRng(0)), module.state_dict()  # what was drawn is replaced
         model.weights = {name: state[key].detach().float().cpu().numpy().copy()
-                         for name, key in _LAYERS.items()}
+                         for name, key in _TORCH.items()}
         return model
 
 
