@@ -1,0 +1,119 @@
+"""Checks of the exercises of notebook 02."""
+
+import pandas as pd
+import torch
+
+from .judge import draws, exercise, near, need, number, tensor
+
+COLUMNS = ["method", "augmentation", "labels", "epochs", "accuracy"]
+RUNS = pd.DataFrame(
+    [
+        ["SimSiam", "crop, colour", 1000, 100, 0.62],
+        ["SimSiam", "crop", 1000, 100, 0.55],
+        ["SimSiam", "crop, colour", 100, 100, 0.49],
+        ["SimCLR", "crop, colour", 1000, 200, 0.66],
+        ["SimCLR", "crop", 1000, 100, 0.57],
+        ["supervised", "crop", 100, 50, 0.41],
+    ],
+    index=list("ABCDEF"),
+    columns=COLUMNS,
+)  # fmt: skip
+
+
+@exercise
+def draw(answer) -> str:
+    """draw_labels(labels [N], number, seed) -> indices [number], as many of each class."""
+    labels = torch.arange(5).repeat_interleave(40)
+    labels = labels[torch.randperm(200, generator=draws())]
+    chosen = tensor(answer, labels, 50, 0, shape=(50,))
+    need(
+        not chosen.is_floating_point() and chosen.min() >= 0 and chosen.max() < 200,
+        "places in `labels` were expected: whole numbers from 0 to N - 1.",
+    )
+    need(
+        len(chosen.unique()) == 50,
+        "a picture was drawn twice. Fifty labels are fifty different pictures: draw without "
+        "putting back (randperm, not randint).",
+    )
+    counts = labels[chosen].bincount(minlength=5)
+    need(
+        (counts == 10).all(),
+        f"the classes got {counts.tolist()} labels. As many of each were asked: by chance alone a "
+        "class may get too few, and the number tells more about the draw than about the features.",
+    )
+    need(
+        sorted(tensor(answer, labels, 50, 0, shape=(50,)).tolist()) == sorted(chosen.tolist()),
+        "the same seed draws other pictures: make a generator from `seed`.",
+    )
+    need(
+        set(tensor(answer, labels, 50, 1, shape=(50,)).tolist()) != set(chosen.tolist()),
+        "another seed draws the same pictures, so all intervals would have the width zero.",
+    )
+    return "Balanced, without repetition, and another draw for another seed."
+
+
+@exercise
+def report(answer) -> str:
+    """report(validation [R], test [R]) -> the accuracy to report."""
+    validation = torch.tensor([0.60, 0.71, 0.73, 0.65])
+    test = torch.tensor([0.58, 0.70, 0.69, 0.66])
+    value = number(answer, validation, test)
+    need(
+        not near(value, 0.70),
+        "0.70 is the highest test accuracy. The test pictures chose the regulariser, so they are no "
+        "longer unseen: the number is too high by luck, and the more settings, the more luck.",
+    )
+    need(
+        not near(value, 0.73),
+        "0.73 is the validation accuracy by which the setting was chosen: for the same reason it is "
+        "too high. Report the test pictures' answer for that setting.",
+    )
+    need(near(value, 0.69), f"it is {value:.2f}: take the test accuracy where validation is best.")
+    need(
+        near(number(answer, validation.flip(0), test.flip(0)), 0.69)
+        and near(number(answer, test, validation), 0.71),
+        "it does not follow the best validation accuracy when the numbers change.",
+    )
+    return "Validation chooses, the test reports, once."
+
+
+@exercise
+def compare(answer) -> str:
+    """{column: two runs of RUNS that differ in it alone, or "no pair"}."""
+    asked = ["augmentation", "labels", "method", "epochs"]
+    need(
+        isinstance(answer, dict) and set(answer) == set(asked),
+        f"an answer for each of these was expected: {', '.join(asked)}.",
+    )
+    for factor in asked:
+        _judge_pair(factor, answer[factor])
+    return "A comparison answers a question only where nothing else differs."
+
+
+def _judge_pair(factor: str, pair):
+    others = [c for c in COLUMNS[:-1] if c != factor]
+    possible = [
+        a + b for a in RUNS.index for b in RUNS.index
+        if a < b and RUNS.loc[a, factor] != RUNS.loc[b, factor]
+        and all(RUNS.loc[a, c] == RUNS.loc[b, c] for c in others)
+    ]  # fmt: skip
+    need(
+        pair is not None and pair != "",
+        "still blank. For each question, name two runs, such as ('A', 'B'), or 'no pair'.",
+    )
+    if pair == "no pair":
+        need(not possible, f"{factor}: there is a pair that differs in nothing else. Look again.")
+        return
+    known = isinstance(pair, tuple | list | str) and len(pair) == 2 and set(pair) <= set(RUNS.index)
+    need(known, f"{factor}: {pair!r} is no pair of runs from A to F.")
+    a, b = pair
+    need(
+        RUNS.loc[a, factor] != RUNS.loc[b, factor],
+        f"{factor}: {a} and {b} have the same {factor}, so they say nothing about it.",
+    )
+    confounded = [c for c in others if RUNS.loc[a, c] != RUNS.loc[b, c]]
+    need(
+        not confounded,
+        f"{factor}: {a} and {b} also differ in {' and '.join(confounded)}. The difference in "
+        "accuracy may come from either; the comparison is confounded.",
+    )

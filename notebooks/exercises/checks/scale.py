@@ -1,0 +1,108 @@
+"""Checks of the exercises of notebook 06."""
+
+import math
+
+import numpy as np
+import torch
+
+from .judge import call, exercise, near, need, number, tensor
+
+
+@exercise
+def rate(answer) -> str:
+    """rate(step, steps, warmup, lr, batch_size): warm-up, then half a cosine; lr is for 256."""
+    curve = np.array([number(answer, s, 100, 10, 0.1, 256) for s in range(100)])
+    need(
+        near(number(answer, 30, 100, 10, 0.1, 1024), 4 * curve[30]),
+        "with batches four times as large the rate should be four times as high: lr * batch_size / "
+        "256 (Goyal et al., 2017).",
+    )
+    need(curve.max() < 0.1001, f"it rises to {curve.max():.3f}, above lr = 0.1.")
+    need(
+        curve[0] < 0.5 * curve.max(),
+        "it begins at full height. During warm-up it rises in a straight line from near 0.",
+    )
+    need(
+        np.all(np.diff(curve[:10]) > 0) and near(curve[2] - curve[1], curve[8] - curve[7]),
+        "it does not rise in a straight line during the warm-up.",
+    )
+    need(
+        curve[10] > 0.098,
+        f"after the warm-up it is {curve[10]:.3f} and not lr: the cosine has to begin where the "
+        "warm-up ends, not at step 0.",
+    )
+    need(np.all(np.diff(curve[10:]) <= 1e-9), "after the warm-up it should only fall.")
+    need(curve[-1] < 0.005, f"at the end it is {curve[-1]:.3f}: half a cosine ends near 0.")
+    half = number(answer, 55, 100, 10, 0.1, 256)
+    need(near(half, 0.05, 0.003), f"half-way down it is {half:.3f}: a cosine is at lr / 2 there.")
+    need(
+        all(math.isfinite(number(answer, s, 100, 0, 0.1, 256)) for s in (0, 50)),
+        "without warm-up it fails.",
+    )
+    return "Scaled with the batch, up in a line, down in a cosine."
+
+
+@exercise
+def share(answer) -> str:
+    """share(order [N], rank, world) -> the part of this epoch's order that one process trains on."""
+    order = torch.randperm(103, generator=torch.Generator().manual_seed(0))
+    parts = [call(answer, order, rank, 4) for rank in range(4)]
+    for part in parts:
+        tensor(lambda p=part: p, shape=(len(part),))
+    drawn = torch.cat(parts)
+    need(
+        not all(torch.equal(parts[0], p) for p in parts),
+        "every process gets the same pictures: four GPUs would do the same work four times.",
+    )
+    counts = drawn.bincount(minlength=103)
+    need(counts.max() == 1, "some picture goes to two processes.")
+    need(
+        counts.min() == 1,
+        f"{int((counts == 0).sum())} of 103 pictures go to nobody. With test pictures this makes the "
+        "accuracy depend on the number of GPUs.",
+    )
+    sizes = [len(part) for part in parts]
+    need(max(sizes) - min(sizes) <= 1, f"the shares are {sizes}: the others wait for the largest.")
+    again = torch.cat([call(answer, order.flip(0), rank, 4) for rank in range(4)])
+    need(
+        not torch.equal(again, drawn),
+        "it does not follow `order`: each epoch would see the pictures in the same order.",
+    )
+    return "Every picture once, nearly equal shares, whatever the order."
+
+
+@exercise
+def difference(answer) -> str:
+    """difference(a [n], b [n]) -> (low, high): 95 % interval of the mean of a - b, seeds paired."""
+    a, b = np.array([0.61, 0.55, 0.66, 0.58, 0.63]), np.array([0.60, 0.53, 0.64, 0.57, 0.61])
+    found = call(answer, a, b)
+    need(isinstance(found, tuple | list) and len(found) == 2, "two numbers: (low, high).")
+    low, high = (float(value) for value in found)
+    d = a - b
+    need(near((low + high) / 2, d.mean(), 1e-4),
+         "its middle is not the mean of a - b.")  # fmt: skip
+    half, error = (high - low) / 2, d.std(ddof=1) / 5**0.5
+    apart = math.sqrt(a.var(ddof=1) / 5 + b.var(ddof=1) / 5)
+    need(
+        half < 1.9 * apart,
+        "it holds 0 although a is better with every single seed. a and b share their seeds: take "
+        "the differences first. The seeds' own ups and downs then cancel.",
+    )
+    need(
+        not near(half, 2.776 * d.std(ddof=1), 1e-4) and not near(half, 1.96 * d.std(ddof=1), 1e-4),
+        "that is the spread of single seeds. The mean of n is surer by sqrt(n): divide by it.",
+    )
+    need(
+        not near(half, 1.96 * error, 2e-4),
+        "1.96 is for very many seeds. With five, Student's t with four degrees of freedom gives "
+        "2.776: few seeds know their own spread badly.",
+    )
+    need(
+        not near(half, 2.776 * d.std() / 5**0.5, 1e-4),
+        "NumPy's std divides by n: with five seeds that is 11 % too small. Use ddof=1.",
+    )
+    need(
+        near(half, 2.776 * error, 1e-4),
+        f"its half width is {half:.4f} and should be {2.776 * error:.4f}.",
+    )
+    return "Paired by seed, with Student's t: an interval that few seeds can honestly give."

@@ -1,0 +1,110 @@
+"""Checks of the exercises of notebook 04."""
+
+import torch
+
+from .judge import call, draws, exercise, near, need, tensor
+
+
+def _marked(batch: int = 6, tokens: int = 40, channels: int = 3):
+    """x, y [B, N, C] in which every token carries its place: x its number, y its number + 1000."""
+    place = torch.arange(tokens).float()[None, :, None].expand(batch, tokens, channels)
+    return place.clone(), place + 1000
+
+
+def _places(answer, seed: int, n: int = 8):
+    """The places [B, n] that were chosen, after all that both ways of sampling have in common."""
+    x, y = _marked()
+    torch.manual_seed(seed)
+    pair = call(answer, x, y, n)
+    need(
+        isinstance(pair, tuple | list) and len(pair) == 2, "the tokens of x and of y: two tensors."
+    )
+    chosen, partner = (tensor(lambda t=t: t, shape=(6, n, 3)) for t in pair)
+    need(
+        (partner - 1000 == chosen).all(),
+        "the tokens of y stand at other places than those of x. SIM rebuilds the input of a place "
+        "from the output of the *same* place: use the same indices twice.",
+    )
+    places = chosen[:, :, 0].long()
+    need(
+        all(len(row.unique()) == n for row in places),
+        "a token was drawn twice. Draw without putting back: randperm or argsort(rand), not "
+        "randint.",
+    )
+    return places
+
+
+@exercise
+def sample(answer) -> str:
+    """sample_tokens(x, y, n): the same n places of both, one choice for the whole batch (v0)."""
+    places = _places(answer, 0)
+    need(
+        (places == places[:1]).all(),
+        "every picture of the batch has its own choice. That is v1, the next exercise; v0 is one "
+        "choice for all of them, which is one cheap index_select.",
+    )
+    seen = torch.cat([_places(answer, seed)[0] for seed in range(60)]).unique()
+    need(
+        len(seen) > 8,
+        "every call draws the same tokens, so the others would never be rebuilt: draw them at "
+        "random.",
+    )
+    need(
+        len(seen) == 40,
+        f"in 60 draws only {len(seen)} of 40 places ever came up: every one needs the same chance.",
+    )
+    return "One draw, without repetition, the same places of x and y."
+
+
+@exercise
+def sample_each(answer) -> str:
+    """sample_each(x, y, n): the same n places of both, an own choice for each picture (v1)."""
+    places = _places(answer, 0)
+    need(
+        not (places == places[:1]).all(),
+        "all pictures of the batch share one choice: that is v0. Draw [B, N] random numbers and "
+        "sort each row.",
+    )
+    counts = torch.cat([_places(answer, s) for s in range(60)]).flatten().bincount(minlength=40)
+    need(counts.min() > 0, "some places never come up: every one needs the same chance.")
+    need(counts.max() < 3 * counts.min(), "some places come up far more often than others.")
+    return "An own draw for each picture, paired between x and y."
+
+
+@exercise
+def distance(answer) -> str:
+    """norm_mse(zy, zx) of [B, n, C]: standardised over the tokens, mean norm of the difference."""
+    zy, zx = torch.randn(2, 4, 32, 5, generator=draws())
+    value = tensor(answer, zy, zx, shape=())
+    need(near(tensor(answer, zx, zx, shape=()), 0, 1e-4), "of equal projections it should be 0.")
+    scale, shift = torch.tensor([1.0, 2.0, 5.0, 10.0, 20.0]), torch.tensor([0.0, 3.0, -3.0, 9.0, 1])
+    need(
+        near(tensor(answer, zy * scale + shift, zx, shape=()), value, 0.01),
+        "it changes when a channel is stretched and shifted. Standardise each channel over the "
+        "*tokens* (dim 1); otherwise the predictor could win by making everything small.",
+    )
+    a = (zy - zy.mean(1, keepdim=True)) / (zy.std(1, keepdim=True) + 1e-6)
+    b = (zx - zx.mean(1, keepdim=True)) / (zx.std(1, keepdim=True) + 1e-6)
+    squared = float((a - b).pow(2).sum(-1).mean())
+    need(
+        not near(value, squared, 1e-3),
+        "that is the mean of the squared norms. SIM takes the norm itself, despite its name: far "
+        "tokens then pull no harder than near ones.",
+    )
+    need(
+        not near(value, squared / 5, 1e-3),
+        "that is the plain mean squared error after standardising. SIM takes the length of the "
+        "difference over the channels, then the mean over tokens.",
+    )
+    right = (a - b).norm(dim=-1).mean()
+    need(near(value, right, 1e-3), f"it is {float(value):.3f} and should be {float(right):.3f}.")
+    zy, zx = zy.clone().requires_grad_(), zx.clone().requires_grad_()
+    value = tensor(answer, zy, zx, shape=())
+    if value.requires_grad:
+        value.backward()
+    need(zy.grad is not None, "no gradient reaches zy: the block would learn nothing.")
+    need(
+        zx.grad is None or not zx.grad.any(),
+        "a gradient flows into zx. It is the target: detach it, as in SimSiam's loss.",
+    )
+    return "Blind to each channel's scale and shift, a norm, and the target gets no gradient."
