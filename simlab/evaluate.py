@@ -26,10 +26,12 @@ def features(
     std: Tensor,
     batch_size: int = 512,
     prepare: Callable[[Tensor, Tensor, Tensor], Tensor] = normalise,
+    only: Tensor | None = None,
 ) -> Tensor:
     """The encoder's features of every picture, clean and in order: float32 [N, D].
 
     `prepare` makes the encoder's input of (uint8 pictures, mean, std): clean ones, if not said.
+    `only` are the indices [M] of some of them, instead of all.
 
     A module is put into evaluation mode for the time and back into its mode afterwards.
     """
@@ -38,7 +40,7 @@ def features(
         modes = {module: module.training for module in encoder.modules()}
         encoder.eval()
     try:
-        order = torch.arange(len(pictures))
+        order = torch.arange(len(pictures)) if only is None else only
         parts = [
             encoder(prepare(images, mean, std)).float()
             for _, images in pictures.batches(order, batch_size)

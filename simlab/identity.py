@@ -18,7 +18,7 @@ from .config import NOT_IDENTITY, TrainConfig
 
 # the modules whose code decides what a training run computes; config.py does so by its values alone
 TRAINING_SOURCES = (
-    "augment", "collapse", "data", "devices", "evaluate", "folders", "models",
+    "augment", "collapse", "data", "devices", "distributed", "evaluate", "folders", "models",
     "optim", "scatter", "simclr", "simsiam", "sim", "sources", "tasks", "train",
 )  # fmt: skip
 

@@ -6,6 +6,7 @@ The rate is a plain function of the step, so that a resumed run can't get it wro
 import math
 
 import torch
+from torch import Tensor
 
 from .config import TrainConfig, milestones
 
@@ -22,8 +23,42 @@ def build_optimizer(config: TrainConfig, groups: list[dict]) -> torch.optim.Opti
         return torch.optim.SGD(groups, momentum=config.momentum, **common)
     if config.optimizer == "rmsprop":
         return torch.optim.RMSprop(groups, momentum=config.momentum, **common)
+    if config.optimizer == "lars":
+        return LARS(groups, momentum=config.momentum, **common)
     make = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
     return make(groups, betas=(config.momentum, 0.999), **common)
+
+
+class LARS(torch.optim.Optimizer):
+    """SGD whose rate follows each layer's size, for batches of thousands (You et al., 1708.03888).
+
+    A weight w with gradient g moves at the rate times trust * |w| / (|g| + decay * |w|). Biases and
+    BatchNorm's scales and shifts move as by SGD, and do not decay (SimCLR, appendix B.6).
+    """
+
+    def __init__(
+        self, params: list, lr: float, momentum: float, weight_decay: float, trust: float = 1e-3
+    ):
+        common = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust}
+        super().__init__(params, common)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for w in group["params"]:
+                if w.grad is not None:
+                    self._move(w, w.grad, group)
+
+    def _move(self, w: Tensor, step: Tensor, group: dict):
+        if w.ndim > 1:
+            size, decay = w.norm(), group["weight_decay"]
+            length = step.norm() + decay * size
+            ratio = torch.where((size > 0) & (length > 0), group["trust"] * size / length, 1.0)
+            step = ratio * step.add(w, alpha=decay)
+        state = self.state[w]
+        if "velocity" not in state:
+            state["velocity"] = torch.zeros_like(w)
+        w.sub_(state["velocity"].mul_(group["momentum"]).add_(step, alpha=group["lr"]))
 
 
 def base_rate(config: TrainConfig) -> float:

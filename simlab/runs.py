@@ -28,6 +28,7 @@ import pandas as pd
 import torch
 import torch.nn as nn
 
+from . import distributed
 from .config import TrainConfig
 from .identity import code_digest, digest, fields_that_count
 
@@ -165,6 +166,15 @@ class Run:
             tell(f"passed over, and renamed to *.damaged: {error}")
 
 
+class Follower(Run):
+    """The run as the processes beside the first see it: they write nothing."""
+
+    def log(self, *_):
+        pass
+
+    save_history = save_checkpoint = finish = log
+
+
 @contextlib.contextmanager
 def claim(
     kind: str, config: TrainConfig, extra: dict, folder: str | Path = "", fresh: bool = False
@@ -178,11 +188,16 @@ def claim(
         folder: where runs are kept; empty: `runs_folder()`.
         fresh: throw away what is stored of this run.
     Another process at the same run is waited for; the lock of a process that died is free at once.
+    Of the processes that torchrun started the first has the lock and writes, for all of them; it
+    heeds `fresh` when they start, and not when they start again because one had died.
     """
     identity = {"kind": kind, "config": fields_that_count(config), "code": code_digest(), **extra}
     text = json.dumps(identity, sort_keys=True)
     name = f"{kind}-{digest(text.encode())[:12]}"
     home = Path(folder) if folder else runs_folder()
+    if distributed.rank() > 0:
+        yield Follower(home / name, identity)
+        return
     lock = filelock.FileLock(home / f".{name}.lock")
     with naming(home):
         home.mkdir(parents=True, exist_ok=True)
@@ -193,7 +208,7 @@ def claim(
             lock.acquire()
     try:
         run = Run(home / name, identity)
-        if fresh and run.folder.exists():
+        if fresh and not distributed.restarted() and run.folder.exists():
             shutil.rmtree(run.folder)
         run.prepare()
         yield run

@@ -12,11 +12,12 @@ from torch import Tensor
 from .augment import parse_augment, two_views, view
 from .collapse import collapse_metrics
 from .config import PretrainConfig, SupervisedConfig, TrainConfig
-from .data import DataSet
+from .data import DataSet, Pictures
+from .distributed import gather, gather_rows, rows, share
 from .evaluate import features, knn_accuracy, stratified
 from .sim import LossSimTracker, attach_sim
 from .simclr import SimCLR, SimCLRLoss
-from .simsiam import SimSiam, SimSiamLoss
+from .simsiam import SimSiam, SimSiamLoss, View
 
 MONITOR_PICTURES = 1000  # clean pictures on which std and rank of z are measured
 
@@ -55,8 +56,12 @@ class Pretraining:
     def batch_losses(self, index: Tensor, images: Tensor, generator: torch.Generator) -> Tensor:
         """The losses that `self.losses` names, to be added up: [L]."""
         c, d = self.config, self.data
-        x1, x2 = two_views(images, self.augment, d.mean, d.std, c.view_size, generator)
-        return _with_sim(self.loss(self.network(x1), self.network(x2)), self.sim)
+        part = share(len(images))
+        x1, x2 = two_views(images, self.augment, d.mean, d.std, c.view_size, generator, part)
+        view1, view2 = self.network(x1), self.network(x2)
+        if c.method == "simclr":  # the negatives are every process' pictures
+            view1, view2 = (View(*map(gather, view)) for view in (view1, view2))
+        return _with_sim(self.loss(view1, view2), self.sim)
 
     def measure(self, epoch: int) -> dict[str, float]:
         """Is it collapsing (every epoch), and what do the features know (every few)?"""
@@ -69,7 +74,8 @@ class Pretraining:
         labelled = min(int(d.train.labels.min()), int(d.test.labels.min())) >= 0
         due = epoch % c.monitor_every == 0 or epoch == c.epochs
         if due and labelled and len(d.classes) > 1:
-            bank, test = (features(n.encoder, p, d.mean, d.std) for p in (d.train, d.test))
+            bank = _features_of_all(n.encoder, d.train, d)
+            test = _features_of_all(n.encoder, d.test, d)
             k, t = min(c.knn_k, len(bank)), c.knn_temperature
             found["knn"] = knn_accuracy(bank, d.train.labels, test, d.test.labels, k, t)
             found |= {"knn_k": k, "knn_temperature": t}
@@ -103,7 +109,8 @@ class Supervised:
 
     def batch_losses(self, index: Tensor, images: Tensor, generator: torch.Generator) -> Tensor:
         c, d = self.config, self.data
-        x = view(images, self.augment, d.mean, d.std, c.view_size, generator)
+        part = share(len(images))
+        x = view(images, self.augment, d.mean, d.std, c.view_size, generator, part)
         labels = self.pictures.labels[index.to(x.device)]
         return _with_sim(F.cross_entropy(self.network(x).float(), labels), self.sim)
 
@@ -111,9 +118,15 @@ class Supervised:
         d = self.data
         if epoch < self.config.epochs or int(d.test.labels.min()) < 0:
             return {}
-        logits = features(self.network, d.test, d.mean, d.std)
+        logits = _features_of_all(self.network, d.test, d)
         refuse_nan([logits], f"in the outputs after epoch {epoch}")
         return {"test_accuracy": float((logits.argmax(1) == d.test.labels).float().mean())}
+
+
+def _features_of_all(encoder: nn.Module, pictures: Pictures, data: DataSet) -> Tensor:
+    """`features`, each process making those of its part: [N, D] in every one."""
+    part = features(encoder, pictures, data.mean, data.std, only=rows(len(pictures)))
+    return gather_rows(part, len(pictures))
 
 
 def _put_sim_on(encoder: nn.Module, config: TrainConfig, data: DataSet) -> LossSimTracker | None:

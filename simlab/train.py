@@ -1,7 +1,8 @@
 """Training: the loop, and the two things it can be used for.
 
 `pretrain` is self-supervised, `train_supervised` its yardstick. Both give back a `Run`: found
-again when it was made before, gone on with when it was stopped half-way.
+again when it was made before, gone on with when it was stopped half-way. Started by torchrun,
+several processes do it together (distributed.py).
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import torch.nn as nn
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from . import distributed
 from .collapse import warn_if_collapsing
 from .config import PretrainConfig, SupervisedConfig, TrainConfig, resolve
 from .data import DataSet, load_data
@@ -60,13 +62,19 @@ def fit(
 ) -> list[dict]:
     """Train from the newest checkpoint, or from the start; returns the history, a row an epoch."""
     pictures, network = task.pictures, task.network.to(device, memory_format=torch.channels_last)
-    batch_size = config.batch_size
+    network = task.network = distributed.with_global_batch_norm(network, device)
+    batch_size, parts = config.batch_size, config.accumulate
+    if batch_size % (parts * distributed.world()) or batch_size == parts:
+        raise ValueError(
+            f"batch_size={batch_size} can't be cut into {parts} (accumulate) x {distributed.world()} "
+            "(processes) equal parts; one of `accumulate` parts needs at least two pictures"
+        )
     steps = len(pictures) // batch_size  # of an epoch; what is left over waits for the next
     optimizer = build_optimizer(config, task.groups())
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
     generator = torch.Generator(device)
     history, first_epoch, seconds = [], 0, 0.0
-    if state := run.load_checkpoint():
+    if state := distributed.from_first(run.load_checkpoint):
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         scaler.load_state_dict(state["scaler"])
@@ -79,7 +87,7 @@ def fit(
     bar = tqdm(
         total=config.epochs * steps * batch_size, initial=first_epoch * steps * batch_size,
         desc=run.folder.name.split("-")[0], unit=" pictures", unit_scale=True,
-        disable=not progress, mininterval=0.5,
+        disable=not progress or distributed.rank() > 0, mininterval=0.5,
     )  # fmt: skip
     with bar:
         for epoch in range(first_epoch, config.epochs):
@@ -88,24 +96,32 @@ def fit(
             at = 3 * (config.seed * 100_003 + epoch)
             order_of_epoch = torch.Generator().manual_seed(at)
             generator.manual_seed(at + 1)
-            torch.manual_seed(at + 2)
+            # dropout differs between processes; the positions that SIM compares must not
+            torch.manual_seed(at + 2 + (0 if config.sim_layers else distributed.rank() << 52))
             order = torch.randperm(len(pictures), generator=order_of_epoch)[: steps * batch_size]
+            order = distributed.shard(order, batch_size // parts)
             order = order.to(device)  # once: a copy at every step would wait for the device
             total = torch.zeros(len(task.losses), device=device)
-            for step, (index, images) in enumerate(pictures.batches(order, batch_size)):
-                rate = set_rate(optimizer, config, epoch + step / steps)
+            own_size = batch_size // parts // distributed.world()
+            for part, (index, images) in enumerate(pictures.batches(order, own_size), 1):
                 with autocast(config.precision, device):
                     losses = task.batch_losses(index, images, generator)  # [1], [2] with SIM
-                optimizer.zero_grad(set_to_none=True)
-                scaler.scale(losses.sum()).backward()
+                scaler.scale(losses.sum() / parts).backward()
+                total += losses.detach() / parts
+                if part % parts:
+                    continue
+                step = part // parts - 1
+                rate = set_rate(optimizer, config, epoch + step / steps)
+                distributed.average_gradients(network)
                 scaler.step(optimizer)
                 scaler.update()
-                total += losses.detach()
+                optimizer.zero_grad(set_to_none=True)
                 if step % CHECK_EVERY == 0 or step == steps - 1:
                     where = f"by step {step + 1} of epoch {epoch + 1}, at a rate of {rate:.3g}"
                     refuse_nan([total, *network.parameters(), *network.buffers()], where)
                     bar.set_postfix_str(_short(history[-1:], total[0] / (step + 1)), refresh=False)
                 bar.update(batch_size)
+            distributed.average([total])
             means = (total / steps).tolist()
             row = {"epoch": epoch + 1, **dict(zip(task.losses, means, strict=True)), "lr": rate}
             row |= task.measure(epoch + 1) | {"seconds": time.monotonic() - started}
@@ -113,7 +129,8 @@ def fit(
             run.log("  ".join(f"{k} {v:.4g}" for k, v in row.items()))
             if warning := warn_if_collapsing(row["loss"], row.get("std_ratio", math.inf)):
                 run.log(warning)
-                tqdm.write(f"epoch {epoch + 1}: {warning}")
+                if distributed.rank() == 0:
+                    tqdm.write(f"epoch {epoch + 1}: {warning}")
             run.save_history(history)
             state = {
                 "epoch": epoch + 1, "history": history, "network": network.state_dict(),
@@ -160,8 +177,10 @@ def _run(
     if not isinstance(config, task_of.config_class):
         wanted = task_of.config_class.__name__
         raise TypeError(f"config is a {type(config).__name__}: expected a {wanted}")
+    distributed.start()
     if data is None:
-        data = load_data(config.data, config.data_folder, config.download, config.image_size)
+        where = config.data, config.data_folder, config.download, config.image_size
+        data = distributed.first_before_others(lambda: load_data(*where))
     if not isinstance(data, DataSet):
         raise TypeError(f"data is a {type(data).__name__}: expected a DataSet; see from_arrays")
     config, device = resolve(config, data, encoder), resolve_device(config.device)
@@ -171,9 +190,9 @@ def _run(
         net, dim = build_encoder(net, data.train.channels, data.train.size, config.stem)
         task = task_of(config, data.to(device), net, dim)
         with claim(task.kind, config, extra, folder, fresh) as run:
-            history = []
-            if not run.finished:
-                run.log(f"starts with {config} on {environment(device)}")
+            history, processes = [], {"processes": distributed.world()}
+            if not distributed.from_first(lambda: run.finished):
+                run.log(f"starts with {config} on {environment(device) | processes}")
                 history = fit(task, config, run, device, progress, on_epoch)
             if config.sim_layers:
                 detach_sim(net)
@@ -182,10 +201,10 @@ def _run(
                 measured = [row for row in history if "knn" in row] or [last]
                 best = max(measured, key=lambda row: row.get("knn", 0))
                 run.finish(net.state_dict(), {
-                    "final": last, "best": best, "environment": environment(device),
+                    "final": last, "best": best, "environment": environment(device) | processes,
                     "seconds": round(last["seconds"], 1),
                 })  # fmt: skip
-            net.load_state_dict(run.load_encoder_state())
+            net.load_state_dict(distributed.from_first(run.load_encoder_state))
     # laid out as in training whether it was trained or loaded: the same bits come out
     run.encoder = net.to(device, memory_format=torch.channels_last).eval()
     return run

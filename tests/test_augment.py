@@ -298,12 +298,12 @@ def test_every_order_of_the_jitter_is_equally_likely_for_every_picture(monkeypat
     x = torch.arange(n).to(torch.uint8).view(n, 1, 1, 1).repeat(1, 3, 2, 2)
     seen = []
 
-    def spy(batch, factors, order, shift):
+    def spy(batch, factors, order, shift, parts):
         number = (batch[:, 0, 0, 0] * 255).round().long()
         hue_at = torch.arange(len(batch)) * 4 // len(batch)
         rows = torch.stack((number, hue_at, order[:, 0] * 3 + order[:, 1]), dim=1)
         seen.append(rows)
-        return color_jitter(batch, factors, order, shift)
+        return color_jitter(batch, factors, order, shift, parts)
 
     monkeypatch.setattr(module, "color_jitter", spy)
     generator = seeded(7)

@@ -1,0 +1,66 @@
+"""Training by several processes, started from a notebook or a script.
+
+    run = launch(PretrainConfig(epochs=50), processes=2)
+
+is what `torchrun --nproc_per_node=2 -m simlab pretrain --epochs 50` is on a command line.
+"""
+
+import dataclasses
+import os
+import subprocess
+import sys
+import tempfile
+
+from .config import PretrainConfig, TrainConfig
+from .runs import Run
+from .train import pretrain, train_supervised
+
+
+def launch(
+    config: TrainConfig, processes: int = 2, folder: str = "", restarts: int = 3, fresh: bool = False
+) -> Run:
+    """The finished run of a configuration, trained by several processes on this machine.
+
+    Args:
+        config: its `data` is a name or a folder, since each process loads the pictures itself.
+        restarts: how often all start again, from the last checkpoint, after one has died.
+        folder, fresh: as in `pretrain`.
+    Raises: RuntimeError with the end of what the processes said, where they gave up.
+    """
+    if processes < 1:
+        raise ValueError(f"processes={processes}: expected at least 1")
+    kind = "pretrain" if isinstance(config, PretrainConfig) else "supervised"
+    environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes)), **os.environ}
+    if folder:
+        environment["SIMLAB_RUNS"] = str(folder)
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}",
+        f"--max-restarts={restarts}", "-m", "simlab", kind, *flags_of(config),
+    ]  # fmt: skip
+    if fresh:
+        command.append("--fresh")
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
+        process = subprocess.Popen(command, env=environment, stdout=said, stderr=said)
+        try:
+            status = process.wait()
+        finally:  # stopped by the user as well: torchrun ends its processes when it is asked to end
+            process.terminate()
+            process.wait()
+        if status:
+            said.seek(0)
+            told = [line for line in said if line.startswith(f"simlab {kind}: ")] or ["see train.log\n"]
+            raise RuntimeError(f"{processes} processes gave up: {told[-1].strip()}")
+    again = pretrain if kind == "pretrain" else train_supervised
+    return again(config, folder=folder)  # finished: it is loaded
+
+
+def flags_of(config: TrainConfig) -> list[str]:
+    """The command line's flags for what differs from the defaults."""
+    flags = []
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), field.name.replace("_", "-")
+        if value != field.default and field.type is bool:
+            flags.append(f"--{name}" if value else f"--no-{name}")
+        elif value != field.default:
+            flags += [f"--{name}", str(value)]
+    return flags

@@ -1,0 +1,295 @@
+"""Two processes compute what one does. Run as a script by torchrun, this file is their work."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn as nn
+
+from simlab import distributed, tasks
+from simlab.augment import RECIPES, two_views
+from simlab.config import PretrainConfig, SupervisedConfig
+from simlab.data import from_arrays
+from simlab.distributed import with_global_batch_norm
+from simlab.launch import flags_of, launch
+from simlab.simclr import nt_xent
+from simlab.train import pretrain, train_supervised, untrained
+
+ROOT = Path(__file__).parent.parent
+SMALL = {
+    "encoder": "tiny", "view_size": 8, "epochs": 2, "batch_size": 16, "lr": 0.2, "momentum": 0.9,
+    "precision": "float32", "device": "cpu", "threads": 1, "optimizer": "sgd",
+}  # fmt: skip
+HEADS = {"proj_dim": 16, "pred_dim": 8, "knn_k": 5, "monitor_every": 1, "pred_lr": 2.0}
+PRETRAINING = {
+    "simsiam": {},
+    "simclr": {"method": "simclr"},
+    "accumulated": {"accumulate": 2, "method": "simclr"},
+    # (on a map of one position SIM compares pictures, those of one process)
+    "sim": {"sim_layers": "blocks.0", "sim_tokens": 8.0, "sim_loss": "mse"},
+    "lars": {"optimizer": "lars", "lr": 20.0},
+}
+# float32: of the way that the weights went in eight steps, how far two processes may end from one
+TOLERANCE = 5e-3
+
+
+def data():
+    """67 pictures, of which the 64 of an epoch are never quite the same, and 15 to test on."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (82, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    images[:, 0] //= torch.arange(82)[:, None, None] % 4 + 1  # four classes differ in their red
+    labels = torch.arange(82) % 4
+    return from_arrays(images[:67], labels[:67], images[67:], labels[67:])
+
+
+def config_of(name):
+    if name == "supervised":
+        return SupervisedConfig(**SMALL)
+    return PretrainConfig(**SMALL | HEADS | PRETRAINING[name])
+
+
+def train(name, folder, **options):
+    entry = train_supervised if name == "supervised" else pretrain
+    return entry(config_of(name), data(), folder=str(folder), progress=False, **options)
+
+
+def norms():
+    """Layers of every kind, in training, and the [16, ...] that they are asked for."""
+    generator = torch.Generator().manual_seed(1)
+    x = 3 * torch.randn(16, 5, 4, 4, generator=generator) + 7
+    layers = {
+        "2d": (nn.BatchNorm2d(5), x), "1d": (nn.BatchNorm1d(5, affine=False), x[..., 0, 0]),
+        "average": (nn.BatchNorm2d(5, momentum=None), x),
+        "untracked": (nn.BatchNorm2d(5, track_running_stats=False), x),
+        "evaluated": (nn.BatchNorm2d(5).eval(), x), "bfloat16": (nn.BatchNorm2d(5), x.bfloat16()),
+    }  # fmt: skip
+    for layer, _ in layers.values():
+        if layer.affine:
+            nn.init.normal_(layer.weight, generator=generator)
+    return layers
+
+
+def passed(layer, x):
+    """Two passes forwards and one backwards: outputs, gradients and running statistics."""
+    x = x.detach().clone().requires_grad_()
+    weight = torch.linspace(-1, 1, x[0].numel()).view(x.shape[1:])
+    layer(x)
+    y = layer(x)
+    (y.float() * weight).square().mean().backward()
+    own = {name: p.grad for name, p in layer.named_parameters()}
+    buffers = {name: b.clone() for name, b in layer.named_buffers()}
+    return {"y": y.detach(), "x": x.grad, "own": own, "buffers": buffers}
+
+
+def worker(folder):
+    distributed.start()
+    rank, found = distributed.rank(), {}
+    for name, (layer, x) in norms().items():
+        layer = with_global_batch_norm(layer, torch.device("cpu"))
+        found[name] = passed(layer, x[8 * rank : 8 * rank + 8])
+    z = [torch.arange(24.0).view(2, 4, 3).sin()[rank].requires_grad_() for _ in range(2)]
+    nt_xent(distributed.gather(z[0]), distributed.gather(z[1].cos())).backward()
+    found["gathered"] = [part.grad for part in z]
+    for name in (*PRETRAINING, "supervised"):
+        run = train(name, folder)
+        found[f"encoder {name}"] = run.encoder.state_dict()
+        found[f"kind {name}"] = type(run).__name__
+    torch.save(found, f"{folder}/{rank}.pt")
+
+
+def torchrun(arguments, *, restarts=0, folder="", processes=2):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
+               f"--nproc_per_node={processes}", f"--max-restarts={restarts}", *arguments]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
+                   "SIMLAB_RUNS": str(folder)}  # fmt: skip
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """What both processes found, and the folder of their runs."""
+    folder = tmp_path_factory.mktemp("two")
+    done = torchrun([__file__, str(folder)])
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)], folder
+
+
+def run_in(folder, one):
+    return type(one)(folder / one.folder.name, {})
+
+
+# ------------------------------------------------------------------------------------ the parts
+
+
+@pytest.mark.parametrize("recipe", ["simsiam-imagenet", "scattered", "simclr"])
+@pytest.mark.parametrize("processes", [2, 3])
+def test_a_processs_views_are_the_whole_batchs(recipe, processes):
+    number = 6 * processes
+    images = torch.randint(0, 256, (number, 3, 24, 24), dtype=torch.uint8)
+    mean, std = torch.full((3,), 0.5), torch.full((3,), 0.2)
+
+    def views(part, share=None):
+        generator = torch.Generator().manual_seed(3)
+        return two_views(part, RECIPES[recipe], mean, std, 16, generator, share)
+
+    whole = views(images)
+    parts = [views(images[i : i + 6], (i, number)) for i in range(0, number, 6)]
+    for view in range(2):
+        assert torch.equal(torch.cat([part[view] for part in parts]), whole[view])
+
+
+def test_shards_of_an_epoch_do_not_overlap_and_make_up_each_batch(monkeypatch):
+    order, parts = torch.randperm(48), []
+    for rank in range(3):
+        monkeypatch.setattr(distributed, "world", lambda: 3)
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        parts.append(distributed.shard(order, 12))
+    together = torch.cat([part.view(4, 4) for part in parts], dim=1)
+    assert torch.equal(together, order.view(4, 12))
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("name", norms())
+def test_batch_norm_is_that_of_all_processes_pictures(name, two):
+    layer, x = norms()[name]
+    one = passed(layer, x)
+    first, second = (found[name] for found in two[0])
+    close = {"rtol": 2e-2, "atol": 2e-2} if name == "bfloat16" else {"rtol": 1e-4, "atol": 1e-5}
+    torch.testing.assert_close(torch.cat([first["y"], second["y"]]), one["y"], **close)
+    # each process' loss is the mean over half of the pictures
+    torch.testing.assert_close(torch.cat([first["x"], second["x"]]) / 2, one["x"], **close)
+    for key, gradient in one["own"].items():
+        both = (first["own"][key] + second["own"][key]) / 2
+        torch.testing.assert_close(both, gradient, **close)
+    for key, value in one["buffers"].items():
+        torch.testing.assert_close(first["buffers"][key], value, **close)
+        assert torch.equal(first["buffers"][key], second["buffers"][key])
+
+
+@pytest.mark.distributed
+def test_simclrs_negatives_are_everybodys_and_carry_gradients(two):
+    z = [torch.arange(24.0).sin().view(8, 3).requires_grad_() for _ in range(2)]
+    nt_xent(z[0], z[1].cos()).backward()
+    for which in range(2):
+        both = torch.cat([found["gathered"][which] for found in two[0]])
+        torch.testing.assert_close(both / 2, z[which].grad)
+
+
+# ---------------------------------------------------------------------------------------- whole runs
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("name", [*PRETRAINING, "supervised"])
+def test_two_processes_train_as_one_at_the_same_batch(name, two, tmp_path):
+    (first, second), folder = two
+    one = train(name, tmp_path)
+    both = run_in(folder, one)
+    assert both.finished, "the same configuration is the same run"
+    assert list(one.history.columns) == list(both.history.columns)
+    for column in {"loss", "sim_loss", "std_ratio", "knn"} & set(one.history):
+        # one picture of the fifteen may come to lie on the other side
+        close = {"atol": 1 / 15 + 1e-6, "rtol": 0} if column == "knn" else {"rtol": 1e-3, "atol": 1e-4}
+        mine, theirs = (torch.tensor(run.history[column]) for run in (one, both))
+        torch.testing.assert_close(mine, theirs, **close, msg=lambda m, c=column: f"{c}: {m}")
+    start = untrained(config_of(name), data())
+    moved = apart = 0.0
+    for key, value in one.encoder.named_parameters():
+        found = first[f"encoder {name}"][key]
+        assert torch.equal(found, second[f"encoder {name}"][key]), key
+        moved += float((value.detach() - start.get_parameter(key).detach()).square().sum())
+        apart += float((value.detach() - found).square().sum())
+    print("RATIO", name, (apart / moved) ** 0.5)
+    assert moved > 0 and (apart / moved) ** 0.5 < TOLERANCE, (apart / moved) ** 0.5
+
+
+@pytest.mark.distributed
+def test_the_first_process_alone_writes(two):
+    (first, second), folder = two
+    assert first["kind simsiam"] == "Run" and second["kind simsiam"] == "Follower"
+    for log in folder.glob("*/train.log"):
+        lines = log.read_text().splitlines()
+        assert len(lines) == 3, "one start and two epochs"
+        assert "'processes': 2" in lines[0]
+    result = json.loads(next(folder.glob("pretrain-*/metrics.json")).read_text())
+    assert result["environment"]["processes"] == 2
+
+
+def test_a_batch_that_can_not_be_cut_is_refused(tmp_path, monkeypatch):
+    config = PretrainConfig(**SMALL | HEADS | {"accumulate": 3})
+    with pytest.raises(ValueError, match=r"batch_size=16 can't be cut into 3"):
+        pretrain(config, data(), folder=str(tmp_path), progress=False)
+    monkeypatch.setattr(tasks.Pretraining, "batch_losses", None)
+    config = PretrainConfig(**SMALL | HEADS | {"accumulate": 16})
+    with pytest.raises(ValueError, match="at least two pictures"):
+        pretrain(config, data(), folder=str(tmp_path), progress=False)
+
+
+# --------------------------------------------------------------------- started from elsewhere, killed
+
+
+def test_flags_say_what_differs_from_the_defaults():
+    config = PretrainConfig(epochs=3, stop_gradient=False, sim_layers="blocks.*", download=True)
+    assert flags_of(PretrainConfig()) == []
+    assert flags_of(config) == [
+        "--download", "--epochs", "3", "--sim-layers", "blocks.*", "--no-stop-gradient",
+    ]  # fmt: skip
+
+
+def save_pictures(folder):
+    from PIL import Image
+
+    pictures = data().train
+    for i, (image, label) in enumerate(zip(pictures.images, pictures.labels, strict=True)):
+        (folder / str(int(label))).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / str(int(label)) / f"{i}.png")
+
+
+@pytest.mark.distributed
+def test_a_notebook_starts_processes_and_gets_their_run(tmp_path):
+    save_pictures(tmp_path / "pictures")
+    config = PretrainConfig(**SMALL | HEADS | {"data": str(tmp_path / "pictures"), "epochs": 1})
+    run = launch(config, 2, folder=str(tmp_path / "runs"))
+    assert run.finished and run.result["environment"]["processes"] == 2
+    assert not run.encoder.training
+    with pytest.raises(RuntimeError, match=r"batch_size=15 can't be cut into 1 .* x 2"):
+        wrong = PretrainConfig(**SMALL | HEADS | {"data": config.data, "batch_size": 15})
+        launch(wrong, 2, folder=str(tmp_path / "runs"), restarts=0)
+
+
+def dies_once(folder):
+    """Rank 1 dies by SIGKILL in the second epoch, the first time only."""
+    inner, steps, mark = tasks.Pretraining.batch_losses, [], Path(folder) / "died"
+
+    def batch_losses(*args):
+        steps.append(1)
+        if len(steps) == 6 and distributed.rank() == 1 and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return inner(*args)
+
+    tasks.Pretraining.batch_losses = batch_losses
+    train("simsiam", folder, fresh=True)
+
+
+@pytest.mark.distributed
+def test_a_killed_process_is_started_again_and_goes_on_from_the_last_checkpoint(two, tmp_path):
+    done = torchrun([__file__, "--dies", str(tmp_path)], restarts=1)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "died").exists()
+    run = next(tmp_path.glob("pretrain-*"))
+    assert "goes on after epoch 1" in (run / "train.log").read_text()
+    never = two[1] / run.name
+    for row, other in zip(*((f / "metrics.csv").read_text().splitlines() for f in (run, never)),
+                          strict=True):  # fmt: skip
+        assert row.rsplit(",", 1)[0] == other.rsplit(",", 1)[0] or "seconds" in row
+    assert (run / "encoder.pt").read_bytes() == (never / "encoder.pt").read_bytes()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    dies_once(sys.argv[2]) if sys.argv[1] == "--dies" else worker(sys.argv[1])
