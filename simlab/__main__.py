@@ -1,12 +1,18 @@
 """The command line: `simlab COMMAND ...`, or `python -m simlab COMMAND ...`.
 
     simlab pretrain --epochs 50 --seed 1        a field of PretrainConfig is a flag of this command
+    simlab pretrain --recipe cifar-paper        a published configuration; flags change it
     simlab supervised --labels 1000             the same for SupervisedConfig
+    simlab knn RUN                              kNN accuracy of a run, by its folder or name
+    simlab probe RUN --labels 1000              linear probe of its frozen encoder
+    simlab compare RUN RUN                      how alike the layers of two runs are
     simlab sweep NOTEBOOK.ipynb seed=0:3 --out DIR
     simlab data cifar10 --download              fetch a data set and say what is in it
+    simlab doctor                               versions, devices, and what is missing
     simlab book                                 the course's notebooks, as `make run` does
 """
 
+import argparse
 import sys
 from dataclasses import dataclass
 
@@ -14,7 +20,9 @@ import tyro
 
 from .names import near
 
-COMMANDS = ("pretrain", "supervised", "sweep", "data", "book")
+COMMANDS = (
+    "pretrain", "supervised", "probe", "knn", "compare", "sweep", "data", "doctor", "book"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     try:
         return {
-            "pretrain": _train, "supervised": _train, "sweep": _sweep, "data": _data, "book": _book
+            "pretrain": _train, "supervised": _train, "sweep": _sweep, "data": _data, "book": _book,
+            "probe": _ask, "knn": _ask, "compare": _ask, "doctor": _doctor,
         }[command](command, rest)  # fmt: skip
     except (ValueError, TypeError, OSError, FloatingPointError) as error:
         print(f"simlab {command}: {error}", file=sys.stderr)
@@ -49,15 +58,46 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train(command: str, arguments: list[str]) -> int:
-    from . import train
-    from .config import PretrainConfig, SupervisedConfig
+    from . import distributed, train
+    from .config import RECIPES, PretrainConfig, SupervisedConfig, make_config
 
     kind = PretrainConfig if command == "pretrain" else SupervisedConfig
-    config = tyro.cli(kind, args=arguments, prog=f"simlab {command}", description=kind.__doc__)
-    run = (train.pretrain if command == "pretrain" else train.train_supervised)(config)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--fresh", action="store_true")
+    parser.add_argument("--recipe", default="")
+    own, rest = parser.parse_known_args(arguments)
+    if own.recipe and (own.recipe not in RECIPES or kind is not PretrainConfig):
+        raise ValueError(f"{command} has no recipe {own.recipe!r}{near(own.recipe, RECIPES)}")
+    about = f"{kind.__doc__}\n\n--fresh forgets what is stored of this run and starts anew."
+    if kind is PretrainConfig:
+        about += f" --recipe NAME starts from a published configuration: {', '.join(RECIPES)}."
+    config = tyro.cli(
+        kind, args=rest, prog=f"simlab {command}", description=about,
+        default=make_config(kind, **RECIPES.get(own.recipe, {})),
+    )  # fmt: skip
+    entry = train.pretrain if command == "pretrain" else train.train_supervised
+    run = entry(config, fresh=own.fresh)
+    if distributed.rank() > 0:
+        return 0
     for name, value in run.result["final"].items():
         print(f"{name:<16} {value}")
     print(f"\nLook at  {run.folder}")
+    return 0
+
+
+def _ask(command: str, arguments: list[str]) -> int:
+    from . import commands as c
+
+    kind, ask = {"probe": (c.ProbeArguments, c.run_probe), "knn": (c.KnnArguments, c.run_knn),
+                 "compare": (c.CompareArguments, c.run_compare)}[command]  # fmt: skip
+    ask(tyro.cli(kind, args=arguments, prog=f"simlab {command}", description=kind.__doc__))
+    return 0
+
+
+def _doctor(command: str, arguments: list[str]) -> int:
+    from .commands import run_doctor
+
+    run_doctor()
     return 0
 
 

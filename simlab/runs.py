@@ -4,7 +4,8 @@
         config.json     the configuration, and the digests of data and code that identify the run
         metrics.csv     a row an epoch
         metrics.json    how it ended: final and best, environment, seconds, digest of encoder.pt
-        train.log
+        train.log       a line an epoch, what went wrong, when it was started and gone on with
+        knn.csv         now,name,epoch,knn_acc: the kNN accuracy in percent
         encoder.pt      the encoder's final weights
         checkpoints/    the newest few and the best, to go on from; epochs 1, 2, 4, ... to look back
 
@@ -96,6 +97,15 @@ class Run:
         with naming(path), open(path, "a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
 
+    def log_knn(self, epoch: int, accuracy: float):
+        path, rows = self.folder / "knn.csv", ["now,name,epoch,knn_acc"]
+        if path.exists():  # without those of a stopped attempt that went further
+            old = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+            rows += [",".join(row) for row in old if row[2].isdigit() and int(row[2]) < epoch]
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        rows.append(f"{now},{self.folder.name},{epoch},{100 * accuracy:.2f}\n")
+        write_bytes(path, "\n".join(rows).encode())
+
     def save_history(self, rows: list[dict]):
         write_bytes(self.folder / "metrics.csv", pd.DataFrame(rows).to_csv(index=False).encode())
 
@@ -172,7 +182,7 @@ class Follower(Run):
     def log(self, *_):
         pass
 
-    save_history = save_checkpoint = finish = log
+    log_knn = save_history = save_checkpoint = finish = log
 
 
 @contextlib.contextmanager

@@ -126,7 +126,10 @@ def fit(
             row = {"epoch": epoch + 1, **dict(zip(task.losses, means, strict=True)), "lr": rate}
             row |= task.measure(epoch + 1) | {"seconds": time.monotonic() - started}
             history.append(row)
-            run.log("  ".join(f"{k} {v:.4g}" for k, v in row.items()))
+            left = row["seconds"] / (epoch + 1) * (config.epochs - epoch - 1)
+            run.log("  ".join(f"{k} {v:.4g}" for k, v in row.items()) + f"  left {left:.0f} s")
+            if "knn" in row:
+                run.log_knn(epoch + 1, row["knn"])
             if warning := warn_if_collapsing(row["loss"], row.get("std_ratio", math.inf)):
                 run.log(warning)
                 if distributed.rank() == 0:

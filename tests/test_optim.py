@@ -122,3 +122,60 @@ def test_the_rate_depends_on_the_epoch_alone():
 
 def test_a_group_without_parameters_is_left_out():
     assert len(build_optimizer(config_of(), [group_of(1), group_of()]).param_groups) == 1
+
+
+# ---------------------------------------------------------------------------------------------- LARS
+
+
+def lars_of(weight, bias, gradient, **changes):
+    config = config_of(optimizer="lars", momentum=0.5, weight_decay=0.1, **changes)
+    params = [torch.nn.Parameter(value.clone()) for value in (weight, bias)]
+    for param, value in zip(params, gradient, strict=True):
+        param.grad = value.clone()
+    return build_optimizer(config, [{"params": params, "factor": 1.0, "fixed": False}]), params
+
+
+def test_lars_moves_a_weight_by_a_share_of_its_length_and_a_bias_as_sgd():
+    weight, bias = torch.tensor([[3.0, 4.0]]), torch.tensor([2.0])
+    g, b = torch.tensor([[0.0, 2.0]]), torch.tensor([1.0])
+    optimizer, (w, v) = lars_of(weight, bias, (g, b))
+    optimizer.step()
+    ratio = 1e-3 * 5 / (2 + 0.1 * 5)  # trust |w| / (|g| + decay |w|), You et al., algorithm 1
+    first = 0.05 * ratio * (g + 0.1 * weight)
+    torch.testing.assert_close(w.data, weight - first)
+    torch.testing.assert_close(v.data, bias - 0.05 * b)  # no decay, no ratio
+    optimizer.step()  # the rate is inside the momentum
+    moved = w.data.clone()
+    size, length = (weight - first).norm(), g.norm()
+    second = 0.05 * 1e-3 * size / (length + 0.1 * size) * (g + 0.1 * (weight - first))
+    torch.testing.assert_close(moved, weight - first - 0.5 * first - second)
+    torch.testing.assert_close(v.data, bias - 0.05 * b * 2.5)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_lars_does_not_heed_the_gradients_size(scale):
+    weight, bias, g = torch.randn(3, 4), torch.zeros(3), torch.randn(3, 4)
+    moved = []
+    for factor in (1, scale):
+        optimizer, (w, _) = lars_of(weight, bias, (g * factor, bias))
+        optimizer.param_groups[0]["weight_decay"] = 0.0
+        optimizer.step()
+        moved.append(w.data - weight)
+    torch.testing.assert_close(moved[0], moved[1])
+
+
+def test_lars_leaves_zero_weights_and_zero_gradients_without_nan():
+    optimizer, params = lars_of(torch.zeros(2, 2), torch.zeros(2), (torch.ones(2, 2), torch.zeros(2)))
+    optimizer.step()
+    assert all(bool(p.isfinite().all()) for p in params) and bool((params[0] < 0).all())
+
+
+@pytest.mark.parametrize("schedule", ["constant", "step", "multistep", "cosine"])
+def test_lars_follows_the_schedule_which_never_rises_after_warm_up(schedule):
+    config = config_of(optimizer="lars", schedule=schedule, warmup_epochs=1.0)
+    optimizer = build_optimizer(config, [group_of(1)])
+    rates = []
+    for step in range(101):
+        set_rate(optimizer, config, step / 10)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
