@@ -30,7 +30,7 @@ $(BIN)/.ready: pyproject.toml
 	@touch $@
 
 run: $(BIN)/.ready
-	@$(BIN)/python -m simlab.book
+	@$(BIN)/python notebooks/book.py
 
 test: $(BIN)/.ready
 ifeq ($(CHROMIUM),)
@@ -41,7 +41,7 @@ endif
 		status=$$?; rm -rf "$$runs"; exit $$status
 
 check: $(BIN)/.ready
-	@$(BIN)/ruff check simlab tests benchmarks data
+	@$(BIN)/ruff check simlab tests benchmarks data notebooks
 	@$(BIN)/python -m pytest tests -q -m "not slow and not notebook and not browser and not distributed"
 
 test-slow: $(BIN)/.ready
@@ -54,10 +54,9 @@ bench: $(BIN)/.ready
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e ".[bench]"
 	@for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
 
-# executes them in place with an empty runs folder, as a newcomer's machine would
+# executes each in place with an empty runs folder, as a newcomer's machine would, and measures it
 notebooks: $(BIN)/.ready
-	@runs=$$(mktemp -d) && SIMLAB_RUNS=$$runs $(BIN)/python -m simlab.book --refresh; \
-		status=$$?; rm -rf "$$runs"; exit $$status
+	@$(BIN)/python notebooks/book.py --refresh
 
 clean:
 	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .hypothesis .ruff_cache

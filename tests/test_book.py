@@ -1,12 +1,18 @@
 """The pages that `make run` leaves: whole, readable without a network, and honest about failures."""
 
+import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 
+import book
 import nbformat
+import pages
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from simlab import book
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
 CODE = "import os, json\nfrom pathlib import Path\n"
 WRITE = "Path(os.environ['SIMLAB_OUT'], 'metrics.json').write_text(json.dumps({'found': 0.5, 'n': 3}))"
@@ -45,14 +51,14 @@ def test_a_failing_notebook_is_reported_and_its_page_shows_the_error(lesson, tmp
 
 
 def test_a_page_needs_no_network(lesson):
-    page = book.page_of(lesson)
+    page = pages.page_of(lesson)
     assert not re.findall(r"""(?:src|href)=["']https?://""", page)
     assert not re.findall(r"@import|url\(['\"]?https?://", page)
     assert "<script" not in page
 
 
 def test_formulas_become_mathml_and_code_stays():
-    out = book.with_mathml("$x^2$ `$y$`\n```\n$z$\n```\ncosts 5 $ only")
+    out = pages.with_mathml("$x^2$ `$y$`\n```\n$z$\n```\ncosts 5 $ only")
     assert "<math" in out and "`$y$`" in out and "$z$" in out and "5 $ only" in out
 
 
@@ -71,3 +77,73 @@ def test_cleaning_takes_out_times_widgets_and_progress():
 def test_an_unknown_number_is_refused_with_what_there_is():
     with pytest.raises(SystemExit, match="01_pretraining"):
         book.find_notebooks(["99"])
+
+
+def test_links_between_sources_lead_to_the_pages_of_the_site(tmp_path):
+    lesson = NOTEBOOKS / "01_pretraining.ipynb"
+    places = pages.site_of([{"name": lesson.stem, "source": lesson}])
+    out = pages.with_links("[g](../docs/glossary.md#words) [e](exercises/01_pretraining.ipynb) "
+                           "[code](../simlab/train.py) [w](https://a.org)", lesson, places)  # fmt: skip
+    assert out == "[g](../glossary.html#words) [e](exercises.html) code [w](https://a.org)"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The site of the committed notebooks, as if they had just been run."""
+    out = tmp_path_factory.mktemp("site")
+    cards = []
+    for path in book.find_notebooks([]):
+        (out / path.stem).mkdir()
+        (out / path.stem / path.name).write_bytes(path.read_bytes())
+        cards.append({"name": path.stem, "source": path, "status": "done", "seconds": 1.0,
+                      "metrics": {"found": 0.5}})  # fmt: skip
+    pages.write_site(cards, out)
+    return out
+
+
+def test_every_link_of_the_site_leads_to_a_page_and_none_to_the_network(site):
+    found = list(site.rglob("*.html"))
+    assert len(found) >= 2 * len(book.find_notebooks([])) + 4
+    for page in found:
+        text = page.read_text(encoding="utf-8")
+        assert "<script" not in text
+        assert not re.findall(r"""(?:src)=["']https?://""", text)
+        for target in re.findall(r"""(?:href|src)=["']([^"'#]+?)(?:#[^"']*)?["']""", text):
+            if not re.match(r"(https?|data|mailto):", target):
+                assert (page.parent / target).exists(), f"{page.name} -> {target}"
+
+
+def test_the_site_shows_exercises_with_folded_solutions_figures_and_words(site):
+    index = (site / "index.html").read_text(encoding="utf-8")
+    assert "figure.png" in index and "Which path is yours" in index and "<table" in index
+    exercises = (site / "01_pretraining/exercises.html").read_text(encoding="utf-8")
+    assert exercises.count("<summary>Solution</summary>") == 3 and "<math" in exercises
+    assert "Stop-gradient" in (site / "glossary.html").read_text(encoding="utf-8")
+    for page in site.rglob("*.html"):
+        assert 'class="course"' in page.read_text(encoding="utf-8"), f"{page} has no navigation"
+
+
+def test_time_after_the_others_leaves_out_what_they_have_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(pages, "SOURCE", tmp_path)
+    (tmp_path / "durations.json").write_text(
+        '{"01_a": {"alone": 100, "runs": {"x": 90}},'
+        ' "02_b": {"alone": 300, "memory": 1.5, "runs": {"x": 90, "y": 100}}}'
+    )
+    assert pages.measured("01_a") == (100, 100, 0)
+    assert pages.measured("02_b") == (300, 210, 1.5)
+    assert pages.time_of("02_b") == "5 min, 4 min after those before it"
+
+
+def test_the_most_memory_of_a_child_is_measured():
+    code = "import time; x = bytearray(200_000_000); time.sleep(1.5)"
+    with book.PeakMemory() as memory:
+        subprocess.run([sys.executable, "-c", code], check=True)
+    assert 200e6 < memory.peak < 600e6
+
+
+def test_runs_are_told_apart_by_what_they_train_and_not_by_the_codes_digest(tmp_path):
+    for name, code, epochs in (("a", "1", 5), ("b", "2", 5), ("c", "1", 6)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"code": code, "epochs": epochs}))
+        (tmp_path / name / "metrics.json").write_text('{"seconds": 7}')
+    assert sorted(book.trained(tmp_path).values()) == [7, 7]

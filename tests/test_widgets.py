@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pages import lasting
 from PIL import Image
 
 from simlab import plots, widgets
 from simlab.augment import RECIPES, Augment
-from simlab.book import lasting
 from simlab.collapse import COMPLETE_STD_RATIO
 
 EVERY = explorers.every()
