@@ -1,10 +1,11 @@
-"""Does a change help? Paired differences over the seeds; and what features keep, depth by depth.
+"""Does a change help? Tables of runs: means, paired differences; what features keep at each depth.
 
 Two runs of one seed share weights, order and pictures, so their difference says more than two means
 do. Each mean difference comes with its interval and with the smallest one that the design would
 have seen: without that, "no effect" and "too few seeds" look the same.
 """
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,8 +13,10 @@ import pandas as pd
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from torch import Tensor
 
+from . import plots
 from .augment import normalise
 from .collapse import effective_rank
 from .data import DataSet
@@ -33,9 +36,7 @@ def paired_differences(
     from scipy.stats import t
 
     keys = [*group, change]
-    for column in (*keys, y, "seed"):
-        if column not in table:
-            raise ValueError(f"no column {column!r}{near(column, table.columns)}")
+    _need(table, *keys, y, "seed")
     if table.duplicated([*keys, "seed"]).any():
         raise ValueError(f"rows of one seed differ in more than {', '.join(keys)}: give group=")
     wide = table.set_index([*keys, "seed"])[y].unstack(change)
@@ -53,6 +54,46 @@ def paired_differences(
                 "low": gap.mean() - half, "high": gap.mean() + half, "visible": half + power,
             })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def interval_table(table: pd.DataFrame, x: str, y: str, group: str | None = None) -> pd.DataFrame:
+    """For each x (and group) n, mean of y over the seeds, low and high: Student's 95 % interval.
+
+    A single seed has no interval (NaN). ValueError for an unknown column, or where a mean would mix
+    more than seeds; a warning if points are not done or have no y.
+    """
+    keys = [group, x] if group else [x]
+    _need(table, *keys, y)
+    good = table[(table["status"] == "done") & table[y].notna()]
+    if len(good) < len(table):
+        warnings.warn(f"{len(table) - len(good)} of {len(table)} points are not done, or have no "
+                      f"{y}", stacklevel=2)
+    if good.duplicated([*keys, *({"seed"} & set(good))]).any():
+        raise ValueError(f"points of the same {', '.join(keys)} differ in more than the seed: "
+                         "filter the table, or pass group=")
+    rows = good.groupby(keys)[y]
+    mean, half = plots.mean_and_interval(rows)
+    return pd.DataFrame(
+        {"n": rows.count(), "mean": mean, "low": mean - half, "high": mean + half}).reset_index()
+
+
+def plot_sweep(table: pd.DataFrame, x: str, y: str, group: str | None = None) -> Figure:
+    """:func:`interval_table` as a matplotlib Figure; a single seed is a point without a bar."""
+    rows = interval_table(table, x, y, group)
+    figure, [[axes]] = plots.new_figure(width=6.0, height=4.0)
+    for i, (name, part) in enumerate(rows.groupby(group) if group else [("", rows)]):
+        axes.errorbar(part[x], part["mean"], part["high"] - part["mean"], color=plots.PALETTE[i % 7],
+                      marker=plots.MARKERS[i % 10], capsize=3, label=f"{group} = {name}")
+    plots.label(axes, f"mean, 95 % t interval; {rows['n'].min()} or more seeds", x, y)
+    if group:
+        axes.legend()
+    return figure
+
+
+def _need(table: pd.DataFrame, *columns: str):
+    for column in columns:
+        if column not in table:
+            raise ValueError(f"no column {column!r}{near(column, table.columns)}")
 
 
 @torch.no_grad()

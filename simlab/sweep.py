@@ -16,7 +16,6 @@ a point without it is half done and runs again, as a failed one does; a finished
 import argparse
 import ast
 import contextlib
-import hashlib
 import importlib.metadata
 import itertools
 import json
@@ -33,31 +32,36 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import filelock
 import nbformat
 import pandas as pd
 import papermill
 import yaml
 from tqdm.auto import tqdm
 
+from .identity import code_digest, digest
 from .names import near
-from .runs import code_digest, read_json, write_bytes, write_json
+from .runs import read_json, write_bytes, write_json
 
 TYPES = {t.__name__: t for t in (bool, int, float, str, list, dict)}
 COLUMNS = ("point", "status", "duration", "error")  # the table's own names
 MAX_POINTS = 100_000
 # A point's process: papermill, but it and its kernel are killed when standard input ends, so when
-# the parent is gone. Without the second line a grammar of jsonschema's takes 2.4 s of every start.
+# the parent is gone; until then it holds the point's lock. Without the second line a grammar of
+# jsonschema's takes 2.4 s of every start.
 POINT = """
 import os, sys, threading
 sys.modules["rfc3987_syntax"] = None
-import psutil
-from papermill.cli import papermill
+import filelock, psutil
+lock = filelock.FileLock(sys.argv.pop(1))
+lock.acquire(timeout=30)
 def watch():
     os.read(0, 1)
     for process in psutil.Process().children(recursive=True):
         process.kill()
     os._exit(1)
 threading.Thread(target=watch, daemon=True).start()
+from papermill.cli import papermill
 papermill()
 """
 
@@ -99,10 +103,10 @@ def _checked(name: str, value: Any, default: Any) -> Any:
     """The value as the default's type. papermill would turn what is not JSON into a string."""
     if type(default) is float and type(value) is int and abs(value) <= 2**53:
         value = float(value)
-    try:  # repr tells a tuple from a list, numpy.float64 from float, the key 1 from "1"
+    same = False
+    with contextlib.suppress(TypeError, ValueError):
+        # repr tells a tuple from a list, numpy.float64 from float, the key 1 from "1"
         same = repr(json.loads(json.dumps(value, allow_nan=False))) == repr(value)
-    except (TypeError, ValueError):
-        same = False
     if not same or type(value) is not type(default):
         hint = "" if same else "; x.item(), x.tolist(), list(x) or str(x) may be meant"
         raise TypeError(f"{name}={value!r} is {type(value).__name__}: expected a JSON value of "
@@ -135,8 +139,6 @@ def parse_grid(words: Iterable[str], parameters: Mapping[str, Any]) -> dict[str,
         if not equals or name in grid:
             raise ValueError(f"{word!r}: expected name=values, each name once")
         default, values = _default(name, parameters), None
-        if type(default) is bool:
-            text = text.lower()  # also Python's True
         if type(default) is int:
             number = r"([+-]?\d{1,18})"
             text = re.sub(rf"{number}:{number}(?::{number})?(?![^,])", spell, text)
@@ -145,6 +147,7 @@ def parse_grid(words: Iterable[str], parameters: Mapping[str, Any]) -> dict[str,
             if "" in values or '"' in text:
                 raise ValueError(f"{word!r}: quote all strings if one is empty or has a comma")
         else:
+            text = text.lower() if type(default) is bool else text  # also Python's True
             for read in (ast.literal_eval, json.loads):  # the first reads .5
                 with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
                     values = read(f"[{text}]")
@@ -163,23 +166,23 @@ def grid_points(grid: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[
     for name, values in grid.items():
         values = values if type(values) in (list, tuple, range) else [values]
         columns[name] = [_checked(name, v, _default(name, parameters)) for v in values]
-        if len(set(map(_sha256, columns[name]))) < len(values):
+        if len(set(map(_hash, columns[name]))) < len(values):
             raise ValueError(f"{name}={values!r}: a value is there twice")
     count = math.prod(map(len, columns.values())) if columns else 0
     if not 0 < count <= MAX_POINTS:
         raise ValueError(f"{dict(grid)!r} has {count} points: expected 1 to {MAX_POINTS}")
-    rows = itertools.product(*columns.values())
-    return {_name(point): point for point in (dict(zip(columns, row, strict=True)) for row in rows)}
+    rows = (dict(zip(columns, row, strict=True)) for row in itertools.product(*columns.values()))
+    return {_name(point): point for point in rows}
 
 
 def _name(point: dict) -> str:
     """Readable and, by its hash, unique (1 and "1"; letters that a file system folds)."""
     text = ",".join(f"{k}={v if type(v) is str else json.dumps(v)}" for k, v in point.items())
-    return re.sub(r"[^A-Za-z0-9=,.+-]+", "-", text)[:60] + "_" + _sha256(point)[:8]
+    return re.sub(r"[^A-Za-z0-9=,.+-]+", "-", text)[:60] + "_" + _hash(point)[:8]
 
 
-def _sha256(data: Any) -> str:
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+def _hash(data: Any) -> str:
+    return digest(json.dumps(data, sort_keys=True).encode())
 
 
 def _path(path: str | Path) -> str:
@@ -195,24 +198,21 @@ def _read(path: Path) -> dict:
 
 
 def _versions() -> dict[str, str]:
-    versions = {"python": sys.version.split()[0], "code": code_digest()}
-    for package in ("simlab", "torch", "numpy", "papermill"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return versions
+    packages = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "papermill")}
+    return {"python": sys.version.split()[0], "code": code_digest(), **packages}
 
 
-def _lock(file: Any, message: str, seconds: float = 0) -> None:
-    """Hold the file until every process that inherited it has closed it or ended."""
-    import fcntl
-    until = time.monotonic() + seconds
-    while True:
-        try:
-            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= until:
-                raise RuntimeError(message) from None
-            time.sleep(0.1)
+@contextlib.contextmanager
+def _locked(path: Path, message: str, seconds: float = 0) -> Iterator[None]:
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=seconds)
+    except filelock.Timeout:
+        raise RuntimeError(message) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _environment(task: dict) -> dict[str, str]:
@@ -234,28 +234,28 @@ def _arguments(task: dict) -> list[str]:
 
 
 def _command(task: dict) -> str:
+    """A line for bash that does what `run_point` does, and leaves a status as short as can be."""
     env = [f"{name}={shlex.quote(value)}" for name, value in _environment(task).items()]
-    words = [sys.executable, "-m", "papermill", *_arguments(task)]
+    words = shlex.join([sys.executable, "-m", "papermill", *_arguments(task)])
     folder = shlex.quote(task["folder"])
-    return (f"mkdir -p {folder} && {' '.join(env)} {shlex.join(words)} && "
-            f"test -s {folder}/metrics.json && "
+    return (f"mkdir -p {folder} && {' '.join(env)} {words} && test -s {folder}/metrics.json && "
             f"echo '{{\"status\": \"done\"}}' > {folder}/status.json")
 
 
 def _start(task: dict) -> subprocess.Popen:
-    """A process for one point; it and its kernel lock the log as long as they live."""
+    """A process for one point, which locks it as long as it lives."""
     folder = Path(task["folder"])
-    folder.mkdir(exist_ok=True)  # and not its parents: a worker must see the sweep's own folder
-    with open(folder / "log", "ab") as log:
-        _lock(log, f"{folder} is being run by another process", seconds=30)
-        log.truncate(0)
-        for old in set(folder.iterdir()) - {folder / "log"}:
+    lock = folder.parents[1] / f".{folder.name}.lock"
+    with _locked(lock, f"{folder} is being run by another process", seconds=30):
+        folder.mkdir(exist_ok=True)  # and not its parents: a worker must see the sweep's own folder
+        for old in folder.iterdir():
             shutil.rmtree(old) if old.is_dir() else old.unlink()
         write_json(folder / "parameters.json", task["parameters"])
-        task |= {"started": time.time(), "versions": _versions()}
-        return subprocess.Popen([sys.executable, "-c", POINT, *_arguments(task)], cwd=folder,
-                                env=os.environ | _environment(task), stdin=subprocess.PIPE,
-                                stdout=log, stderr=log, start_new_session=True)
+    task |= {"started": time.time(), "versions": _versions()}
+    with open(folder / "log", "wb") as log:
+        return subprocess.Popen([sys.executable, "-c", POINT, str(lock), *_arguments(task)],
+                                cwd=folder, env=os.environ | _environment(task), stdout=log,
+                                stderr=log, stdin=subprocess.PIPE, start_new_session=True)
 
 
 def _end(task: dict, process: subprocess.Popen) -> dict:
@@ -339,16 +339,15 @@ def sweep(notebook: str | Path, grid: Mapping[str, Any], out: str | Path, jobs: 
     parameters, versions = read_parameters(notebook), _versions()
     points = grid_points(grid, parameters)
     # of the code alone, so that a corrected sentence does not undo a night's sweep
-    digest = _sha256([c.source for c in nbformat.read(notebook, 4).cells if c.cell_type == "code"])
+    code = _hash([c.source for c in nbformat.read(notebook, 4).cells if c.cell_type == "code"])
     out.mkdir(parents=True, exist_ok=True)
-    with open(out / ".lock", "ab") as lock:
-        _lock(lock, f"another sweep is at work in {out}")
+    with _locked(out / ".lock", f"another sweep is at work in {out}"):
         plan = _read(out / "sweep.json")
         if fresh:
             for name in {**plan.get("points", {}), **points}:
                 shutil.rmtree(out / "points" / name, ignore_errors=True)
             plan = {}
-        if plan.get("digest", digest) != digest:
+        if plan.get("digest", code) != code:
             raise ValueError(f"the code of {notebook.name} changed since {out} was begun: take "
                              "another folder, or fresh=True (--fresh) to throw away what is there")
         if plan.get("versions", versions) != versions:
@@ -363,7 +362,7 @@ def sweep(notebook: str | Path, grid: Mapping[str, Any], out: str | Path, jobs: 
         (out / "points").mkdir(exist_ok=True)
         write_bytes(out / "notebook.ipynb", notebook.read_bytes())
         write_json(out / "sweep.json", {
-            "notebook": notebook.name, "digest": digest, "grid": words, "versions": versions,
+            "notebook": notebook.name, "digest": code, "grid": words, "versions": versions,
             "command": shlex.join(["simlab", "sweep", notebook.name, *words, "--out", out.name,
                                    "--jobs", str(jobs), "--threads", str(threads)]),
             "defaults": parameters, "points": plan.get("points", {}) | points})
@@ -418,45 +417,6 @@ def collect(folder: str | Path) -> pd.DataFrame:
                      | _flat(state.get("versions", {}), "version."))
     parts = [pd.DataFrame(part, range(len(part))) for part in (heads, middles, tails)]
     return pd.concat(parts, axis=1)
-
-
-def interval_table(table: pd.DataFrame, x: str, y: str, group: str | None = None) -> pd.DataFrame:
-    """For each x (and group) n, mean of y over the seeds, low and high: Student's 95 % interval.
-
-    A single seed has no interval (NaN). ValueError for an unknown column, or where a mean would mix
-    more than seeds; a warning if points are not done or have no y.
-    """
-    from scipy.stats import t
-    keys = [group, x] if group else [x]
-    for column in (*keys, y):
-        if column not in table:
-            raise ValueError(f"no column {column!r}{near(column, table.columns)}")
-    good = table[(table["status"] == "done") & table[y].notna()]
-    if len(good) < len(table):
-        warnings.warn(f"{len(table) - len(good)} of {len(table)} points are not done, or have no "
-                      f"{y}", stacklevel=2)
-    if good.duplicated([*keys, *({"seed"} & set(good))]).any():
-        raise ValueError(f"points of the same {', '.join(keys)} differ in more than the seed: "
-                         "filter the table, or pass group=")
-    rows = good.groupby(keys)[y].agg(n="count", mean="mean", sd="std").reset_index()
-    half = t.ppf(0.975, (rows["n"] - 1).clip(lower=1)) * rows.pop("sd") / rows["n"] ** 0.5
-    return rows.assign(low=rows["mean"] - half, high=rows["mean"] + half)
-
-
-def plot_sweep(table: pd.DataFrame, x: str, y: str, group: str | None = None):
-    """:func:`interval_table` as a matplotlib Figure; a single seed is a point without a bar."""
-    from .plots import MARKERS, PALETTE, label, new_figure
-    rows = interval_table(table, x, y, group)
-    figure, [[axes]] = new_figure(width=6.0, height=4.0)
-    parts = rows.groupby(group) if group else [("", rows)]
-    looks = zip(itertools.cycle(PALETTE), itertools.cycle(MARKERS), parts, strict=False)
-    for colour, marker, (name, part) in looks:
-        axes.errorbar(part[x], part["mean"], part["high"] - part["mean"], color=colour,
-                      marker=marker, capsize=3, label=f"{group} = {name}")
-    label(axes, f"mean, 95 % t interval; {rows['n'].min()} or more seeds", x, y)
-    if group:
-        axes.legend()
-    return figure
 
 
 def main(argv: list[str] | None = None) -> int:

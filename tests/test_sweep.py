@@ -23,16 +23,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from papermill.iorw import NoDatesSafeLoader
 
-from simlab.sweep import (
-    collect,
-    grid_points,
-    interval_table,
-    main,
-    parse_grid,
-    plot_sweep,
-    read_parameters,
-    sweep,
-)
+from simlab.ablation import interval_table, plot_sweep
+from simlab.sweep import collect, grid_points, main, parse_grid, read_parameters, sweep
 
 module = sys.modules["simlab.sweep"]
 ROOT = Path(module.__file__).parents[1]
