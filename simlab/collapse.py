@@ -17,14 +17,12 @@ from torch.nn.functional import normalize
 
 from .names import near
 
-COMPLETE_STD_RATIO = 0.10  # std under a tenth of 1/sqrt(d): all pictures have nearly one feature
-DIMENSIONAL_RANK_RATIO = 0.04  # effective rank over min(N, D): almost all directions are unused
-DIMENSIONAL_PARTICIPATION = 2.0  # or: nearly all variance lies in two directions, plus small noise
-LOCAL_TWIN_SHARE = 0.90  # nearly every picture shares its point with another picture. In a smooth
-# cloud of two or three dimensions it does so too; but K clusters fill at most K dimensions, while
-# a circle (N = 512) counts as 20 points and a sphere as 150. So it is smooth, and not local, with
-SMOOTH_PARTICIPATION = 4.0  # variance in fewer directions than this, and
-SMOOTH_POINTS_PER_DIMENSION = 4.0  # more distinct points than this for each of them
+# Thresholds, between what was measured in tests/data/collapse_runs.json (see there for the runs):
+COMPLETE_STD_RATIO = 0.10  # std over 1/sqrt(d)
+DIMENSIONAL_PARTICIPATION = 2.2  # nearly all variance in two directions, and
+DIMENSIONAL_RANK_RATIO = 0.10  # little beside it: effective rank over min(N, D)
+LOCAL_TWIN_SHARE = 0.90  # nearly every picture shares its point with another one, and
+LOCAL_DIMENSION = 0.5  # those points are no smooth cloud, in which a line has 1 and a plane 2
 TWIN_DISTANCE = 0.01  # twins: squared distance under 1 % of the mean one; cosine .99 if isotropic
 WARN_LOSS = -0.95  # a SimSiam loss this near its minimum of -1 is good news only if ...
 WARN_STD_RATIO = 0.20  # ... the features still differ; over the verdict's, so it warns early
@@ -120,26 +118,32 @@ def uniformity(z: Tensor) -> float:
     return math.log(total / (n * (n - 1)))
 
 
-def twins(z: Tensor) -> tuple[float, float]:
-    """(share of pictures that have a twin, effective number of distinct points): local collapse.
+def twins(z: Tensor) -> tuple[float, float, float]:
+    """(share of pictures that have a twin, distinct points, dimension there): local collapse.
 
     Twins: squared distance of z/||z|| at most TWIN_DISTANCE times the mean over pairs, so a cloud
     that only shrinks has none. Distinct points: N^2 over the count of twin pairs, each picture with
     itself included (a Hill number of order 2): K for K equal tight clusters, N without twins.
-    Misses: wider clusters; a dense smooth cloud of few dimensions has twins too (see SMOOTH_...)."""
+    Dimension: by which power of the distance the twin pairs become fewer, from half of it
+    (Grassberger & Procaccia 1983): 0 in tight clusters, 1 on a line. Misses: wider clusters."""
     u = _unit(z)
     limit = TWIN_DISTANCE * 2 * float(u.var(0).sum())  # twice the variance: the mean over pairs
-    # each row's twins, itself included; the floor serves identical rows
-    close = torch.cat([(d <= limit + 1e-24).sum(1) for d in _squared_distances(u)])
-    return float((close > 1).double().mean()), len(u) ** 2 / int(close.sum())
+    # twins of each row, itself included, at the whole and at half the distance: [N, 2]; the floor
+    # serves identical rows
+    close = torch.cat([torch.stack([(d <= r + 1e-24).sum(1) for r in (limit, limit / 4)], 1)
+                       for d in _squared_distances(u)])
+    pairs, nearer = (close.sum(0) - len(u) + 1).tolist()  # plus 1: there may be none
+    share = float((close[:, 0] > 1).double().mean())
+    return share, len(u) ** 2 / (pairs + len(u) - 1), math.log2(pairs / nearer)
 
 
 def collapse_metrics(z: Tensor) -> dict[str, float]:
     """The measures of features z [N, D] that a training loop logs; ratios are 1 when isotropic."""
-    std, rank, (twin_share, distinct) = feature_std(z), effective_rank(z), twins(z)
+    std, rank, (twin_share, distinct, dimension) = feature_std(z), effective_rank(z), twins(z)
     return {"std": std, "std_ratio": std * math.sqrt(z.shape[1]), "rank": rank,
             "rank_ratio": rank / min(z.shape), "participation": participation_ratio(z),
-            "uniformity": uniformity(z), "twin_share": twin_share, "distinct": distinct}
+            "uniformity": uniformity(z), "twin_share": twin_share, "distinct": distinct,
+            "twin_dimension": dimension}
 
 
 def warn_if_collapsing(loss: float, std_ratio: float) -> str | None:
@@ -210,19 +214,19 @@ def diagnose(run: object, *, knn_random: float | None = None) -> Diagnosis:
     if "std_ratio" not in m:
         raise ValueError(f"diagnose needs std_ratio, which is not there{near('std_ratio', m)}")
 
-    std, rank_ratio = m["std_ratio"], m.get("rank_ratio", 1.0)
-    full = m["rank"] / rank_ratio if m.get("rank") and rank_ratio else math.inf  # min(N, D)
+    std, rank, rank_ratio = m["std_ratio"], m.get("rank", 0.0), m.get("rank_ratio", 1.0)
+    full = rank / rank_ratio if rank else math.inf  # min(N, D)
     spread, distinct = m.get("participation", math.inf), m.get("distinct", math.nan)
-    crowded = m.get("twin_share", 0.0) >= LOCAL_TWIN_SHARE
-    smooth = spread < SMOOTH_PARTICIPATION and distinct > SMOOTH_POINTS_PER_DIMENSION * spread
-    least = full / 2 if crowded else min(DIMENSIONAL_PARTICIPATION, full / 2)
+    least = min(DIMENSIONAL_PARTICIPATION, full / 2)
+    dimension = m.get("twin_dimension", 0.0)
     if std < COMPLETE_STD_RATIO:
         kind = "complete"
-    elif crowded and not smooth:
+    elif m.get("twin_share", 0.0) >= LOCAL_TWIN_SHARE and dimension < LOCAL_DIMENSION:
         kind = "local"
+    elif spread < least and rank < max(DIMENSIONAL_RANK_RATIO * full, 3):  # 3: of a narrow z
+        kind = "dimensional"
     else:
-        few = rank_ratio < DIMENSIONAL_RANK_RATIO or spread < least
-        kind = "dimensional" if few else "healthy"
+        kind = "healthy"
 
     why = [f"std of z: {std:.1%} of 1/sqrt(d) (complete collapse: under {COMPLETE_STD_RATIO:.0%})"]
     if "loss" in table and not math.isfinite(table["loss"].iloc[-1]):
@@ -234,12 +238,13 @@ def diagnose(run: object, *, knn_random: float | None = None) -> Diagnosis:
         why.append(f"it has been so since epoch {table['epoch'][since]:g}; before, the std was up to "
                    f"{stds.max():.1%}")
     if "rank" in m:
-        why.append(f"effective rank {m['rank']:.1f}, {rank_ratio:.1%} of the possible; variance in "
+        why.append(f"effective rank {rank:.1f}, {rank_ratio:.1%} of the possible; variance in "
                    f"{spread:.1f} directions (dimensional collapse: rank under "
-                   f"{DIMENSIONAL_RANK_RATIO:.0%}, or under {least:g} directions)")
+                   f"{DIMENSIONAL_RANK_RATIO:.0%}, and under {least:g} directions)")
     if "twin_share" in m:
         why.append(f"{m['twin_share']:.0%} of the pictures share their point with another (local "
-                   f"collapse: from {LOCAL_TWIN_SHARE:.0%}); distinct points: {distinct:.1f}")
+                   f"collapse: from {LOCAL_TWIN_SHARE:.0%}, of dimension {dimension:.1f} under "
+                   f"{LOCAL_DIMENSION:g}); distinct points: {distinct:.1f}")
     if kind == "complete" and m.get("loss", 0) <= WARN_LOSS:
         why.append(f"the loss of {m['loss']:.3f} only looks good: equal features get it for free")
     advice = _KINDS[kind][1]

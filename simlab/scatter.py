@@ -61,15 +61,15 @@ def _draw_on_canvas(images: Tensor, factors: Tensor, canvas: int) -> Tensor:
 def colour(images: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """Grey pictures in one random colour on a ground of another: a shortcut for whoever compares.
 
-    A pixel is a mixture of the two colours, by its grey value. In each of red, green and blue they
-    differ by 0.3 to 0.7, so that every picture can be seen.
+    A pixel is a mixture of the two colours, by its grey value. The ground is dark, 0 to 0.4 of red,
+    green and blue, and the ink is light, 0.6 to 1, so that every picture can be seen.
 
     Args: images: uint8 [N, 1, H, W].
     Returns: uint8 [N, 3, H, W], and factors float32 [N, 6]: the picture's colour and the ground's,
         red, green and blue in 0 .. 1.
     """
     generator = torch.Generator().manual_seed(seed)
-    ground, apart = torch.rand(2, len(images), 3, generator=generator).to(images.device)
-    ink = (ground + 0.3 + 0.4 * apart) % 1  # [N, 3]
+    ground, ink = 0.4 * torch.rand(2, len(images), 3, generator=generator).to(images.device)
+    ink = ink + 0.6  # [N, 3]
     mixed = torch.lerp(ground[..., None, None], ink[..., None, None], images / 255)
     return (mixed * 255).round().to(torch.uint8), torch.cat((ink, ground), dim=1)

@@ -34,7 +34,7 @@ def flat(r, n=N, d=D):
 
 
 SCALARS = [C.feature_std, C.effective_rank, C.participation_ratio, C.uniformity,
-           lambda z: C.twins(z)[0], lambda z: C.twins(z)[1]]
+           *(lambda z, i=i: C.twins(z)[i] for i in range(3))]
 
 
 # -- closed forms ----------------------------------------------------------------------------------
@@ -45,7 +45,7 @@ def test_orthonormal_rows_use_every_dimension_equally():
     assert C.effective_rank(z) == pytest.approx(D)
     assert C.participation_ratio(z) == pytest.approx(D - 1)  # centring costs one
     assert C.uniformity(z) == pytest.approx(-4)  # all squared distances are 2
-    assert C.twins(z) == (0, D)
+    assert C.twins(z) == (0, D, 0)
 
 
 def test_isotropic_features_have_std_one_over_sqrt_d():
@@ -106,9 +106,12 @@ def test_uniformity_and_twins_in_uneven_blocks_equal_the_whole_matrix_of_pairs(m
     monkeypatch.setattr(C, "_BLOCK", 50 * N)
     assert [len(b) for b in C._squared_distances(u)] == [50] * 5 + [6]
     assert C.uniformity(z) == pytest.approx(torch.exp(-2 * d)[off].mean().log().item())
-    share, distinct = C.twins(z)
+    share, distinct, dimension = C.twins(z)
     assert share == pytest.approx((close.sum(1) > 1).double().mean().item())
     assert distinct == pytest.approx(N**2 / close.sum().item())
+    nearer = (d <= C.TWIN_DISTANCE / 4 * d[off].mean()) | ~off
+    ratio = (close.sum() - N + 1) / (nearer.sum() - N + 1)
+    assert dimension == pytest.approx(math.log2(ratio))
 
 
 def test_alignment_is_zero_for_equal_directions_two_for_unrelated_four_for_opposite():
@@ -160,11 +163,18 @@ def test_k_tight_clusters_count_as_k_points_whatever_the_std_says():
     assert m["std_ratio"] > 0.9
 
 
+@pytest.mark.parametrize("r", [1, 2, 3])
+def test_the_twins_of_a_smooth_cloud_have_its_dimension_and_those_of_clusters_none(r):
+    cloud = torch.cat([noise(2000, r, 3), torch.ones(2000, 1) * 5], 1)  # flat but for its length
+    assert C.twins(cloud)[2] == pytest.approx(r, abs=0.15)
+    assert C.twins(clusters(10 * r))[2] == pytest.approx(0, abs=0.01)
+
+
 def test_a_cloud_that_only_shrinks_gets_no_twins():
     for scale in (1, 1e-6):  # the second is under the rounding of distances without centring
         z = 100 + scale * noise()
         assert C.collapse_metrics(z)["std_ratio"] < 0.02
-        assert C.twins(z) == (0, N)
+        assert C.twins(z) == (0, N, 0)
 
 
 # -- types and bad input ---------------------------------------------------------------------------
@@ -219,7 +229,7 @@ def test_labels_and_unequal_views_are_refused():
     ("complete", 20 + noise()),
     ("complete", torch.zeros(N, D)),
     ("dimensional", flat(2)),
-    ("dimensional", flat(2) + 0.005 * noise(seed=3)),  # noise lifts the rank, not the participation
+    ("dimensional", flat(2) + 0.003 * noise(seed=3)),  # noise lifts the rank, not the participation
     ("local", clusters(2)),
     ("local", clusters(10)),
     ("local", clusters(60)),

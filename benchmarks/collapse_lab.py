@@ -1,0 +1,134 @@
+"""The sweeps behind notebook 03: what makes SimSiam collapse, what its features keep, and SimCLR.
+
+    python benchmarks/collapse_lab.py switches recipe augment           five seeds each
+    python benchmarks/collapse_lab.py coloured --seeds 3
+    python benchmarks/collapse_lab.py cifar --seeds 3 --folder PATH     a folder of CIFAR-10's pictures
+    python benchmarks/collapse_lab.py others --seeds 1                  for tests of the diagnosis
+
+Each part trains its settings over the seeds and writes notebooks/tables/collapse_PART.csv: a row an
+epoch, the last one with what the finished encoder's features hold. The lines that begin with # say
+how the table was made. Runs are kept in runs/ and found again; one seed takes 12 seconds a setting.
+"""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from simlab.collapse import collapse_metrics
+from simlab.config import PretrainConfig, resolve
+from simlab.data import DataSet, load_data
+from simlab.evaluate import features, knn
+from simlab.probe import factor_scores
+from simlab.runs import write_bytes
+from simlab.train import pretrain, untrained
+
+TABLES = Path(__file__).parent.parent / "notebooks" / "tables"
+PICTURES, EPOCHS = 3000, 6  # small enough for seconds
+PARTS = {
+    "switches": {
+        f"{method}, {bn}": {"stop_gradient": stop, "predictor": predictor, "head_bn": head_bn}
+        for head_bn, bn in (("all", "BatchNorm"), ("none", "no BatchNorm"))
+        for method, stop, predictor in (
+            ("SimSiam", True, "mlp"), ("no predictor", True, "none"),
+            ("fixed predictor", True, "fixed"), ("no stop-gradient", False, "mlp"),
+            ("no stop-gradient, no predictor", False, "none"),
+        )
+    },
+    "recipe": {
+        "default": {},
+        "predictor's rate x1": {"pred_lr": 1.0},
+        "predictor's rate x1, decaying": {"pred_lr": 1.0, "fix_pred_lr": False},
+        "batch 256": {"batch_size": 256},
+        "weight decay 0": {"weight_decay": 0.0},
+        "weight decay x10": {"weight_decay": 1e-2},
+        "SimCLR": {"method": "simclr"},
+    },
+    "augment": {
+        "all": {"augment": "scattered"},
+        "no turning": {"augment": "scattered rotate=0"},
+        "no cropping": {"augment": "scattered crop_min=1 ratio=1"},
+        "none": {"augment": "none"},
+    },
+    "coloured": {
+        "the usual colours": {"augment": "simsiam-cifar rotate=180 crop_min=0.4"},
+        "any hue, half grey": {
+            "augment": "simsiam-cifar rotate=180 crop_min=0.4 jitter=1 hue=0.5 grey=0.5 "
+            "brightness=0.8 contrast=0.8 saturation=0.8"
+        },
+        "all grey": {"augment": "simsiam-cifar rotate=180 crop_min=0.4 grey=1"},
+    },
+    "cifar": {"SimSiam": {"method": "simsiam"}, "SimCLR": {"method": "simclr"}},
+    # one of a kind, for tests of the diagnosis
+    "others": {
+        "batch 8": {"batch_size": 8}, "learning rate x8": {"lr": 4.0},
+        "BatchNorm in hidden layers": {"head_bn": "hidden"},
+        "narrow z": {"proj_dim": 32, "pred_dim": 16},
+        "no predictor, weight decay 0": {"predictor": "none", "weight_decay": 0.0},
+        "no stop-gradient, adam": {"stop_gradient": False, "optimizer": "adamw", "lr": 0.004},
+    },
+}  # fmt: skip
+
+
+def lab_data(name: str = "fashion-scattered", pictures: int = PICTURES) -> DataSet:
+    """Some of a set's pictures, evenly spread over it, and half as many to test on."""
+    whole = load_data(name)
+    train, test = (
+        part.subset(torch.linspace(0, len(part) - 1, min(n, len(part))).long())
+        for part, n in ((whole.train, pictures), (whole.test, pictures // 2))
+    )
+    called = "a folder of CIFAR-10's pictures" if Path(name).is_dir() else name
+    return DataSet(f"{called}, {len(train)}", train, test)
+
+
+def lab_config(**changes) -> PretrainConfig:
+    """The default configuration, shorter, with `changes`."""
+    return PretrainConfig(**{"epochs": EPOCHS, "monitor_every": 2} | changes)
+
+
+def measured(config: PretrainConfig, data: DataSet) -> pd.DataFrame:
+    """A run's history; the last row has measures of the backbone (h_...) and scores of factors."""
+    run = pretrain(config, data, progress=False)
+    table = run.history.drop(columns=["seconds", "lr", "knn_k", "knn_temperature"])
+    h = collapse_metrics(features(run.encoder, data.test, data.mean, data.std))
+    found = {f"h_{name}": value for name, value in h.items()}
+    if data.train.factor_names:
+        found |= {f"R2 {name}": r2 for name, r2 in factor_scores(run.encoder, data).items()}
+    found["knn_random"] = knn(untrained(resolve(config, data), data), data, config.knn_k)
+    for name, value in found.items():
+        table.loc[table.index[-1], name] = value
+    return table
+
+
+def sweep(part: str, seeds: int, folder: str):
+    names = {"coloured": "fashion-coloured", "cifar": folder}
+    data = lab_data(names.get(part, "fashion-scattered"))
+    tables = []
+    for setting, changes in PARTS[part].items():
+        for seed in range(seeds):
+            table = measured(lab_config(seed=seed, **changes), data)
+            last = table.iloc[-1]
+            print(f"{setting}, {seed}: kNN {last['knn']:.3f}, std {last['std_ratio']:.3f}", flush=True)
+            tables.append(table.assign(setting=setting, seed=seed, **changes))
+    head = ["setting", *next(iter(PARTS[part].values())), "seed"]
+    table = pd.concat(tables)
+    table = table[[*head, *[name for name in table if name not in head]]]
+    made = [
+        f"python benchmarks/collapse_lab.py {part} --seeds {seeds}",
+        f"data: {data.name} training pictures, {len(data.test)} for testing",
+        str(resolve(lab_config(), data)),
+    ]
+    TABLES.mkdir(exist_ok=True)
+    text = "".join(f"# {line}\n" for line in made) + table.to_csv(index=False, float_format="%.4g")
+    write_bytes(TABLES / f"collapse_{part}.csv", text.encode())
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("parts", nargs="+", choices=PARTS)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--folder", default="", help="of CIFAR-10's pictures: train/<class>/*.jpg")
+    options = parser.parse_args()
+    for name in options.parts:
+        sweep(name, options.seeds, options.folder)
