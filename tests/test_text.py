@@ -1,0 +1,113 @@
+"""What is written: every link leads somewhere, every word is one, every term has its entry."""
+
+import functools
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from spellchecker import SpellChecker
+
+ROOT = Path(__file__).parent.parent
+TEXTS = sorted([
+    *ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "data").glob("*.md"),
+    *(p for p in (ROOT / "notebooks").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts),
+])  # fmt: skip
+# words that the dictionary lacks: British spellings, names, terms
+LIST = (Path(__file__).parent / "words.txt").read_text(encoding="utf-8").split()
+WORDS = {word.lower() for word in LIST}
+every_text = pytest.mark.parametrize("path", TEXTS, ids=lambda p: str(p.relative_to(ROOT)))
+
+
+def markdown_of(path):
+    """The text of a Markdown file, or of a notebook's text cells and figures."""
+    if path.suffix == ".md":
+        return path.read_text(encoding="utf-8")
+    parts = []
+    for cell in nbformat.read(path, as_version=4).cells:
+        parts += [cell.source] if cell.cell_type == "markdown" else []
+        for output in cell.get("outputs", []):
+            parts.append(output.get("metadata", {}).get("image/png", {}).get("alt", ""))
+    return "\n\n".join(parts)
+
+
+def without_code(text):
+    return re.sub(r"```.*?```|`[^`]*`|^    .*?$", " ", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors_of(path):
+    """The anchors that GitHub and Jupyter make of headings, in lower case."""
+    heads = re.findall(r"^#+ (.*)$", markdown_of(path), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head).strip().replace(" ", "-").lower() for head in heads}
+
+
+def wrong_links(path):
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_code(markdown_of(path))):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        place = (path.parent / name).resolve() if name else path
+        if not place.exists():
+            yield f"{target}: there is no such file"
+        elif anchor and anchor.lower() not in anchors_of(place):
+            yield f"{target}: there is no such heading"
+
+
+@every_text
+def test_relative_links_and_anchors_lead_somewhere(path):
+    assert not list(wrong_links(path))
+
+
+def test_a_broken_link_is_found(tmp_path):
+    (tmp_path / "b.md").write_text("# A head, here\n")
+    (tmp_path / "a.md").write_text("[x](b.md#a-head-here) [y](b.md#other) [z](c.md) `[q](d.md)`")
+    assert [w.split(":")[0] for w in wrong_links(tmp_path / "a.md")] == ["b.md#other", "c.md"]
+
+
+def test_places_named_in_the_teachers_page_exist():
+    """A heading in quotation marks after a link to a notebook is one of that notebook."""
+    text = (ROOT / "docs" / "teaching.md").read_text(encoding="utf-8")
+    found = re.findall(r"\]\(([^)]+\.ipynb)\), \"([^\"]+)\"", text)
+    assert len(found) >= 6
+    for target, head in found:
+        heads = anchors_of((ROOT / "docs" / target).resolve())
+        slug = re.sub(r"[^\w\- ]", "", head).replace(" ", "-").lower()
+        assert any(h.startswith(slug) for h in heads), f"{target}: no heading {head!r}"
+
+
+@functools.cache
+def dictionary():
+    return SpellChecker(language="en")
+
+
+def misspelt(text):
+    text = without_code(text)
+    text = re.sub(r"\$\$.*?\$\$|\$[^$\n]+\$|\]\([^)]*\)|<[^>]*>|https?://\S+", " ", text, flags=re.S)
+    text = re.sub(r"\S*[/_.]\w\S*", " ", text)  # paths, file names, identifiers
+    words = {w.strip("'").removesuffix("'s") for w in re.findall(r"[A-Za-z][A-Za-z']+", text)}
+    words = {w for w in words if not w.isupper() and w.lower() not in WORDS}
+    return {w for w in words if w.lower() not in dictionary()}
+
+
+@every_text
+def test_every_word_is_one(path):
+    assert not misspelt(markdown_of(path)), "misspelt, or missing in tests/words.txt"
+
+
+def test_a_misspelt_word_is_found():
+    assert misspelt("We recieve colours, `xyzzy`, $a_bcd$ and [a](recieve.md).") == {"recieve"}
+
+
+def test_the_list_of_words_is_in_order():
+    assert sorted(WORDS) == [word.lower() for word in LIST]
+
+
+def test_every_symbol_of_the_notation_is_used_and_every_term_stands_in_order():
+    text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    terms = re.findall(r"^\*\*(.+?)\.\*\*", text, re.MULTILINE)
+    assert len(terms) > 40 and terms == sorted(terms, key=str.lower)
+    code = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "simlab").rglob("*.py"))
+    code += "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "notebooks").rglob("*.ipynb"))
+    for row in re.findall(r"^\| \$.*?\|(.*?)\|", text, re.MULTILINE):
+        for name in re.findall(r"`(\w+)`", row):
+            assert re.search(rf"\b{name}\b", code), f"{name} is no name in the code"
