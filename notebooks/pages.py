@@ -24,7 +24,7 @@ th, td { text-align: left; padding: .2rem 1rem .2rem 0; border-bottom: 1px solid
 td { font-variant-numeric: tabular-nums; vertical-align: top; } small { opacity: .75; }
 article { border-top: 1px solid #8886; padding: 1rem 0; overflow: auto; }
 article img { float: right; width: 19rem; max-width: 45%; margin: 0 0 1rem 1rem; background: white; }
-details { margin: .3rem 0; }
+details { margin: .3rem 0; } a.anchor-link { display: none; }
 """
 NAV = """nav.course { font: 16px/1.5 system-ui, sans-serif; padding: .6rem 1rem; margin-bottom: 1rem;
 border-bottom: 1px solid #8886; display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; }"""
@@ -36,7 +36,7 @@ def write_site(cards: list[dict], out: Path):
     for card in cards:
         name, source = card["name"], card["source"]
         executed = out / name / f"{name}.ipynb"
-        figure = first_figure(executed)
+        figure = last_figure(executed)
         if figure:
             write_bytes(out / name / "figure.png", figure)
         write_bytes(out / places[source], page_of(executed, source, places).encode())
@@ -76,8 +76,10 @@ def page_of(path: Path, source: Path | None = None, places: dict[Path, str] | No
             cell.source = with_mathml(with_links(cell.source, source or path, places or {}))
         else:
             cell.outputs = lasting(cell.outputs)
+    # embed_images stays off: it closes every HTML tag within a text at once, formulas' and details';
+    # figures are outputs, which are inside the page anyway
     exporter = HTMLExporter(
-        embed_images=True, mathjax_url="", require_js_url="", jquery_url="", widget_renderer_url="",
+        mathjax_url="", require_js_url="", jquery_url="", widget_renderer_url="",
         mermaid_js_url="", exclude_input_prompt=True, exclude_output_prompt=True,
     )  # fmt: skip
     page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title_of(path)}})
@@ -109,13 +111,13 @@ def navigation(source: Path, places: dict[Path, str]) -> str:
     if lesson in lessons:
         at = lessons.index(lesson)
         if at > 0:
-            links.append((f"← {title_of(lessons[at - 1])}", places[lessons[at - 1]]))
+            links.append((f"← {short(lessons[at - 1])}", places[lessons[at - 1]]))
         if source != lesson:
-            links.append((title_of(lesson), places[lesson]))
+            links.append((short(lesson), places[lesson]))
         elif SOURCE / "exercises" / source.name in places:
             links.append(("Exercises", places[SOURCE / "exercises" / source.name]))
         if at + 1 < len(lessons):
-            links.append((f"{title_of(lessons[at + 1])} →", places[lessons[at + 1]]))
+            links.append((f"{short(lessons[at + 1])} →", places[lessons[at + 1]]))
     links += [(name.capitalize(), places[path]) for name, path in DOCS.items() if path in places]
     folder = os.path.dirname(places.get(source, "index.html"))
     anchors = " ".join(
@@ -174,7 +176,12 @@ def title_of(path: Path) -> str:
     return path.stem
 
 
-def first_figure(path: Path) -> bytes:
+def short(path: Path) -> str:
+    """01_linear_probe.ipynb -> 01 linear probe"""
+    return path.stem.replace("_", " ")
+
+
+def last_figure(path: Path) -> bytes:
     """The last figure that a notebook drew, as PNG: where its story ends; empty if there is none."""
     found = [
         output.data["image/png"] for cell in nbformat.read(path, as_version=4).cells

@@ -118,6 +118,10 @@ def test_the_site_shows_exercises_with_folded_solutions_figures_and_words(site):
     assert "figure.png" in index and "Which path is yours" in index and "<table" in index
     exercises = (site / "01_pretraining/exercises.html").read_text(encoding="utf-8")
     assert exercises.count("<summary>Solution</summary>") == 3 and "<math" in exercises
+    # tags hold what they are about: a fold folds, a fraction has its numbers
+    assert re.search(r"<details><summary>Hint 1</summary>\s*<p>.*?</details>", exercises, re.S)
+    assert re.search(r"<mfrac>.*?<mn>1</mn>.*?<mn>2</mn>.*?</mfrac>", exercises)
+    assert not re.search(r"<details><summary>[^<]*</summary>\s*</details>", exercises)
     assert "Stop-gradient" in (site / "glossary.html").read_text(encoding="utf-8")
     for page in site.rglob("*.html"):
         assert 'class="course"' in page.read_text(encoding="utf-8"), f"{page} has no navigation"
