@@ -75,7 +75,7 @@ class Explorer(ipywidgets.VBox):
             raise
         self.picture.value = (
             f'<img alt="{html.escape(self.alt)}" src="data:image/png;base64,{self.png}" '
-            'style="display: block; width: 100%; max-width: 990px">'
+            'style="display: block; max-width: 100%">'
         )
 
     def _ipython_display_(self):
@@ -224,7 +224,7 @@ def neighbour_browser(encoded: Mapping[str, Features], data: DataSet) -> Explore
 
     most = min(50, max(map(len, places.values())))
     return Explorer(
-        draw, kind=_dropdown("class of the query", places),
+        draw, kind=_buttons("class of the query", places),
         number=_slider("which of them", 0, most - 1, 0, 1),
         neighbours=_slider("neighbours", 1, min(9, len(data.train)), min(7, len(data.train)), 1),
     )  # fmt: skip
@@ -258,7 +258,7 @@ def budget_slider(table: pd.DataFrame) -> Explorer:
         )
 
     options = [(f"{n:,}", int(n)) for n in sorted(table["labels"].unique())]
-    return Explorer(draw, encoder=_dropdown("encoder", means), labels=_steps("labels", options))
+    return Explorer(draw, encoder=_buttons("encoder", means), labels=_steps("labels", options))
 
 
 def collapse_switches(table: pd.DataFrame) -> Explorer:
@@ -336,7 +336,7 @@ def sim_beta(table: pd.DataFrame, metrics: Iterable[str] = ()) -> Explorer:
         return figure, f"{metric} over {len(betas)} betas, mean and interval over seeds. {said}."
 
     beta = _steps("beta", [(f"{b:g}", b) for b in betas])
-    return Explorer(draw, beta=beta, metric=_dropdown("metric", metrics))
+    return Explorer(draw, beta=beta, metric=_buttons("metric", metrics))
 
 
 def cka_playground() -> Explorer:
@@ -442,7 +442,7 @@ def layer_heatmap(result: Result) -> Explorer:
 
     places = ([(layer.name, place) for place, layer in enumerate(own)] for own in (rows, columns))
     row, column = map(_steps, ("row", "column"), places)
-    explorer = Explorer(draw, row=row, column=column, measure=_dropdown("measure", blocks))
+    explorer = Explorer(draw, row=row, column=column, measure=_buttons("measure", blocks))
     if len(rows) * len(columns) <= MOUSE_CELLS:
         _clickable(explorer, len(rows), len(columns))
     return explorer
@@ -498,9 +498,10 @@ def _steps(name: str, options: Iterable, value: Any = None) -> ipywidgets.Widget
     return slider
 
 
-def _dropdown(name: str, options: Iterable[str]) -> ipywidgets.Widget:
-    options = [(str(o).replace("_", " "), o) for o in options]
-    return ipywidgets.Dropdown(options=options, description=name, style=WORDS, layout=WIDE)
+def _buttons(name: str, options: Iterable) -> ipywidgets.Widget:
+    """One of several. No drop-down list: JupyterLab takes its arrow keys for going to another cell."""
+    pairs = [(str(option).replace("_", " "), option) for option in options]
+    return ipywidgets.ToggleButtons(options=pairs, description=name, style=WORDS)
 
 
 def _choice(name: str, values: pd.Series) -> ipywidgets.Widget:
@@ -509,7 +510,7 @@ def _choice(name: str, values: pd.Series) -> ipywidgets.Widget:
     name = name.replace("_", "-")
     if all(isinstance(v, bool) for v in options):
         return ipywidgets.Checkbox(options[0], description=name, indent=False)
-    return ipywidgets.ToggleButtons(options=options, description=name, style=WORDS)
+    return _buttons(name, options)
 
 
 def _word(value: Any) -> str:
