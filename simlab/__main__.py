@@ -9,7 +9,6 @@
     simlab sweep NOTEBOOK.ipynb seed=0:3 --out DIR
     simlab data cifar10 --download              fetch a data set and say what is in it
     simlab doctor                               versions, devices, and what is missing
-    simlab book                                 the course's notebooks, as `make run` does
 """
 
 import argparse
@@ -21,7 +20,7 @@ import tyro
 from .names import near
 
 COMMANDS = (
-    "pretrain", "supervised", "probe", "knn", "compare", "sweep", "data", "doctor", "book"
+    "pretrain", "supervised", "probe", "knn", "compare", "sweep", "data", "doctor"
 )  # fmt: skip
 
 
@@ -46,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     try:
         return {
-            "pretrain": _train, "supervised": _train, "sweep": _sweep, "data": _data, "book": _book,
+            "pretrain": _train, "supervised": _train, "sweep": _sweep, "data": _data,
             "probe": _ask, "knn": _ask, "compare": _ask, "doctor": _doctor,
         }[command](command, rest)  # fmt: skip
     except (ValueError, TypeError, OSError, FloatingPointError) as error:
@@ -118,12 +117,6 @@ def _sweep(command: str, arguments: list[str]) -> int:
     from . import sweep
 
     return sweep.main(arguments)
-
-
-def _book(command: str, arguments: list[str]) -> int:
-    from . import book
-
-    return book.main(arguments)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ SIMLAB = ROOT / "simlab"
 PATH = ("data", "augment", "models", "simsiam", "train")
 ALONE = ("sim", "vector", "similarity")
 # who may not be known below, from the notebooks' side down to the method's
-TOP = {"__main__", "book", "sweep", "plots", "widgets"}
+TOP = {"__main__", "sweep", "plots", "widgets"}
 TRAINING = {"train", "tasks", "evaluate", "probe", "runs", "identity", "optim", "config"}
 METHOD = ("data", "sources", "folders", "scatter", "augment", "models", "simsiam", "simclr")
 

@@ -1,5 +1,6 @@
 """What is written: every link leads somewhere, every word is one, every term has its entry."""
 
+import dataclasses
 import functools
 import re
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import nbformat
 import pytest
 from spellchecker import SpellChecker
+
+from simlab.config import RECIPES, PretrainConfig
 
 ROOT = Path(__file__).parent.parent
 TEXTS = sorted([
@@ -111,3 +114,17 @@ def test_every_symbol_of_the_notation_is_used_and_every_term_stands_in_order():
     for row in re.findall(r"^\| \$.*?\|(.*?)\|", text, re.MULTILINE):
         for name in re.findall(r"`(\w+)`", row):
             assert re.search(rf"\b{name}\b", code), f"{name} is no name in the code"
+
+
+def test_the_settings_page_names_fields_that_exist_and_their_values():
+    text = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    known = {f.name for f in dataclasses.fields(PretrainConfig)}
+    rows = re.findall(r"^\| [^|`]+ \| ((?:`\w+`(?:, )?)+) \|(.*)\|$", text, re.MULTILINE)
+    named = {name for fields, _ in rows for name in re.findall(r"`(\w+)`", fields)}
+    assert len(named) > 20 and named - known <= {"linear_probe"}
+    first = text.split("\n## ")[1]
+    for field in ("epochs", "batch_size", "lr", "weight_decay", "pred_dim"):
+        default, full = re.search(rf"\| `{field}` \| (\S+) \| (\S+) \|", first).groups()
+        assert float(default) == getattr(PretrainConfig(), field), field
+        assert float(full) == RECIPES["cifar-paper"][field], field
+    assert text.count("were not\nreproduced here") + text.count("not reproduced here") >= 1
