@@ -103,6 +103,8 @@ def _probe(
 ) -> tuple[Probe, Callable[[Tensor], Tensor]]:
     if solver not in ("lbfgs", "sgd"):
         raise ValueError(f"solver={solver!r}: expected 'lbfgs' or 'sgd'")
+    if not bool(feats.train.isfinite().all() and feats.test.isfinite().all()):
+        raise ValueError("a feature is no finite number: the encoder's training has diverged")
     classes = int(feats.train_labels.max()) + 1
     n, device = len(feats.train_labels), feats.train.device
     generator = torch.Generator().manual_seed(seed)
