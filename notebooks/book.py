@@ -122,10 +122,10 @@ def refresh(path: Path):
     """
     with tempfile.TemporaryDirectory() as temporary:
         given = os.environ.get("SIMLAB_RUNS")
-        runs = Path(given or temporary)
+        runs = Path(given or f"{temporary}/runs")
         empty = not runs.exists() or not any(runs.iterdir())
         os.environ["SIMLAB_RUNS"] = str(runs)
-        part = path.with_name(f".{path.name}")
+        part = Path(temporary, path.name)
         started = time.monotonic()
         try:
             with PeakMemory() as memory:
@@ -135,7 +135,6 @@ def refresh(path: Path):
             seconds = round(time.monotonic() - started)
             notebook = nbformat.read(part, as_version=4)
         finally:
-            part.unlink(missing_ok=True)
             if not given:
                 del os.environ["SIMLAB_RUNS"]
         if empty:
