@@ -15,7 +15,8 @@ from nbconvert.filters import markdown2html
 from simlab.runs import write_bytes
 
 SOURCE = Path(__file__).parent
-DOCS = {name: SOURCE.parent / "docs" / f"{name}.md" for name in ("glossary", "teaching", "settings")}
+TEXTS = ("glossary", "teaching", "settings", "command_line")
+DOCS = {name: SOURCE.parent / "docs" / f"{name}.md" for name in TEXTS}
 STYLE = """
 :root { color-scheme: light dark; font: 17px/1.5 system-ui, sans-serif; }
 body { max-width: 56rem; margin: 0 auto; padding: 0 1rem 3rem; }
@@ -118,7 +119,7 @@ def navigation(source: Path, places: dict[Path, str]) -> str:
             links.append(("Exercises", places[SOURCE / "exercises" / source.name]))
         if at + 1 < len(lessons):
             links.append((f"{short(lessons[at + 1])} →", places[lessons[at + 1]]))
-    links += [(name.capitalize(), places[path]) for name, path in DOCS.items() if path in places]
+    links += [(name.capitalize().replace("_", " "), places[path]) for name, path in DOCS.items() if path in places]
     folder = os.path.dirname(places.get(source, "index.html"))
     anchors = " ".join(
         f'<a href="{os.path.relpath(target, folder or ".")}">{html.escape(text)}</a>'
