@@ -331,7 +331,8 @@ def main():
     lines = ["# Comparing representations: time, memory, correctness", "",
              f"`python benchmarks/bench_similarity.py --rounds {args.rounds}` on {os.cpu_count()} "
              f"cores without a GPU, 2 threads in what is timed, torch {torch.__version__}, Python "
-             f"{platform.python_version()}.", ""]
+             f"{platform.python_version()}; load average of the machine before it began: "
+             f"{os.getloadavg()[0]:.1f}.", ""]
     head = ["| case | tool | forward passes alone, s | with the tool, s | ratio | ratio of CPU "
             "time | peak memory over the forward passes', MB |", "|---|---|---|---|---|---|---|"]
     if "time" in parts:
