@@ -119,7 +119,9 @@ def navigation(source: Path, places: dict[Path, str]) -> str:
             links.append(("Exercises", places[SOURCE / "exercises" / source.name]))
         if at + 1 < len(lessons):
             links.append((f"{short(lessons[at + 1])} →", places[lessons[at + 1]]))
-    links += [(name.capitalize().replace("_", " "), places[path]) for name, path in DOCS.items() if path in places]
+    for name, path in DOCS.items():
+        if path in places:
+            links.append((name.capitalize().replace("_", " "), places[path]))
     folder = os.path.dirname(places.get(source, "index.html"))
     anchors = " ".join(
         f'<a href="{os.path.relpath(target, folder or ".")}">{html.escape(text)}</a>'

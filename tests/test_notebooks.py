@@ -14,7 +14,7 @@ import papermill
 import pytest
 
 ROOT = Path(__file__).parent.parent
-NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
+NOTEBOOKS = sorted(p for p in (ROOT / "notebooks").rglob("*.ipynb") if "/." not in str(p))
 START = ROOT / "notebooks" / "00_start_here.ipynb"
 COURSE = [path for path in NOTEBOOKS if path.parent.name == "notebooks" and path != START]
 COURSES = json.loads((ROOT / "notebooks" / "course.json").read_text(encoding="utf-8"))

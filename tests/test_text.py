@@ -14,7 +14,7 @@ from simlab.config import RECIPES, PretrainConfig
 ROOT = Path(__file__).parent.parent
 TEXTS = sorted([
     *ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "data").glob("*.md"),
-    *(p for p in (ROOT / "notebooks").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts),
+    *(p for p in (ROOT / "notebooks").rglob("*.ipynb") if "/." not in str(p)),
 ])  # fmt: skip
 # words that the dictionary lacks: British spellings, names, terms
 LIST = (Path(__file__).parent / "words.txt").read_text(encoding="utf-8").split()
