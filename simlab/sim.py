@@ -26,6 +26,7 @@ the published code gives a number this gives the same one, for equal weights and
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import fnmatch
 import functools
@@ -277,10 +278,15 @@ def _observe(block: nn.Module, holder: nn.Module, inputs: Any, output: Any) -> N
     if x is None or y is None:
         raise TypeError(f"{label}: no floating tensor in {'inputs' if x is None else 'outputs'}")
     tx, ty, batch = _sample(*_align(x.detach(), y, holder, label), holder, label)  # [B n, K]
+    few = len(ty) < batch * _FEW
+    # Few tokens in full precision: standardising them makes noise of half precision's rounding.
     # y before x: in older torch autocast keeps weights as first cast, in no_grad without a graph.
-    zy = _predict(holder, ty, few=len(ty) < batch * _FEW)  # [B n, proj_dim]
-    with torch.no_grad():
-        zx = holder.proj_x(tx)
+    with torch.autocast(ty.device.type, enabled=False) if few else contextlib.nullcontext():
+        dtype = holder.predictor[0].weight.dtype
+        tx, ty = (t.to(dtype) if few else t for t in (tx, ty))
+        zy = _predict(holder, ty, few)  # [B n, proj_dim]
+        with torch.no_grad():
+            zx = holder.proj_x(tx)
     zy, zx = (z.unflatten(0, (batch, -1)) for z in (zy, zx))  # [B, n, proj_dim]
     loss = compute_sim_loss(zy, zx, holder.loss_type) * holder.loss_beta
     if torch._C._current_graph_task_id() == -1:  # else a checkpoint repeats a forward in backward
@@ -501,8 +507,11 @@ def _match(model: nn.Module, layers: Any) -> dict[str, nn.Module]:
         hits = {name for name, module in modules.items() if _fits(item, name, module)}
         if not hits:
             label = getattr(item, "__name__", item)
-            raise ValueError(f"attach_sim: {label!r} matches nothing in this {type(model).__name__}"
-                             f" of {', '.join(types)}" + _nearest(label, [*modules, *types]))
+            blocks = [name for name, m in modules.items() if name and any(m.children())]
+            raise ValueError(
+                f"attach_sim: {label!r} matches nothing in this {type(model).__name__} of "
+                + ", ".join(types) + (_nearest(label, [*blocks, *modules, *types])
+                                      or f"; its blocks are {', '.join(blocks[:12])}"))
         found |= hits
     if not found:
         raise ValueError("attach_sim: layers is empty")

@@ -727,6 +727,21 @@ def test_state_dict_round_trip_gives_the_same_loss(build):
     assert torch.equal(two_steps(a, x), two_steps(b, x))
 
 
+@pytest.mark.parametrize("side, dtype", [(3, torch.float32), (16, torch.bfloat16)])
+def test_under_autocast_few_tokens_are_projected_in_full_precision(monkeypatch, side, dtype):
+    # two tokens that are nearly equal: divided by their tiny spread, bfloat16's rounding is the loss
+    seen, model = [], nn.Sequential(nn.Conv2d(4, 4, 3, padding=1))
+    loss = sys.modules["simlab.sim"].compute_sim_loss
+    monkeypatch.setattr("simlab.sim.compute_sim_loss",
+                        lambda y, x, kind: seen.append((y.dtype, x.dtype)) or loss(y, x, kind))
+    attach_sim(model, "0")
+    with torch.autocast("cpu", torch.bfloat16):
+        model(torch.randn(4, 4, side, side))
+    compute_loss_sim(model).backward()
+    assert seen == [(dtype, dtype)]
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
 def test_autocast_gives_every_projection_its_gradient():
     model, x = attached(), torch.randn(2, 6, 16, 16)
     torch.manual_seed(1)
@@ -843,6 +858,7 @@ def test_nothing_matched_is_an_error_with_near_misses_that_leaves_the_model_alon
     for wrong, hint in (("layer5.0", "did you mean 'layer"), ("BasicBlok", "'BasicBlock'"),
                         (Bottleneck, "'Bottleneck' matches nothing.*BasicBlock"),
                         (["layer1.0", "laier1.1"], "'laier1.1'.*'layer1.1'"), ([], "empty"),
+                        ("stages.*", "its blocks are layer1, layer1.0,"),
                         (3, "expected a name"), (lambda n, m: False, "lambda.*matches nothing")):
         with pytest.raises(ValueError, match=hint):
             attach_sim(model, wrong)
