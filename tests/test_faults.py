@@ -175,7 +175,8 @@ def streamed(folder):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
     config = PretrainConfig(**SMALL | {"view_size": 32, "image_size": 128})
-    small = from_arrays(torch.randint(0, 256, (64, 3, 128, 128), dtype=torch.uint8))
+    images = torch.randint(0, 256, (664, 3, 128, 128), dtype=torch.uint8)
+    small = from_arrays(images[:64], None, images[64:])  # a whole batch for the measures, 32 MB
     pretrain(config, small, folder=f"{folder}/runs", progress=False)
     before = peak()
     pictures = load_folder(f"{folder}/pictures", 128, fits=0)
