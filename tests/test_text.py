@@ -67,6 +67,13 @@ def test_a_broken_link_is_found(tmp_path):
     assert [w.split(":")[0] for w in wrong_links(tmp_path / "a.md")] == ["b.md#other", "c.md"]
 
 
+def test_the_lessons_plans_fill_their_time():
+    text = (ROOT / "docs" / "teaching.md").read_text(encoding="utf-8")
+    one, two = (sum(map(int, re.findall(r"^\| (\d+) \|", part, re.MULTILINE)))
+                for part in re.split(r"^## ", text, flags=re.MULTILINE)[1:3])  # fmt: skip
+    assert one == 45 and two == 90 - (45 - 10), "the second plan leaves out the vote of ten minutes"
+
+
 def test_places_named_in_the_teachers_page_exist():
     """A heading in quotation marks after a link to a notebook is one of that notebook."""
     text = (ROOT / "docs" / "teaching.md").read_text(encoding="utf-8")
