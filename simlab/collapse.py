@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 
 from .names import near
 
-# Thresholds, between what was measured in tests/data/collapse_runs.json (see there for the runs):
+# Thresholds, between what was measured; the runs are in notebooks/tables/collapse_*.csv:
 COMPLETE_STD_RATIO = 0.10  # std over 1/sqrt(d)
 DIMENSIONAL_PARTICIPATION = 2.2  # nearly all variance in two directions, and
 DIMENSIONAL_RANK_RATIO = 0.10  # little beside it: effective rank over min(N, D)
