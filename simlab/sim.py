@@ -281,7 +281,9 @@ def _observe(block: nn.Module, holder: nn.Module, inputs: Any, output: Any) -> N
     few = len(ty) < batch * _FEW
     # Few tokens in full precision: standardising them makes noise of half precision's rounding.
     # y before x: in older torch autocast keeps weights as first cast, in no_grad without a graph.
-    with torch.autocast(ty.device.type, enabled=False) if few else contextlib.nullcontext():
+    kind = ty.device.type
+    few = few and torch.amp.is_autocast_available(kind)
+    with torch.autocast(kind, enabled=False) if few else contextlib.nullcontext():
         dtype = holder.predictor[0].weight.dtype
         tx, ty = (t.to(dtype) if few else t for t in (tx, ty))
         zy = _predict(holder, ty, few)  # [B n, proj_dim]

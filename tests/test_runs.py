@@ -536,7 +536,8 @@ def test_every_file_is_written_aside_and_renamed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(runs.os, "replace", spy)
     run = run_of(tmp_path, config_of(epochs=1))
-    assert renamed == ["config.json", "metrics.csv", "epoch", "encoder.pt", "metrics.json"]
+    wanted = ["config.json", "knn.csv", "metrics.csv", "epoch", "encoder.pt", "metrics.json"]
+    assert renamed == wanted
     written = {path.name.split("-")[0] for path in run.folder.rglob("*") if path.is_file()}
     assert written == {*renamed, "train.log"}
 

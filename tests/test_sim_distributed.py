@@ -78,7 +78,9 @@ def test_two_processes_train_as_one_that_averages_their_gradients(tmp_path):
     start = build().state_dict()
     for name, value in model.state_dict().items():
         assert torch.equal(states[0][name], states[1][name]), name
-        torch.testing.assert_close(states[0][name], value, rtol=1e-4, atol=1e-5, msg=name)
+        # norm_mse takes a constant out of the prediction: this bias' gradient is rounding alone
+        atol = 1e-2 if name.endswith("predictor.0.bias") else 1e-5
+        torch.testing.assert_close(states[0][name], value, rtol=1e-4, atol=atol, msg=name)
         if "weight" in name:
             assert not torch.equal(value, start[name]), f"{name} was not trained"
 
