@@ -2,6 +2,7 @@
 features made to collapse in known ways."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -313,3 +314,56 @@ def test_the_training_loop_is_warned_only_when_loss_and_std_both_go():
 
 def test_the_warning_comes_before_the_verdict():
     assert C.COMPLETE_STD_RATIO < C.WARN_STD_RATIO
+
+
+# -- measured runs ---------------------------------------------------------------------------------
+
+TABLES = Path(__file__).parent.parent / "notebooks" / "tables"
+# what was taken away; every other run of the tables learned something
+COLLAPSED = {
+    "no predictor, no BatchNorm": "complete",
+    "no stop-gradient, no BatchNorm": "complete",
+    "no stop-gradient, no BatchNorm, weight decay x10": "complete",
+    "no predictor, BatchNorm": "dimensional",
+    "no stop-gradient, BatchNorm": "dimensional",
+    "fixed predictor, BatchNorm": "dimensional",
+    "fixed predictor, no BatchNorm": "dimensional",
+    "neither": "dimensional",
+    "weight decay x10": "dimensional",
+}
+
+
+def measured_runs():
+    for path in sorted(TABLES.glob("collapse_*.csv")):
+        table = pd.read_csv(path, comment="#")
+        for (setting, seed), history in table.groupby(["setting", "seed"], sort=False):
+            yield path.stem, setting, seed, history.reset_index()
+
+
+def test_the_diagnosis_misses_no_measured_run_and_raises_no_false_alarm():
+    wrong, kinds = [], []
+    for part, setting, seed, history in measured_runs():
+        expected, kind = COLLAPSED.get(setting, "healthy"), C.diagnose(history).kind
+        kinds.append((setting, expected))
+        if kind != expected:
+            wrong.append((part, setting, seed, kind))
+    assert not wrong
+    assert len(set(kinds)) >= 16 and {k for _, k in kinds} == {"healthy", "complete", "dimensional"}
+
+
+def test_measured_runs_that_learned_are_told_from_collapsed_ones_by_their_neighbours_as_well():
+    """The labels above are no opinion: kNN accuracy over the untrained encoder's agrees."""
+    gain = {"healthy": [], "collapsed": []}
+    for part, setting, _, history in measured_runs():
+        if part == "collapse_switches":
+            last = history.iloc[-1]
+            group = "collapsed" if setting in COLLAPSED else "healthy"
+            gain[group].append(last["knn"] - last["knn_random"])
+    assert min(gain["healthy"]) > 0 and np.mean(gain["healthy"]) > np.mean(gain["collapsed"]) + 0.04
+
+
+def test_complete_collapse_has_the_least_loss_and_leaves_neighbours_of_the_untrained_encoder():
+    runs = [h for _, setting, _, h in measured_runs() if setting == "no stop-gradient, no BatchNorm"]
+    last = pd.concat([h.tail(1) for h in runs])
+    assert len(last) >= 3 and (last["std_ratio"] < 0.1).all() and (last["loss"] < -0.99).all()
+    assert last["knn"].mean() < last["knn_random"].mean() + 0.03
