@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.spatial.distance import squareform
-from scipy.stats import rankdata
 from torch import Tensor
 
 from . import gram as g
@@ -259,6 +257,9 @@ def geometry(x: Any, y: Any, metric: str) -> tuple[Representation, Representatio
 
 def rank_matrix(rep: Representation) -> Tensor:
     """[n, n] ranks of the distances between samples (ties share one), their mean taken off."""
+    from scipy.spatial.distance import squareform  # loading them takes a second
+    from scipy.stats import rankdata
+
     gram = rep.gram
     ranks = rankdata(squareform(g.squared_distances(gram).cpu().numpy(), checks=False))
     return torch.from_numpy(squareform(ranks - ranks.mean())).to(gram)
