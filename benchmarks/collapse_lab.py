@@ -55,7 +55,7 @@ PARTS = {
         },
     },
     "cifar": {"SimSiam": {"method": "simsiam"}, "SimCLR": {"method": "simclr"}},
-    # one of a kind, for tests of the diagnosis
+    # one of a kind, for tests of the diagnosis; neither: no stop-gradient and no predictor
     "others": {
         "batch 16": {"batch_size": 16}, "learning rate x4": {"lr": 2.0},
         "narrow z": {"proj_dim": 32, "pred_dim": 16},
