@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import normalize
 
 FLOOR = 1e-12  # least norm to divide by
 _TORCH = {f"{ours}_{kind[0]}{i + 1}": f"{theirs}.{2 * i}.{kind}"  # proj_w1: projector.0.weight
@@ -27,20 +27,23 @@ _TORCH = {f"{ours}_{kind[0]}{i + 1}": f"{theirs}.{2 * i}.{kind}"  # proj_w1: pro
 Vectors = Tensor | np.ndarray | list
 
 
-class VectorSimSiamError(ValueError):
-    """Whatever this module refuses."""
-
-
-class InvalidParameter(VectorSimSiamError):
+class InvalidParameter(ValueError):
     """A value that cannot be used."""
 
 
-class DimensionMismatch(VectorSimSiamError):
+class DimensionMismatch(ValueError):
     """A wrong length; `expected` and `got` hold the two numbers."""
 
     def __init__(self, expected: int, got: int, what: str = "vector length"):
         super().__init__(f"{what}: expected {expected}, got {got}")
         self.expected, self.got = expected, got
+
+
+def _whole(name: str, value: int, least: int) -> int:
+    """The value as an int, or InvalidParameter."""
+    if not isinstance(value, (int, np.integer)) or value < least:
+        raise InvalidParameter(f"{name} must be an integer >= {least}, got {value!r}")
+    return int(value)
 
 
 class LcgRng:
@@ -49,9 +52,7 @@ class LcgRng:
     The same numbers on every machine and in every language; for teaching, not for statistics."""
 
     def __init__(self, seed: int):
-        if not isinstance(seed, (int, np.integer)):
-            raise InvalidParameter(f"seed must be an integer, got {seed!r}")
-        self.state = (int(seed) + 1) % 2**64
+        self.state = (_whole("seed", seed, -(2**63)) + 1) % 2**64
 
     def __repr__(self) -> str:
         return f"LcgRng(state={self.state})"
@@ -79,9 +80,7 @@ class LcgRng:
 
     def next_usize(self, n: int) -> int:
         """An integer in [0, n), by remainder."""
-        if n < 1:
-            raise InvalidParameter(f"next_usize needs n >= 1, got {n}")
-        return self.next_u32() % n
+        return self.next_u32() % _whole("n", n, 1)
 
     def shuffle(self, items: Vectors) -> None:
         """Fisher-Yates, in place, along the first axis."""
@@ -104,22 +103,17 @@ class VectorSimSiamConfig:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if not isinstance(value, (int, np.integer)) or value < 1:
-                raise InvalidParameter(f"{name} must be an integer >= 1, got {value!r}")
+            _whole(name, value, 1)
 
 
 def _read(x: Vectors, length: int) -> np.ndarray:
     """x as float32 [D] or [N, D], checked."""
-    try:
-        a = np.asarray(x.detach().float().cpu() if isinstance(x, Tensor) else x, np.float32)
-    except (TypeError, ValueError) as error:
-        raise InvalidParameter(f"expected numbers [D] or [N, D]: {error}") from None
-    if a.ndim not in (1, 2) or (a.ndim == 2 and not len(a)):
-        raise InvalidParameter(f"expected a vector [D] or a batch [N, D], got shape {a.shape}")
+    a = np.asarray(x.detach().float().cpu() if isinstance(x, Tensor) else x, np.float32)
+    if a.ndim not in (1, 2) or not len(np.atleast_2d(a)) or not np.isfinite(a).all():
+        raise InvalidParameter("expected a vector [D] or a batch [N, D] of finite numbers, got "
+                               f"shape {a.shape}, {np.isfinite(a).sum()} finite")
     if a.shape[-1] != length:
         raise DimensionMismatch(length, a.shape[-1])
-    if not np.isfinite(a).all():
-        raise InvalidParameter("the vector has NaN or infinity (in float32)")
     return a
 
 
@@ -143,18 +137,17 @@ class VectorSimSiam:
 
     def __init__(self, config: VectorSimSiamConfig, rng: LcgRng):
         self.config = c = config
-        shapes = {"proj_1": (c.d_projector, c.d_encoder), "proj_2": (c.d_out, c.d_projector),
-                  "pred_1": (c.d_predictor, c.d_out), "pred_2": (c.d_out, c.d_predictor)}
         self.weights: dict[str, np.ndarray] = {}
-        for name, (fan_out, fan_in) in shapes.items():
+        for layer, fan_in, fan_out in (
+                ("proj_{}1", c.d_encoder, c.d_projector), ("proj_{}2", c.d_projector, c.d_out),
+                ("pred_{}1", c.d_out, c.d_predictor), ("pred_{}2", c.d_predictor, c.d_out)):
             scale = np.sqrt(np.float32(2) / np.float32(fan_in))
-            self.weights[name.replace("_", "_w")] = rng.fill_normal((fan_out, fan_in)) * scale
-            self.weights[name.replace("_", "_b")] = np.zeros(fan_out, np.float32)
+            self.weights[layer.format("w")] = rng.fill_normal((fan_out, fan_in)) * scale
+            self.weights[layer.format("b")] = np.zeros(fan_out, np.float32)
 
     def __repr__(self) -> str:
-        c, count = self.config, sum(w.size for w in self.weights.values())
-        return (f"VectorSimSiam(project {c.d_encoder} -> {c.d_projector} -> {c.d_out}, "
-                f"predict {c.d_out} -> {c.d_predictor} -> {c.d_out}, {count:,} parameters)")
+        count = sum(w.size for w in self.weights.values())
+        return f"VectorSimSiam({self.config}, {count:,} parameters)"
 
     def copy(self) -> "VectorSimSiam":
         """An independent copy."""
@@ -167,14 +160,14 @@ class VectorSimSiam:
         """Length of z and p."""
         return self.config.d_out
 
-    def _head(self, head: str, x: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Input, hidden layer before ReLU and output before the norm: what `_back` needs."""
+    def _head(self, head: str, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Hidden layer before ReLU [..., hidden], and output before the norm [..., d_out]."""
         w = self.weights
         hidden = x @ w[f"{head}_w1"].T + w[f"{head}_b1"]
-        return x, hidden, np.maximum(hidden, 0) @ w[f"{head}_w2"].T + w[f"{head}_b2"]
+        return hidden, np.maximum(hidden, 0) @ w[f"{head}_w2"].T + w[f"{head}_b2"]
 
     def _apply(self, head: str, x: np.ndarray) -> np.ndarray:
-        v = self._head(head, x)[-1]
+        v = self._head(head, x)[1]
         return v / _norm(v)
 
     def project(self, x: Vectors) -> Vectors:
@@ -185,19 +178,20 @@ class VectorSimSiam:
         """Projections z [..., d_out] to unit vectors p [..., d_out]."""
         return _like(z, self._apply("pred", _read(z, self.d_out)))
 
-    def _views(self, *views: Vectors) -> list[np.ndarray]:
-        a, b = arrays = [np.atleast_2d(_read(x, self.config.d_encoder)) for x in views]
+    def _both(self, x1: Vectors, x2: Vectors) -> np.ndarray:
+        """The two views one below the other: [2N, D]; row i's other view is i + N, mod 2N."""
+        a, b = (np.atleast_2d(_read(x, self.config.d_encoder)) for x in (x1, x2))
         if len(a) != len(b):
             raise DimensionMismatch(len(a), len(b), "vectors in view 2")
-        return arrays
+        return np.concatenate([a, b])
 
     def loss(self, x1: Vectors, x2: Vectors) -> float:
         """-(p1.z2 + p2.z1) / 2 of two views [D], or its mean over [N, D]; from -1 to 1.
 
         SimSiam eq. 1-4. Stop-gradient does not change the value."""
-        z1, z2 = (self._apply("proj", x) for x in self._views(x1, x2))
-        p1, p2 = self._apply("pred", z1), self._apply("pred", z2)
-        return float(-(p1 * z2 + p2 * z1).sum(1).mean() / 2)
+        z = self._apply("proj", self._both(x1, x2))  # [2N, d_out]
+        p = self._apply("pred", z)
+        return float(-(p * np.roll(z, len(z) // 2, 0)).sum(1).mean())
 
     def set_identity_predictor(self) -> None:
         """Make predict(z) = z for unit z, so that loss(x, x) = -1: z = relu(z) - relu(-z).
@@ -206,47 +200,43 @@ class VectorSimSiam:
         if self.config.d_predictor != 2 * self.d_out:
             raise InvalidParameter("the identity predictor needs d_predictor = 2 d_out = "
                                    f"{2 * self.d_out}, got {self.config.d_predictor}")
-        w = np.concatenate([np.eye(self.d_out), -np.eye(self.d_out)]).astype(np.float32)
-        self.weights |= {"pred_w1": w, "pred_b1": np.zeros(len(w), np.float32),
-                         "pred_w2": w.T.copy(), "pred_b2": np.zeros(self.d_out, np.float32)}
+        eye, zeros = np.eye(self.d_out, dtype=np.float32), np.zeros(self.d_out, np.float32)
+        self.weights |= {"pred_w1": np.vstack([eye, -eye]), "pred_b1": np.hstack([zeros, zeros]),
+                         "pred_w2": np.hstack([eye, -eye]), "pred_b2": zeros}
 
-    def _back(self, head: str, cache: tuple[np.ndarray, ...], g: np.ndarray,
-              grads: dict[str, np.ndarray]) -> np.ndarray:
-        """Add the head's weight gradients to grads, given g = dL/d(output); return dL/d(input)."""
-        x, hidden, v = cache
-        norm = _norm(v)
+    def _back(self, head: str, x: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, dict]:
+        """From g = dL/d(output) of the head at x to dL/dx and the gradients of its four weights."""
+        hidden, v = self._head(head, x)
+        norm, grads = _norm(v), {}
         u = v / norm
         # u = v/|v| only turns: the part of g along u is lost. Under the floor u is linear in v.
         g = np.where(norm > FLOOR, g - u * (u * g).sum(1, keepdims=True), g) / norm
-        for i, below in (("2", np.maximum(hidden, 0)), ("1", x)):
-            grads[f"{head}_w{i}"] += g.T @ below
-            grads[f"{head}_b{i}"] += g.sum(0)
+        for i, below in ((2, np.maximum(hidden, 0)), (1, x)):
+            grads |= {f"{head}_w{i}": g.T @ below, f"{head}_b{i}": g.sum(0)}
             g = g @ self.weights[f"{head}_w{i}"]
-            g = g * (hidden > 0) if i == "2" else g  # through the ReLU
-        return g
+            g = g * (hidden > 0) if i == 2 else g  # through the ReLU
+        return g, grads
 
     def gradients(self, x1: Vectors, x2: Vectors, stop_gradient: bool = True) -> dict:
         """dL/dw for the eight weights (NumPy), and dL/dx as "x1", "x2" (kind and shape of x1, x2).
 
         With stop-gradient z1 learns through p1 only; without it L pulls at z2 in p1.z2 as well."""
-        views = self._views(x1, x2)
-        grads = {name: np.zeros_like(w) for name, w in self.weights.items()}
-        z = [self._apply("proj", x) for x in views]
-        p = [self._apply("pred", zi) for zi in z]
-        half = -0.5 / len(z[0])  # L = -(p1.z2 + p2.z1) / 2, mean over N
-        for i, x in enumerate((x1, x2)):
-            g = self._back("pred", self._head("pred", z[i]), half * z[1 - i], grads)  # through p_i
-            if not stop_gradient:
-                g = g + half * p[1 - i]  # through z_i, the other view's target
-            g = self._back("proj", self._head("proj", views[i]), g, grads)
-            grads[f"x{i + 1}"] = _like(x, g[0] if np.ndim(x) == 1 else g)
+        x = self._both(x1, x2)  # [2N, D]
+        z = self._apply("proj", x)
+        g, grads = self._back("pred", z, -np.roll(z, len(x) // 2, 0) / len(x))  # through p
+        if not stop_gradient:  # through z, the other view's target
+            g = g - np.roll(self._apply("pred", z), len(x) // 2, 0) / len(x)
+        g, below = self._back("proj", x, g)
+        grads |= below
+        for name, view, own in zip(("x1", "x2"), (x1, x2), np.split(g, 2), strict=True):
+            grads[name] = _like(view, own[0] if np.ndim(view) == 1 else own)
         return grads
 
     def to_torch(self) -> "TorchHeads":
         """The same heads as an nn.Module with copies of the weights; draws no random numbers."""
         with torch.device("meta"):
             heads = TorchHeads(self.config)
-        state = {_TORCH[name]: torch.tensor(w) for name, w in self.weights.items()}
+        state = {theirs: torch.tensor(self.weights[name]) for name, theirs in _TORCH.items()}
         heads.load_state_dict(state, assign=True)
         return heads
 
@@ -254,24 +244,16 @@ class VectorSimSiam:
     def from_torch(cls, module: nn.Module) -> "VectorSimSiam":
         """Copy the weights of a module whose `projector` and `predictor` are Linear-ReLU-Linear.
 
-        Raises InvalidParameter on other layers (BatchNorm has no place here) or missing biases,
-        DimensionMismatch if the predictor does not lead from the projector's output to itself."""
-        linears = []
-        for name in ("projector", "predictor"):
-            layers = list(getattr(module, name, None) or [])
-            kinds = [type(layer).__name__ for layer in layers]
-            if kinds != ["Linear", "ReLU", "Linear"] or any(m.bias is None for m in layers[::2]):
-                raise InvalidParameter(f"{name} must be Linear, ReLU, Linear with bias, got {kinds}")
-            linears += layers[::2]
-        sizes = [(m.in_features, m.out_features) for m in linears]
-        (d_encoder, d_projector), (_, d_out), (d_in, d_predictor), (_, d_back) = sizes
-        for got in (d_in, d_back):
-            if got != d_out:
-                raise DimensionMismatch(d_out, got, "predictor's input and output")
-        config = VectorSimSiamConfig(d_encoder, d_projector, d_predictor, d_out)
-        model, state = cls(config, LcgRng(0)), module.state_dict()  # what was drawn is replaced
-        model.weights = {name: state[key].detach().float().cpu().numpy().copy()
-                         for name, key in _TORCH.items()}
+        Raises InvalidParameter on other layers (BatchNorm has no place here), missing biases, or a
+        predictor that does not lead from the projector's output to itself."""
+        first, last, hidden = module.projector[0], module.projector[-1], module.predictor[0]
+        model = cls(VectorSimSiamConfig(first.in_features, first.out_features,
+                                        hidden.out_features, last.out_features), LcgRng(0))
+        for name, expected in model.to_torch().named_children():
+            if repr(got := getattr(module, name)) != repr(expected):
+                raise InvalidParameter(f"{name}: expected {expected}, got {got}")
+        model.weights = {name: module.get_parameter(theirs).detach().float().cpu().numpy().copy()
+                         for name, theirs in _TORCH.items()}  # instead of what was drawn
         return model
 
 
@@ -281,21 +263,18 @@ class TorchHeads(nn.Module):
     def __init__(self, config: VectorSimSiamConfig):
         super().__init__()
         c = config
-        self.projector = nn.Sequential(nn.Linear(c.d_encoder, c.d_projector), nn.ReLU(),
-                                       nn.Linear(c.d_projector, c.d_out))
-        self.predictor = nn.Sequential(nn.Linear(c.d_out, c.d_predictor), nn.ReLU(),
-                                       nn.Linear(c.d_predictor, c.d_out))
+        self.projector, self.predictor = (
+            nn.Sequential(nn.Linear(d_in, hidden), nn.ReLU(), nn.Linear(hidden, c.d_out))
+            for d_in, hidden in ((c.d_encoder, c.d_projector), (c.d_out, c.d_predictor)))
 
     def project(self, x: Tensor) -> Tensor:
-        return F.normalize(self.projector(x), dim=-1, eps=FLOOR)
+        return normalize(self.projector(x), dim=-1, eps=FLOOR)
 
     def predict(self, z: Tensor) -> Tensor:
-        return F.normalize(self.predictor(z), dim=-1, eps=FLOOR)
+        return normalize(self.predictor(z), dim=-1, eps=FLOOR)
 
     def forward(self, x1: Tensor, x2: Tensor, stop_gradient: bool = True) -> Tensor:
         """The loss of views [D] or [N, D], a scalar."""
-        z1, z2 = self.project(x1), self.project(x2)
-        p1, p2 = self.predict(z1), self.predict(z2)
-        if stop_gradient:
-            z1, z2 = z1.detach(), z2.detach()
-        return -((p1 * z2).sum(-1) + (p2 * z1).sum(-1)).mean() / 2
+        z = self.project(torch.stack([x1, x2]))  # [2, (N,) d_out]
+        target = z.detach() if stop_gradient else z
+        return -(self.predict(z) * target.flip(0)).sum(-1).mean()
