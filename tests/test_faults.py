@@ -76,7 +76,7 @@ def start(folder, epochs, processes=1, restarts=0):
 
 
 def kill_and_go_on(folder, kills, processes, seed):
-    """Kill one of the run's processes `kills` times at random moments, then let it finish."""
+    """Kill `kills` times at random moments, one of several processes or all, then let it finish."""
     draw, epochs = random.Random(seed), 8 * kills
     training = start(folder, epochs, processes, kills)
     for number in range(kills):
@@ -86,15 +86,15 @@ def kill_and_go_on(folder, kills, processes, seed):
             assert training.poll() is None, "it ended before it was killed"
             time.sleep(0.02)
         time.sleep(draw.uniform(0, 3 if early else 0.6))
-        if processes == 1:
-            training.kill()
-            training.wait()
-            training = start(folder, epochs)
-        else:
-            own = [p for p in psutil.Process(training.pid).children() if "python" in p.name()]
-            if own:
-                draw.choice(own).send_signal(signal.SIGKILL)
+        workers = [p for p in psutil.Process(training.pid).children() if "python" in p.name()]
+        if processes > 1 and workers and number % 3 < 2:  # torchrun starts all of them again
+            draw.choice(workers).send_signal(signal.SIGKILL)
             time.sleep(0.2)  # until torchrun has seen it
+        else:  # nobody is left, as when the machine goes down
+            for process in (training, *workers):
+                process.kill()
+            training.wait()
+            training = start(folder, epochs, processes, kills)
     assert training.wait(timeout=300) == 0
 
 
@@ -102,6 +102,7 @@ def kill_and_go_on(folder, kills, processes, seed):
     ("processes", "kills"),
     [
         (1, 3),
+        pytest.param(2, 3, marks=pytest.mark.distributed),
         pytest.param(1, 20, marks=pytest.mark.slow),
         pytest.param(2, 20, marks=[pytest.mark.slow, pytest.mark.distributed]),
     ],
