@@ -18,7 +18,9 @@ from .names import near
 from .sim import LOSS_TYPES, SAMPLING_TYPES
 
 # fields that say where and how a run is computed and shown, not what it computes
-NOT_IDENTITY = frozenset({"device", "threads", "data_folder", "download", "keep_checkpoints"})
+NOT_IDENTITY = frozenset(
+    {"device", "threads", "data_folder", "download", "log_every", "keep_checkpoints"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,15 +35,15 @@ class TrainConfig:
     stem: str = "auto"  # a ResNet's first layer: small, large; auto: small up to 64 pixels
     augment: str = "auto"  # a recipe's name, then changes: "simclr blur=0 crop_min=0.2"
     view_size: int = 0  # side of the augmented views in pixels; 0: three quarters of the picture's
-    epochs: int = 14
+    epochs: int = 14  # passes over the pictures
     batch_size: int = 64  # of all processes together, for one step of the optimizer
     accumulate: int = 1  # parts of a batch that are computed one after the other, to save memory
     lr: float = 0.5  # for 256 pictures; what is used is lr * batch_size / 256
     optimizer: str = "sgd"  # sgd, adam, adamw, rmsprop, lars
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
+    momentum: float = 0.9  # of sgd, lars and rmsprop; the first beta of adam and adamw
+    weight_decay: float = 5e-4  # of every weight; with lars not of biases and BatchNorm
     schedule: str = "cosine"  # constant, step, multistep, cosine
-    warmup_epochs: float = 0.0
+    warmup_epochs: float = 0.0  # epochs over which the rate rises in a line, with every schedule
     decay_every: int = 30  # step: epochs between two decays
     milestones: str = "0.6,0.8"  # multistep: shares of the run after which the rate decays
     decay: float = 0.1  # step, multistep: factor of each decay
@@ -51,10 +53,11 @@ class TrainConfig:
     sim_sampling: str = "v0"  # v0, v1, v2: how SIM chooses them
     sim_loss: str = "norm_mse"  # cos, kl, smooth_l1, mse, norm_mse
     precision: str = "auto"  # float32, bfloat16, float16; auto: what the device is fast at
-    seed: int = 0
+    seed: int = 0  # of the first weights, the order, the views
     device: str = "auto"  # cpu, cuda, cuda:1, mps
     threads: int = 0  # 0: leave torch's number
-    keep_checkpoints: int = 3  # newest ones, beside the best
+    log_every: int = 100  # steps between two lines in train.log; 0: a line an epoch alone
+    keep_checkpoints: int = 3  # newest ones, beside the best and those of epochs 1, 2, 4, 8, ...
 
     def __post_init__(self):
         check_types(self)
@@ -62,7 +65,7 @@ class TrainConfig:
             _at_least(self, name, 1)
         for name in ("lr", "weight_decay", "warmup_epochs", "decay", "seed", "sim_beta", "sim_tokens"):
             _at_least(self, name, 0)
-        for name in ("image_size", "view_size", "threads"):
+        for name in ("image_size", "view_size", "threads", "log_every"):
             _at_least(self, name, 0)
         if self.seed >= 2**32:
             raise ValueError(f"seed={self.seed}: expected less than 2**32")
@@ -82,20 +85,20 @@ class TrainConfig:
 class PretrainConfig(TrainConfig):
     """Self-supervised pretraining. The defaults suit the scattered pictures and two CPU cores."""
 
-    method: str = "simsiam"  # or simclr
-    weight_decay: float = 1e-3  # three times as much and the default run learns nothing
+    method: str = "simsiam"  # simsiam, simclr
+    weight_decay: float = 1e-3  # of every weight; at 3e-3 the default run learns nothing
     temperature: float = 0.5  # of SimCLR's loss
-    proj_layers: int = 0  # 0: 2 up to 64 pixels, else 3
-    proj_dim: int = 512  # 2048 in the paper
-    pred_dim: int = 256  # 512 in the paper
-    predictor: str = "mlp"  # none and fixed are for the collapse lab
-    head_bn: str = "all"  # hidden and none are for the collapse lab
-    stop_gradient: bool = True
+    proj_layers: int = 0  # of the projector; 0: 2 up to 64 pixels, else 3
+    proj_dim: int = 512  # width of the projector; 2048 in the paper
+    pred_dim: int = 256  # width within the predictor; 512 in the paper
+    predictor: str = "mlp"  # mlp; none and fixed are for the collapse lab
+    head_bn: str = "all"  # which layers of the heads have BatchNorm: all; hidden, none for the lab
+    stop_gradient: bool = True  # off for the collapse lab
     fix_pred_lr: bool = True  # the predictor's learning rate does not decay (paper, 4.2)
     pred_lr: float = 10.0  # the predictor's rate as a multiple of the others'; 1 in the paper
     monitor_every: int = 5  # epochs between two kNN measurements; the last epoch has one as well
-    knn_k: int = 200
-    knn_temperature: float = 0.1
+    knn_k: int = 200  # neighbours that vote
+    knn_temperature: float = 0.1  # of their votes
 
     def __post_init__(self):
         super().__post_init__()
@@ -116,7 +119,7 @@ class SupervisedConfig(TrainConfig):
     """Supervised training of the same encoder with the same augmentation: the yardstick."""
 
     labels: int = 0  # number of labelled training pictures, as many of each class; 0: all
-    lr: float = 0.2
+    lr: float = 0.2  # for 256 pictures; what is used is lr * batch_size / 256
 
     def __post_init__(self):
         super().__post_init__()

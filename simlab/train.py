@@ -26,6 +26,7 @@ from .models import build_encoder
 from .optim import build_optimizer, set_rate
 from .runs import Run, claim
 from .sim import detach_sim
+from .steplog import StepLog
 from .tasks import Pretraining, Supervised, refuse_nan
 
 CHECK_EVERY = 20  # steps between two looks at the loss; each look waits for the device
@@ -103,7 +104,9 @@ def fit(
             order = order.to(device)  # once: a copy at every step would wait for the device
             total = torch.zeros(len(task.losses), device=device)
             own_size = batch_size // parts // distributed.world()
-            for part, (index, images) in enumerate(pictures.batches(order, own_size), 1):
+            told = StepLog(epoch + 1, steps, (config.epochs - epoch) * steps)
+            batches = told.waiting(pictures.batches(order, own_size))
+            for part, (index, images) in enumerate(batches, 1):
                 with autocast(config.precision, device):
                     losses = task.batch_losses(index, images, generator)  # [1], [2] with SIM
                 scaler.scale(losses.sum() / parts).backward()
@@ -120,6 +123,8 @@ def fit(
                     where = f"by step {step + 1} of epoch {epoch + 1}, at a rate of {rate:.3g}"
                     refuse_nan([total, *network.parameters(), *network.buffers()], where)
                     bar.set_postfix_str(_short(history[-1:], total[0] / (step + 1)), refresh=False)
+                if config.log_every and (step + 1) % config.log_every == 0:
+                    run.log(told.line(step + 1, total[0]))
                 bar.update(batch_size)
             distributed.average([total])
             means = (total / steps).tolist()
