@@ -40,10 +40,14 @@ def png(figure: Figure) -> str:
 def new_figure(
     columns: int = 1, rows: int = 1, width: float = 9.0, height: float = 3.2
 ) -> tuple[Figure, np.ndarray]:
-    """A white figure of `width` x `height` inches and its axes [rows, columns]."""
+    """A white figure of `width` x `height` inches and its axes [rows, columns].
+
+    Lines that are given no colour and dashes get those of the palette.
+    """
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     axes = figure.subplots(rows, columns, squeeze=False)
     for ax in axes.flat:
+        ax.set_prop_cycle(color=PALETTE[1:], linestyle=DASHES[:-1])
         ax.tick_params(labelsize=FONT - 2)
         ax.spines[["top", "right"]].set_visible(False)
     return figure, axes
@@ -55,39 +59,31 @@ def label(ax: Axes, title: str = "", x: str = "", y: str = ""):
     ax.set_ylabel(y, fontsize=FONT)
 
 
-def draw_picture(ax: Axes, picture: Tensor, title: str = "", frame: str = ""):
-    """One picture [C, H, W], uint8 or float in 0 .. 1, without axes; `frame` is a colour."""
-    array = picture.detach().cpu().numpy()
-    top = 255 if array.dtype == np.uint8 else 1
-    if array.shape[0] == 1:
-        ax.imshow(array[0], cmap="gray", vmin=0, vmax=top)
-    else:
-        ax.imshow(np.clip(array.transpose(1, 2, 0) / top, 0, 1))
-    ax.set(xticks=[], yticks=[])
-    ax.spines[:].set_visible(bool(frame))
-    if frame:
-        ax.spines[:].set(color=frame, linewidth=3)
-    if title:
-        ax.set_title(title, fontsize=FONT - 2)
-
-
 def picture_rows(
     rows: Mapping[str, Tensor],
     titles: Mapping[str, Sequence[str]] | None = None,
-    frames: Mapping[str, Sequence[str]] | None = None,
+    right: Mapping[str, Sequence[bool | None]] | None = None,
 ) -> Figure:
-    """Rows of pictures, each a tensor [N, C, H, W] under its name."""
-    columns = max(len(pictures) for pictures in rows.values())
+    """Rows of pictures, each a tensor [N, C, H, W] under its name, uint8 or float in 0 .. 1.
+
+    titles: a word above each. right: what is right gets a green frame, what is wrong an orange one
+    with gaps, for grey prints; None gets no frame.
+    """
+    columns = max(map(len, rows.values()))
     figure, axes = new_figure(columns, len(rows), width=1.05 * columns + 1.2, height=1.2 * len(rows))
     for own, (name, pictures) in zip(axes, rows.items(), strict=True):
-        for i, ax in enumerate(own):
-            if i >= len(pictures):
-                ax.set_axis_off()
-                continue
-            title = titles[name][i] if titles and name in titles else ""
-            frame = frames[name][i] if frames and name in frames else ""
-            draw_picture(ax, pictures[i], title, frame)
         own[0].set_ylabel(name, fontsize=FONT, rotation=0, ha="right", va="center")
+        for ax in own[len(pictures) :]:
+            ax.set_axis_off()
+        for i, picture in enumerate(pictures.detach().cpu()):
+            picture = picture.permute(1, 2, 0).numpy()  # [H, W, C]
+            top = 255 if picture.dtype == np.uint8 else 1
+            own[i].imshow(np.clip(picture / top, 0, 1), cmap="gray", vmin=0, vmax=1)
+            own[i].set(xticks=[], yticks=[])
+            own[i].set_title(titles[name][i] if titles else "", fontsize=FONT - 2)
+            verdict = right[name][i] if right else None
+            style = ("#009E73", "-") if verdict else ("#D55E00", (0, (2, 3)))
+            own[i].spines[:].set(visible=verdict is not None, linewidth=3, color=style[0], ls=style[1])
     return figure
 
 
@@ -103,11 +99,10 @@ def training_curves(histories: Mapping[str, pd.DataFrame], baselines: Mapping[st
     """
     figure, ((loss, std, knn),) = new_figure(3, height=3.0)
     for i, (name, history) in enumerate(histories.items()):
-        style = {"color": PALETTE[(i + 1) % 7], "linestyle": DASHES[i % 7], "label": name}
-        loss.plot(history["epoch"], history["loss"], **style)
-        std.plot(history["epoch"], history["std_ratio"], **style)
+        loss.plot(history["epoch"], history["loss"], label=name)
+        std.plot(history["epoch"], history["std_ratio"])
         measured = history.dropna(subset=["knn"])
-        knn.plot(measured["epoch"], measured["knn"], marker=MARKERS[i], **style)
+        knn.plot(measured["epoch"], measured["knn"], marker=MARKERS[i])
     for i, (name, accuracy) in enumerate(baselines.items()):
         knn.axhline(accuracy, color="0.45", linestyle=DASHES[i + 1], linewidth=1)
         knn.annotate(
@@ -130,32 +125,25 @@ def feature_map(points: Mapping[str, np.ndarray], labels: Tensor, classes: Seque
     labels = labels.cpu().numpy()
     for ax, (name, xy) in zip(axes, points.items(), strict=True):
         for c, word in enumerate(classes):
-            own = xy[labels == c]
-            ax.scatter(
-                own[:, 0], own[:, 1], s=14, color=PALETTE[c % 7], marker=MARKERS[c % 10],
-                linewidths=0, alpha=0.75, label=word,
-            )  # fmt: skip
+            style = {"color": PALETTE[c % 7], "marker": MARKERS[c % 10], "linewidths": 0}
+            ax.scatter(*xy[labels == c].T, s=14, alpha=0.75, label=word, **style)
         label(ax, name)
         ax.set(xticks=[], yticks=[])
-    handles, words = axes[0].get_legend_handles_labels()
     figure.legend(
-        handles, words, loc="outside right center", fontsize=FONT - 2, frameon=False, markerscale=2
-    )
+        *axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=FONT - 2,
+        frameon=False, markerscale=2,
+    )  # fmt: skip
     return figure
 
 
 def accuracy_bars(table: pd.DataFrame, value: str, name: str, title: str = "") -> Figure:
-    """Horizontal bars: a row of `table` each, with its interval where a column `interval` has one."""
+    """Horizontal bars, a row of `table` each."""
     figure, ((ax,),) = new_figure(width=8, height=0.45 * len(table) + 1.1)
-    rows = table.iloc[::-1]
-    error = rows["interval"] if "interval" in rows else None
-    ax.barh(rows[name], rows[value], xerr=error, color="#56B4E9", ecolor="0.2", height=0.65)
-    for y, number in enumerate(rows[value]):
-        ax.annotate(
-            f"{number:.1%}", (0, y), xytext=(4, 0), textcoords="offset points", va="center",
-            fontsize=FONT - 1,
-        )  # fmt: skip
-    ax.xaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
+    bars = ax.barh(table[name], table[value], color=PALETTE[5], height=0.65)
+    ax.bar_label(bars, fmt="{:.1%}", padding=4, fontsize=FONT - 1)
+    ax.invert_yaxis()  # the first row is on top
+    ax.margins(x=0.12)
+    ax.xaxis.set_major_formatter("{x:.0%}")
     label(ax, title, "accuracy on the test pictures")
     return figure
 
@@ -165,15 +153,12 @@ def budget_curves(table: pd.DataFrame) -> Figure:
     figure, ((ax,),) = new_figure(width=8, height=4.2)
     for i, (name, own) in enumerate(table.groupby("encoder", sort=False)):
         mean, half = mean_and_interval(own.groupby("labels")["accuracy"])
-        ax.errorbar(
-            mean.index, mean, yerr=half, label=name, capsize=3, color=PALETTE[i % 7],
-            linestyle=DASHES[i % 7], marker=MARKERS[i % 10],
-        )  # fmt: skip
+        ax.errorbar(mean.index, mean, yerr=half, label=name, capsize=3, marker=MARKERS[i % 10])
     ax.set_xscale("log")
     ax.set_xticks(sorted(table["labels"].unique()), minor=False)
-    ax.xaxis.set_major_formatter(lambda v, _: f"{v:,.0f}")
+    ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.minorticks_off()
-    ax.yaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
+    ax.yaxis.set_major_formatter("{x:.0%}")
     label(ax, "linear probe: mean and 95 % interval", "labelled pictures", "test accuracy")
     figure.legend(loc="outside right center", fontsize=FONT - 1, frameon=False)
     return figure
@@ -189,22 +174,16 @@ def mean_and_interval(groups) -> tuple[pd.Series, pd.Series]:
 
 
 def confusion_matrix(truth: Tensor, predicted: Tensor, classes: Sequence[str]) -> Figure:
-    """Shares of each true class (rows) that were given each class (columns)."""
-    n = len(classes)
-    counts = np.bincount(truth.cpu().numpy() * n + predicted.cpu().numpy(), minlength=n * n)
-    counts = counts.reshape(n, n)
-    share = counts / counts.sum(1, keepdims=True).clip(1)
+    """Per cent of each true class (rows) that were given each class (columns), from 5 on in words."""
+    from sklearn.metrics import ConfusionMatrixDisplay
+
     figure, ((ax,),) = new_figure(width=6.6, height=5.6)
-    image = ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for row in range(n):
-        for column in range(n):
-            if share[row, column] >= 0.05:
-                color = "white" if share[row, column] > 0.6 else "black"
-                text = f"{100 * share[row, column]:.0f}"
-                ax.text(column, row, text, ha="center", va="center", color=color, fontsize=FONT - 2)
-    ax.set_xticks(range(n), classes, rotation=45, ha="right")
-    ax.set_yticks(range(n), classes)
-    ax.spines[:].set_visible(False)
-    figure.colorbar(image, ax=ax, format=lambda v, _: f"{v:.0%}", shrink=0.8)
+    shown = ConfusionMatrixDisplay.from_predictions(
+        truth.cpu(), predicted.cpu(), labels=range(len(classes)), display_labels=classes,
+        normalize="true", values_format=".0%", cmap="Blues", xticks_rotation=45, ax=ax,
+        im_kw={"vmin": 0, "vmax": 1},
+    )  # fmt: skip
+    for share, text in zip(shown.confusion_matrix.flat, shown.text_.flat, strict=True):
+        text.set(text=f"{100 * share:.0f}" if share >= 0.05 else "", fontsize=FONT - 2)
     label(ax, "per cent of each true class", "said", "true")
     return figure

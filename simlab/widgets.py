@@ -13,7 +13,7 @@ alternative. The drawing is by plots.py, with its colours.
 import html
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
+from functools import partial
 from textwrap import fill
 from typing import Any
 
@@ -39,6 +39,8 @@ STRENGTHS = {
     "crop": (0.05, 1.0, 0.05), "ratio": (1.0, 4.0, 0.1), "rotate": (0.0, 180.0, 15.0),
     "hue": (0.0, 0.5, 0.05), "blur_sigma": (0.1, 5.0, 0.1),
 }  # fmt: skip
+CURVES = ["loss", "std_ratio", "knn"]
+RANGES = ("crop", "blur_sigma")  # least and most on one slider
 MOUSE_CELLS = 900  # cells of a heat map that can be clicked; each is a button
 WIDE = {"width": "26em"}
 WORDS = {"description_width": "9em"}
@@ -52,11 +54,10 @@ class Explorer(ipywidgets.VBox):
     """
 
     def __init__(self, draw: Callable[..., tuple[Figure, str]], **controls: ipywidgets.Widget):
-        super().__init__()
         self.draw, self.controls, self.picture = draw, controls, ipywidgets.HTML()
         self.alt = self.png = ""
         row = ipywidgets.Box([*controls.values()], layout={"flex_flow": "row wrap"})
-        self.children = [row, self.picture]
+        super().__init__([row, self.picture])
         for control in controls.values():
             control.observe(self.redraw, "value")
         if controls:
@@ -83,10 +84,9 @@ class Explorer(ipywidgets.VBox):
         from IPython.display import display
 
         live = "application/vnd.jupyter.widget-view+json"
-        data = {live: self._repr_mimebundle_()[live]}
-        if self.png:
-            data |= {"text/plain": self.alt, "image/png": self.png}
-        display(data, raw=True, metadata={"image/png": {"alt": self.alt}} if self.png else {})
+        still = {"text/plain": self.alt, "image/png": self.png} if self.png else {}
+        data = {live: self._repr_mimebundle_()[live]} | still
+        display(data, raw=True, metadata={"image/png": {"alt": self.alt}} if still else {})
 
 
 def two_view_explorer(images: Tensor, mean: Tensor, std: Tensor, recipe: Augment) -> Explorer:
@@ -95,11 +95,10 @@ def two_view_explorer(images: Tensor, mean: Tensor, std: Tensor, recipe: Augment
     images: uint8 [N, C, H, W], of which eight are shown; mean, std: [C]; recipe: where the sliders
     start. Least and most (crop, blur sigma) share a slider. What needs colour is off on grey ones.
     """
-    shown, colour = images[:8], images.shape[1] == 3
-    ranges = {f.name[:-4] for f in fields(Augment) if f.name.endswith("_max")}
+    shown, own = images[:8], vars(recipe)
 
     def draw(draw_number, **strengths) -> tuple[Figure, str]:
-        for name in ranges & strengths.keys():
+        for name in RANGES:
             strengths[f"{name}_min"], strengths[f"{name}_max"] = strengths.pop(name)
         rows = {"picture": shown}
         for which in (1, 2):  # a generator each: a step switched on moves nothing else
@@ -114,14 +113,11 @@ def two_view_explorer(images: Tensor, mean: Tensor, std: Tensor, recipe: Augment
         )
 
     controls = {"draw_number": _slider("draw", 0, 100, 0, 1)}
-    for name, value in vars(recipe).items():
-        if name.endswith("_min"):
-            name, value = name[:-4], (value, getattr(recipe, f"{name[:-4]}_max"))
-        elif name.endswith("_max"):
-            continue
+    for name in dict.fromkeys(name.removesuffix("_min").removesuffix("_max") for name in own):
+        value = (own[f"{name}_min"], own[f"{name}_max"]) if name in RANGES else own[name]
         low, high, step = STRENGTHS.get(name, (0.0, 1.0, 0.1))
         controls[name] = _slider(name, min(low, np.min(value)), max(high, np.max(value)), value, step)
-        controls[name].disabled = name in ("saturation", "hue", "grey") and not colour
+        controls[name].disabled = name in ("saturation", "hue", "grey") and images.shape[1] == 1
     explorer = Explorer(draw, **controls)
     button = ipywidgets.Button(description="new draw")
     number = controls["draw_number"]
@@ -142,9 +138,7 @@ def live_curves(epochs: int, baselines: Mapping[str, float] | None = None) -> Ex
     """
 
     def draw(history) -> tuple[Figure, str]:
-        history = pd.DataFrame(history)
-        if "knn" not in history:
-            history["knn"] = np.nan
+        history = pd.DataFrame(history).reindex(columns=["epoch", *CURVES])
         figure = plots.training_curves({"": history}, baselines or {})
         for ax in figure.axes:
             ax.set_xlim(0.5, epochs + 0.5)
@@ -168,18 +162,17 @@ def epoch_scrubber(
     maps: {epoch: [N, 2]}, the same pictures in each and laid out alike (start each t-SNE from the
     map before); labels: [N]. The axes stand still.
     """
-    stacked = np.concatenate([*maps.values()]) if maps else np.empty((0, 2))
-    if not maps or any(np.shape(xy) != (len(labels), 2) for xy in maps.values()):
+    shapes = {epoch: np.shape(xy) for epoch, xy in maps.items()}
+    if set(shapes.values()) != {(len(labels), 2)}:
         raise ValueError(f"maps: expected [{len(labels)}, 2] for each epoch, one row a label, not "
-                         f"{ {epoch: np.shape(xy) for epoch, xy in maps.items()} }")  # fmt: skip
-    same = {}
+                         f"{shapes}")  # fmt: skip
+    stacked, same = np.concatenate([*maps.values()]), {}
     for epoch, xy in maps.items():
-        xy = torch.as_tensor(xy).double()
-        closest = torch.cdist(xy, xy).fill_diagonal_(torch.inf).argmin(1)
-        same[epoch] = float((labels[closest] == labels).double().mean())
+        apart = torch.cdist(*2 * [torch.as_tensor(xy).double()]).fill_diagonal_(torch.inf)
+        same[epoch] = float((labels[apart.argmin(1)] == labels).double().mean())
 
     def draw(epoch) -> tuple[Figure, str]:
-        figure = plots.feature_map({f"epoch {epoch}": maps[epoch]}, labels, classes)
+        figure = plots.feature_map({"": maps[epoch]}, labels, classes)
         ax, rim = figure.axes[0], 0.03 * np.ptp(stacked, 0)
         x, y = zip(stacked.min(0) - rim, stacked.max(0) + rim, strict=True)
         ax.set(xlim=x, ylim=y)
@@ -209,24 +202,24 @@ def neighbour_browser(encoded: Mapping[str, Features], data: DataSet) -> Explore
 
     def draw(kind, number, neighbours) -> tuple[Figure, str]:
         at = int(places[kind][number % len(places[kind])])
-        rows, frames, titles, said = {}, {}, {}, []
+        rows, right, titles, said = {}, {}, {}, []
         for name, feats in encoded.items():
             found = (bank[name] @ F.normalize(feats.test[at], dim=0)).topk(neighbours).indices
-            right = (data.train.labels[found] == data.test.labels[at]).tolist()
+            labels = data.train.labels[found]
             rows[name] = torch.cat([data.test.images[at : at + 1], data.train.images[found]])
-            frames[name] = ["", *[plots.PALETTE[3 if r else 2] for r in right]]
-            titles[name] = ["query", *[data.classes[c] for c in data.train.labels[found].tolist()]]
-            said.append(f"{name} {sum(right)} of {neighbours}")
-        return plots.picture_rows(rows, titles, frames), (
+            right[name] = [None, *(labels == data.test.labels[at]).tolist()]
+            titles[name] = ["query", *[data.classes[c] for c in labels.tolist()]]
+            said.append(f"{name} {sum(right[name][1:])} of {neighbours}")
+        return plots.picture_rows(rows, titles, right), (
             f"Test picture {at}, of the class {kind}, and its {neighbours} nearest training "
             f"pictures. Of the same class, in a green frame: {'; '.join(said)}."
         )
 
-    most = min(50, max(map(len, places.values())))
+    most, near_by = max(map(len, places.values())), min(9, len(data.train))
     return Explorer(
         draw, kind=_buttons("class of the query", places),
-        number=_slider("which of them", 0, most - 1, 0, 1),
-        neighbours=_slider("neighbours", 1, min(9, len(data.train)), min(7, len(data.train)), 1),
+        number=_slider("which of them", 0, min(50, most) - 1, 0, 1),
+        neighbours=_slider("neighbours", 1, near_by, min(7, near_by), 1),
     )  # fmt: skip
 
 
@@ -240,21 +233,21 @@ def budget_slider(table: pd.DataFrame) -> Explorer:
              for name, own in table.groupby("encoder", sort=False)}  # fmt: skip
 
     def draw(encoder, labels) -> tuple[Figure, str]:
-        target, said = means[encoder].get(labels, np.nan), []
-        for name, mean in means.items():
-            enough = mean.index[mean >= target]
-            if name != encoder:
-                said.append(f"{name} {enough[0]:,}" if len(enough) else
-                            f"{name} more than {mean.index[-1]:,}")  # fmt: skip
+        target, needs = means[encoder].get(labels, np.nan), []
+        for name in means.keys() - {encoder}:
+            enough = means[name].index[means[name] >= target]
+            most = f"more than {means[name].index[-1]:,}"
+            needs.append(f"{name} {enough[0]:,}" if len(enough) else f"{name} {most}")
+        said = "; ".join(sorted(needs))
         figure = plots.budget_curves(table)
         ax = figure.axes[0]
         ax.axvline(labels, color="0.5", linestyle=":", zorder=0)
         ax.axhline(target, color="0.5", linestyle=":", zorder=0)
-        title = f"{encoder}, {labels:,} labels: {target:.1%}. As good with how many labels?\n"
-        plots.label(ax, title + fill("; ".join(said), 70), "labelled pictures", "test accuracy")
+        title = f"{encoder}, {labels:,} labels: {target:.1%}. As good with how many labels?"
+        plots.label(ax, f"{title}\n{fill(said, 70)}", "labelled pictures", "test accuracy")
         return figure, (
             f"Accuracy of {len(means)} encoders over the number of labels. {encoder} with {labels:,} "
-            f"labels: {target:.1%}. To be as good need, of the budgets here: {'; '.join(said)}."
+            f"labels: {target:.1%}. To be as good need, of the budgets here: {said}."
         )
 
     options = [(f"{n:,}", int(n)) for n in sorted(table["labels"].unique())]
@@ -269,43 +262,42 @@ def collapse_switches(table: pd.DataFrame) -> Explorer:
     the curves are then means. All runs stay in the background, so that the axes stand still.
     """
     keys = ["stop_gradient", "predictor"]
-    _need(table, [*keys, "epoch", "loss", "std_ratio", "knn"], [*keys, "epoch"])
-    mean = table.groupby([*keys, "epoch"], as_index=False)[["loss", "std_ratio", "knn"]].mean()
+    _need(table, [*keys, "epoch", *CURVES], [*keys, "epoch"])
+    mean = table.groupby([*keys, "epoch"], as_index=False)[CURVES].mean()
     runs = {key: own for key, own in mean.groupby(keys)}
 
     def draw(stop_gradient, predictor) -> tuple[Figure, str]:
         name = f"stop-gradient {_word(stop_gradient)}, predictor {_word(predictor)}"
         own = runs.get((stop_gradient, predictor), mean[:0])
         figure = plots.training_curves({name: own}, {})
-        for ax, column in zip(figure.axes, ("loss", "std_ratio", "knn"), strict=True):
+        for ax, column in zip(figure.axes, CURVES, strict=True):
             for other in runs.values():
                 seen = other.dropna(subset=[column])
-                ax.plot(seen["epoch"], seen[column], color="0.8", linewidth=3, zorder=0)
-        if not len(own):
-            figure.suptitle(f"{name}: not among the runs", fontsize=plots.FONT + 1)
-            return figure, f"There is no run with {name}; those there are run in grey."
-        last, knn = own.iloc[-1], own["knn"].dropna()
-        verdict = "collapsed" if last["std_ratio"] < COMPLETE_STD_RATIO else "no complete collapse"
+                ax.plot(seen["epoch"], seen[column], "-", color="0.8", linewidth=3, zorder=0)
+        verdict = "not among the runs"
+        said = f"There is no run with {name}; those there are run in grey."
+        if len(own):
+            last, knn = own.iloc[-1], own["knn"].dropna()
+            collapsed = last["std_ratio"] < COMPLETE_STD_RATIO
+            verdict = "collapsed" if collapsed else "no complete collapse"
+            said = f"Three curves with {name}, the other runs in grey. After epoch {last['epoch']:.0f} "
+            said += f"the loss is {last['loss']:.2f}, the std of z {last['std_ratio']:.2f} (1 is "
+            said += "healthy)" + (f", the kNN accuracy {knn.iloc[-1]:.1%}" if len(knn) else "")
+            said += f": {verdict}."
         figure.suptitle(f"{name}: {verdict}", fontsize=plots.FONT + 1)
-        return figure, (
-            f"Three curves with {name}, the other runs in grey. After epoch {last['epoch']:.0f} the "
-            f"loss is {last['loss']:.2f}, the std of z {last['std_ratio']:.2f} (1 is healthy)"
-            + (f", the kNN accuracy {knn.iloc[-1]:.1%}" if len(knn) else "") + f": {verdict}."
-        )  # fmt: skip
+        return figure, said
 
-    return Explorer(draw, **{name: _choice(name, table[name]) for name in keys})
+    return Explorer(draw, **{name: _buttons(name, table[name].unique().tolist()) for name in keys})
 
 
-def sim_beta(table: pd.DataFrame, metrics: Iterable[str] = ()) -> Explorer:
+def sim_beta(table: pd.DataFrame, metrics: Sequence[str] = ()) -> Explorer:
     """What SIM's weight beta does: a metric over the betas of a sweep, one of them marked.
 
     table: a row a run with the columns beta, seed and numbers to look at; a run without a number
     (NaN) is left out. metrics: which columns; none: every other column of numbers that differ.
     """
-    metrics = list(metrics) or [
-        name for name in table.select_dtypes("number").columns
-        if name not in ("beta", "seed") and table[name].nunique() > 1
-    ]  # fmt: skip
+    numbers = table.select_dtypes("number").columns.difference(["beta", "seed"], sort=False)
+    metrics = list(metrics) or [name for name in numbers if table[name].nunique() > 1]
     _need(table, ["beta", "seed", *metrics], ["beta"])
     if not metrics:
         raise ValueError(f"no column of numbers beside beta and seed: {', '.join(table.columns)}")
@@ -315,22 +307,18 @@ def sim_beta(table: pd.DataFrame, metrics: Iterable[str] = ()) -> Explorer:
         good = table.dropna(subset=[metric])
         mean, half = plots.mean_and_interval(good.groupby("beta")[metric])
         figure, ((ax,),) = plots.new_figure(width=8, height=4.2)
-        at = {value: place for place, value in enumerate(betas)}  # 0 has no place on a log axis
-        ax.plot(good["beta"].map(at), good[metric], "o", color="0.6", label="single runs")
-        ax.errorbar([at[b] for b in mean.index], mean, yerr=half.fillna(0), marker="s", capsize=4,
-                    color=plots.PALETTE[1], label="mean, 95 % interval")  # fmt: skip
-        ax.axvline(at[beta], color=plots.PALETTE[2], linestyle="--", zorder=0)
+        # a place for each: 0 has none on a log axis
+        ax.plot(list(map(betas.index, good["beta"])), good[metric], "o", color="0.6", label="single runs")
+        ax.errorbar(list(map(betas.index, mean.index)), mean, yerr=half.fillna(0), marker="s",
+                    capsize=4, color=plots.PALETTE[1], label="mean, 95 % interval")  # fmt: skip
+        ax.axvline(betas.index(beta), color=plots.PALETTE[2], linestyle="--", zorder=0)
         ax.set_xticks(range(len(betas)), [f"{b:g}" for b in betas])
-        ax.set_xlim(-0.5, len(betas) - 0.5)
-        if beta not in mean:
-            said = f"{metric} was not measured at beta {beta:g}"
-        else:
-            n = int((good["beta"] == beta).sum())
+        said, n = f"{metric} was not measured at beta {beta:g}", int((good["beta"] == beta).sum())
+        if n:
             said = f"{metric} at beta {beta:g}: {mean[beta]:.4g}"
-            said += f" ± {half[beta]:.2g}" if n > 1 else ""
-            said += f", {n} {'seed' if n == 1 else 'seeds'}"
-            if beta != mean.index[0]:
-                said += f"; {mean[beta] - mean.iloc[0]:+.3g} against beta {mean.index[0]:g}"
+            said += f" ± {half[beta]:.2g}, {n} seeds" if n > 1 else ", 1 seed"
+            difference = f"; {mean[beta] - mean.iloc[0]:+.3g} against beta {mean.index[0]:g}"
+            said += difference if beta != mean.index[0] else ""
         plots.label(ax, said, r"SIM's weight $\beta$", metric)
         ax.legend(fontsize=plots.FONT - 2, frameon=False)
         return figure, f"{metric} over {len(betas)} betas, mean and interval over seeds. {said}."
@@ -348,29 +336,27 @@ def cka_playground() -> Explorer:
     """
 
     def draw(rotate, scale, stretch, noise, n, d, seed) -> tuple[Figure, str]:
-        rng, (sin, cos) = np.random.default_rng(seed), (np.sin, np.cos)
+        rng, t = np.random.default_rng(seed), np.deg2rad(rotate)
         x = rng.standard_normal((n, d)) * np.where(np.arange(d) == 0, 2, 1)  # [n, d]
-        y, t = x.copy(), np.deg2rad(rotate)
-        y[:, :2] = x[:, :2] @ np.array([[cos(t), sin(t)], [-sin(t), cos(t)]])
+        y = x.copy()
+        y[:, :2] = x[:, :2] @ np.array([[np.cos(t), np.sin(t)], [-np.sin(t), np.cos(t)]])
         y[:, 0] *= stretch
         # axis by axis as wide as Y, so that a share is the same everywhere
         strange = rng.standard_normal((n, d)) * y.std(0)
         y = scale * ((1 - noise) ** 0.5 * y + noise**0.5 * strange)
-        biased, debiased = (cka_similarity(x, y, debiased=which) for which in (False, True))
+        values = [cka_similarity(x, y, debiased=debiased) for debiased in (False, True)]
         figure, (axes,) = plots.new_figure(3, height=3.6)
         for ax, cloud, name in zip(axes, (x, y), "XY", strict=False):
             ax.scatter(cloud[:, 0], cloud[:, 1], c=x[:, 0], cmap="cividis", s=18)
             ax.set(xlim=(-9, 9), ylim=(-9, 9), aspect="equal")
             plots.label(ax, f"{name}: {n} points, 2 of {d} dimensions", "axis 1", "axis 2")
-        bars = axes[2].bar(["biased", "debiased"], [biased, debiased], width=0.6,
-                           color=[plots.PALETTE[5], plots.PALETTE[1]])  # fmt: skip
+        bars = axes[2].bar(["biased", "debiased"], values, color=[plots.PALETTE[5], plots.PALETTE[1]])
         axes[2].bar_label(bars, fmt="%.3f", fontsize=plots.FONT + 2, padding=2)
-        axes[2].axhline(0, color="0.3", linewidth=1)
+        axes[2].axhline(0, color="0.3", linestyle="-", linewidth=1)
         axes[2].set_ylim(-0.3, 1.15)
-        axes[2].tick_params(axis="x", labelsize=plots.FONT)
         plots.label(axes[2], "linear CKA of X and Y")
         return figure, (
-            f"CKA of X and Y: biased {biased:.3f}, debiased {debiased:.3f}. X: {n} points in {d} "
+            f"CKA of X and Y: biased {values[0]:.3f}, debiased {values[1]:.3f}. X: {n} points in {d} "
             f"dimensions (draw {seed}). Y: X turned by {rotate} degrees, scaled by {scale:g}, "
             f"stretched {stretch:g} times along an axis, a share of {noise:.2f} of its variance "
             "noise. Two scatter plots show both clouds, two bars the values."
@@ -404,26 +390,22 @@ def layer_heatmap(result: Result) -> Explorer:
 
     def draw(row, column, measure) -> tuple[Figure, str]:
         a, b, block = rows[row], columns[column], blocks[measure]
-        word, low_high = measure.replace("_", " "), result.info["limits"][measure]
         figure, ((heat, line),) = plots.new_figure(2, height=5.0)
         with warnings.catch_warnings():  # layer names longer than the figure's half
             warnings.simplefilter("ignore", UserWarning)
             result.plot("matrix", ax=heat, measure=measure)
         heat.tick_params(labelsize=plots.FONT - 2)
-        for text in (heat.title, heat.xaxis.label, heat.yaxis.label):
-            text.set_fontsize(plots.FONT)
+        plots.label(heat, heat.get_title(), heat.get_xlabel(), heat.get_ylabel())
         for width, color in ((5, "black"), (2.5, "white")):
             heat.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, lw=width, ec=color))
-        along = ((block[row], column, f"{a.name} with all of {b.model}"),
-                 (block[:, column], row, f"{b.name} with all of {a.model}"))  # fmt: skip
-        for i, (values, place, name) in enumerate(along):
-            style = {"color": plots.PALETTE[i + 1], "linestyle": plots.DASHES[i], "label": name}
-            line.plot(values, marker=plots.MARKERS[i], markersize=5, **style)
-            line.plot(place, values[place], "o", ms=13, mfc="none", mec="black", mew=2)
+        line.plot(block[row], marker="o", label=f"{a.name} with all of {b.model}")
+        line.plot(block[:, column], marker="s", label=f"{b.name} with all of {a.model}")
+        line.plot([column, row], 2 * [block[row, column]], "o", ms=13, mfc="none", mec="black", mew=2)
         line.xaxis.get_major_locator().set_params(integer=True)
-        low, high = low_high
+        low, high = result.info["limits"][measure]
         line.set_ylim(min(low, np.nanmin(block, initial=low)) - 0.03,
                       max(high, np.nanmax(block, initial=high)) + 0.03)  # fmt: skip
+        word = measure.replace("_", " ")
         plots.label(line, "along the row and the column", "layer, counted from the input", word)
         figure.legend(loc="outside lower right", fontsize=plots.FONT - 1, frameon=False)
         said = f"{word} {block[row, column]:.3f}"
@@ -433,12 +415,12 @@ def layer_heatmap(result: Result) -> Explorer:
         shapes = [" x ".join(map(str, layer.shape)) for layer in (a, b)]
         pair = f"{a.label} ({shapes[0]}) and {b.label} ({shapes[1]})"
         figure.suptitle(f"{pair}\n{said}", fontsize=plots.FONT + 1)
-        best = ""
+        alt = f"Heat map of {word}, {len(rows)} by {len(columns)} layers. {pair}: {said}."
         if not np.isnan(block[row]).all():
             distance = result.info["kinds"][measure] == "distance"
-            at = int((np.nanargmin if distance else np.nanargmax)(block[row]))
-            best = f" Most like it in its row is {columns[at].name}, {block[row, at]:.3f}."
-        return figure, f"Heat map of {word}, {len(rows)} by {len(columns)} layers. {pair}: {said}.{best}"
+            at = (np.nanargmin if distance else np.nanargmax)(block[row])
+            alt += f" Most like it in its row is {columns[at].name}, {block[row, at]:.3f}."
+        return figure, alt
 
     places = ([(layer.name, place) for place, layer in enumerate(own)] for own in (rows, columns))
     row, column = map(_steps, ("row", "column"), places)
@@ -452,16 +434,15 @@ def _clickable(explorer: Explorer, rows: int, columns: int):
     """Lay transparent buttons over the cells of the explorer's heat map, its figure's first axes."""
     flat = ipywidgets.Layout(width="auto", height="auto", min_width="0", margin="0", padding="0")
     clear = ipywidgets.ButtonStyle(button_color="transparent")
+
+    def pick(_, row, column):
+        explorer.controls["row"].value, explorer.controls["column"].value = row, column
+
     cells = []
     for row in reversed(range(rows)):  # the first layer is at the bottom
         for column in range(columns):
-            cell = ipywidgets.Button(layout=flat, style=clear, tabbable=False)
-
-            def pick(_, row=row, column=column):
-                explorer.controls["row"].value, explorer.controls["column"].value = row, column
-
-            cell.on_click(pick)
-            cells.append(cell)
+            cells.append(ipywidgets.Button(layout=flat, style=clear, tabbable=False))
+            cells[-1].on_click(partial(pick, row=row, column=column))
     here = "1 / 1 / 2 / 2"  # picture and buttons share one cell of a grid
     over = ipywidgets.GridBox(cells, layout={
         "grid_template_columns": f"repeat({columns}, 1fr)", "grid_area": here, "grid_gap": "0",
@@ -470,9 +451,9 @@ def _clickable(explorer: Explorer, rows: int, columns: int):
 
     def place(change=None):
         box, (width, height) = explorer.figure.axes[0].get_position(), explorer.figure.get_size_inches()
-        tall = 100 * height / width  # margins in CSS are shares of the width, vertical ones too
-        over.layout.margin = (f"{tall * (1 - box.y1):.2f}% {100 * (1 - box.x1):.2f}% "
-                              f"{tall * box.y0:.2f}% {100 * box.x0:.2f}%")  # fmt: skip
+        tall = height / width  # margins in CSS are shares of the width, vertical ones too
+        margins = tall * (1 - box.y1), 1 - box.x1, tall * box.y0, box.x0
+        over.layout.margin = " ".join(f"{100 * margin:.2f}%" for margin in margins)
 
     place()
     explorer.picture.observe(place, "value")
@@ -491,30 +472,21 @@ def _slider(name: str, low: float, high: float, value: Any, step: float) -> ipyw
     return kind(value=value, min=low, max=high, step=step, description=name, style=WORDS, layout=WIDE)
 
 
-def _steps(name: str, options: Iterable, value: Any = None) -> ipywidgets.Widget:
-    slider = ipywidgets.SelectionSlider(options=options, description=name, style=WORDS, layout=WIDE)
-    if value is not None:
-        slider.value = value
-    return slider
+def _steps(name: str, options: Sequence, value: Any = None) -> ipywidgets.Widget:
+    more = {} if value is None else {"value": value}
+    return ipywidgets.SelectionSlider(
+        options=options, description=name, style=WORDS, layout=WIDE, **more
+    )
 
 
 def _buttons(name: str, options: Iterable) -> ipywidgets.Widget:
     """One of several. No drop-down list: JupyterLab takes its arrow keys for going to another cell."""
-    pairs = [(str(option).replace("_", " "), option) for option in options]
-    return ipywidgets.ToggleButtons(options=pairs, description=name, style=WORDS)
-
-
-def _choice(name: str, values: pd.Series) -> ipywidgets.Widget:
-    """A tick for what is on or off, buttons for what has names; the first value is chosen."""
-    options = [v.item() if hasattr(v, "item") else v for v in values.unique()]
-    name = name.replace("_", "-")
-    if all(isinstance(v, bool) for v in options):
-        return ipywidgets.Checkbox(options[0], description=name, indent=False)
-    return _buttons(name, options)
+    pairs = [(_word(option), option) for option in options]
+    return ipywidgets.ToggleButtons(options=pairs, description=name.replace("_", "-"), style=WORDS)
 
 
 def _word(value: Any) -> str:
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+    return {True: "on", False: "off"}.get(value, str(value)).replace("_", " ")
 
 
 def _need(table: pd.DataFrame, columns: Iterable[str], keys: list[str]):
