@@ -11,7 +11,6 @@ alternative. The drawing is by plots.py, with its colours.
 """
 
 import html
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from textwrap import fill
@@ -24,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from . import plots
@@ -118,12 +118,7 @@ def two_view_explorer(images: Tensor, mean: Tensor, std: Tensor, recipe: Augment
         low, high, step = STRENGTHS.get(name, (0.0, 1.0, 0.1))
         controls[name] = _slider(name, min(low, np.min(value)), max(high, np.max(value)), value, step)
         controls[name].disabled = name in ("saturation", "hue", "grey") and images.shape[1] == 1
-    explorer = Explorer(draw, **controls)
-    button = ipywidgets.Button(description="new draw")
-    number = controls["draw_number"]
-    button.on_click(lambda _: number.set_trait("value", (number.value + 1) % (number.max + 1)))
-    explorer.children[0].children += (button,)
-    return explorer
+    return Explorer(draw, **controls)
 
 
 def live_curves(epochs: int, baselines: Mapping[str, float] | None = None) -> Explorer:
@@ -164,12 +159,11 @@ def epoch_scrubber(
     """
     shapes = {epoch: np.shape(xy) for epoch, xy in maps.items()}
     if set(shapes.values()) != {(len(labels), 2)}:
-        raise ValueError(f"maps: expected [{len(labels)}, 2] for each epoch, one row a label, not "
-                         f"{shapes}")  # fmt: skip
+        raise ValueError(f"maps: expected [{len(labels)}, 2], one row a label, not {shapes}")
     stacked, same = np.concatenate([*maps.values()]), {}
     for epoch, xy in maps.items():
-        apart = torch.cdist(*2 * [torch.as_tensor(xy).double()]).fill_diagonal_(torch.inf)
-        same[epoch] = float((labels[apart.argmin(1)] == labels).double().mean())
+        nearest = NearestNeighbors(n_neighbors=1).fit(xy).kneighbors(return_distance=False)[:, 0]
+        same[epoch] = float((labels[nearest] == labels).double().mean())
 
     def draw(epoch) -> tuple[Figure, str]:
         figure = plots.feature_map({"": maps[epoch]}, labels, classes)
@@ -197,8 +191,8 @@ def neighbour_browser(encoded: Mapping[str, Features], data: DataSet) -> Explore
         if (len(bank[name]), len(feats.test)) != (len(data.train), len(data.test)):
             raise ValueError(f"{name}: features of {len(feats.train)} and {len(feats.test)} pictures, "
                              f"but there are {len(data.train)} and {len(data.test)}")  # fmt: skip
-    places = {c: (data.test.labels == i).nonzero()[:, 0] for i, c in enumerate(data.classes)}
-    places = {word: own for word, own in places.items() if len(own)}
+    places = {data.classes[c]: (data.test.labels == c).nonzero()[:, 0]
+              for c in data.test.labels.unique().tolist()}  # fmt: skip
 
     def draw(kind, number, neighbours) -> tuple[Figure, str]:
         at = int(places[kind][number % len(places[kind])])
@@ -229,16 +223,16 @@ def budget_slider(table: pd.DataFrame) -> Explorer:
     table: of `probe.probe_table`, with the columns encoder, labels, accuracy and seed.
     """
     _need(table, ["encoder", "labels", "accuracy"], ["encoder", "labels"])
-    means = {name: own.groupby("labels")["accuracy"].mean()
-             for name, own in table.groupby("encoder", sort=False)}  # fmt: skip
+    means = table.pivot_table(index="labels", columns="encoder", values="accuracy", sort=False)
+    means = means.sort_index()
 
     def draw(encoder, labels) -> tuple[Figure, str]:
-        target, needs = means[encoder].get(labels, np.nan), []
-        for name in means.keys() - {encoder}:
-            enough = means[name].index[means[name] >= target]
-            most = f"more than {means[name].index[-1]:,}"
-            needs.append(f"{name} {enough[0]:,}" if len(enough) else f"{name} {most}")
-        said = "; ".join(sorted(needs))
+        target, needs = means.loc[labels, encoder], []
+        for name, mean in means.drop(columns=encoder).items():
+            enough = mean.index[mean >= target]
+            needs.append(f"{name} {enough[0]:,}" if len(enough) else
+                         f"{name} more than {mean.last_valid_index():,}")  # fmt: skip
+        said = "; ".join(needs)
         figure = plots.budget_curves(table)
         ax = figure.axes[0]
         ax.axvline(labels, color="0.5", linestyle=":", zorder=0)
@@ -246,11 +240,11 @@ def budget_slider(table: pd.DataFrame) -> Explorer:
         title = f"{encoder}, {labels:,} labels: {target:.1%}. As good with how many labels?"
         plots.label(ax, f"{title}\n{fill(said, 70)}", "labelled pictures", "test accuracy")
         return figure, (
-            f"Accuracy of {len(means)} encoders over the number of labels. {encoder} with {labels:,} "
+            f"Accuracy of {means.shape[1]} encoders over the number of labels. {encoder} with {labels:,} "
             f"labels: {target:.1%}. To be as good need, of the budgets here: {said}."
         )
 
-    options = [(f"{n:,}", int(n)) for n in sorted(table["labels"].unique())]
+    options = [(f"{n:,}", n) for n in means.index.tolist()]
     return Explorer(draw, encoder=_buttons("encoder", means), labels=_steps("labels", options))
 
 
@@ -290,15 +284,15 @@ def collapse_switches(table: pd.DataFrame) -> Explorer:
     return Explorer(draw, **{name: _buttons(name, table[name].unique().tolist()) for name in keys})
 
 
-def sim_beta(table: pd.DataFrame, metrics: Sequence[str] = ()) -> Explorer:
+def sim_beta(table: pd.DataFrame) -> Explorer:
     """What SIM's weight beta does: a metric over the betas of a sweep, one of them marked.
 
-    table: a row a run with the columns beta, seed and numbers to look at; a run without a number
-    (NaN) is left out. metrics: which columns; none: every other column of numbers that differ.
+    table: a row a run with the columns beta, seed and numbers to look at, of which those that differ
+    are offered; a run without a number (NaN) is left out.
     """
+    _need(table, ["beta", "seed"], ["beta"])
     numbers = table.select_dtypes("number").columns.difference(["beta", "seed"], sort=False)
-    metrics = list(metrics) or [name for name in numbers if table[name].nunique() > 1]
-    _need(table, ["beta", "seed", *metrics], ["beta"])
+    metrics = [name for name in numbers if table[name].nunique() > 1]
     if not metrics:
         raise ValueError(f"no column of numbers beside beta and seed: {', '.join(table.columns)}")
     betas = sorted(table["beta"].unique())
@@ -307,12 +301,11 @@ def sim_beta(table: pd.DataFrame, metrics: Sequence[str] = ()) -> Explorer:
         good = table.dropna(subset=[metric])
         mean, half = plots.mean_and_interval(good.groupby("beta")[metric])
         figure, ((ax,),) = plots.new_figure(width=8, height=4.2)
-        # a place for each: 0 has none on a log axis
-        ax.plot(list(map(betas.index, good["beta"])), good[metric], "o", color="0.6", label="single runs")
-        ax.errorbar(list(map(betas.index, mean.index)), mean, yerr=half.fillna(0), marker="s",
-                    capsize=4, color=plots.PALETTE[1], label="mean, 95 % interval")  # fmt: skip
-        ax.axvline(betas.index(beta), color=plots.PALETTE[2], linestyle="--", zorder=0)
-        ax.set_xticks(range(len(betas)), [f"{b:g}" for b in betas])
+        ax.xaxis.update_units([f"{b:g}" for b in betas])  # words, since 0 has no place on a log axis
+        ax.plot(good["beta"].map("{:g}".format), good[metric], "o", color="0.6", label="single runs")
+        ax.errorbar(mean.index.map("{:g}".format), mean, yerr=half.fillna(0), marker="s", capsize=4,
+                    linestyle="-", color=plots.PALETTE[1], label="mean, 95 % interval")  # fmt: skip
+        ax.axvline(f"{beta:g}", color=plots.PALETTE[2], linestyle="--", zorder=0)
         said, n = f"{metric} was not measured at beta {beta:g}", int((good["beta"] == beta).sum())
         if n:
             said = f"{metric} at beta {beta:g}: {mean[beta]:.4g}"
@@ -368,8 +361,8 @@ def cka_playground() -> Explorer:
         scale=_slider("scale", 0.25, 2.0, 1.0, 0.25),
         stretch=_slider("stretch", 1.0, 5.0, 1.0, 0.5),
         noise=_slider("noise (share)", 0.0, 1.0, 0.0, 0.05),
-        n=_steps("n, points", (5, 10, 20, 50, 100, 200, 500), 100),
-        d=_steps("d, dimensions", (2, 5, 10, 30, 100, 300, 1000), 2),
+        n=_steps("n, points", (5, 10, 20, 50, 100, 200, 500), 4),
+        d=_steps("d, dimensions", (2, 5, 10, 30, 100, 300, 1000)),
         seed=_slider("draw", 0, 20, 0, 1),
     )
 
@@ -391,10 +384,10 @@ def layer_heatmap(result: Result) -> Explorer:
     def draw(row, column, measure) -> tuple[Figure, str]:
         a, b, block = rows[row], columns[column], blocks[measure]
         figure, ((heat, line),) = plots.new_figure(2, height=5.0)
-        with warnings.catch_warnings():  # layer names longer than the figure's half
-            warnings.simplefilter("ignore", UserWarning)
-            result.plot("matrix", ax=heat, measure=measure)
+        result.plot("matrix", ax=heat, measure=measure)
         heat.tick_params(labelsize=plots.FONT - 2)
+        for axis in (heat.xaxis, heat.yaxis):  # long names would leave no room for the map
+            axis.set_ticklabels([text.get_text()[-16:] for text in axis.get_ticklabels()])
         plots.label(heat, heat.get_title(), heat.get_xlabel(), heat.get_ylabel())
         for width, color in ((5, "black"), (2.5, "white")):
             heat.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, lw=width, ec=color))
@@ -402,9 +395,8 @@ def layer_heatmap(result: Result) -> Explorer:
         line.plot(block[:, column], marker="s", label=f"{b.name} with all of {a.model}")
         line.plot([column, row], 2 * [block[row, column]], "o", ms=13, mfc="none", mec="black", mew=2)
         line.xaxis.get_major_locator().set_params(integer=True)
-        low, high = result.info["limits"][measure]
-        line.set_ylim(min(low, np.nanmin(block, initial=low)) - 0.03,
-                      max(high, np.nanmax(block, initial=high)) + 0.03)  # fmt: skip
+        for limit in result.info["limits"][measure]:
+            line.axhline(limit, color="0.8", linestyle=":", zorder=0)
         word = measure.replace("_", " ")
         plots.label(line, "along the row and the column", "layer, counted from the input", word)
         figure.legend(loc="outside lower right", fontsize=plots.FONT - 1, frameon=False)
@@ -415,12 +407,7 @@ def layer_heatmap(result: Result) -> Explorer:
         shapes = [" x ".join(map(str, layer.shape)) for layer in (a, b)]
         pair = f"{a.label} ({shapes[0]}) and {b.label} ({shapes[1]})"
         figure.suptitle(f"{pair}\n{said}", fontsize=plots.FONT + 1)
-        alt = f"Heat map of {word}, {len(rows)} by {len(columns)} layers. {pair}: {said}."
-        if not np.isnan(block[row]).all():
-            distance = result.info["kinds"][measure] == "distance"
-            at = (np.nanargmin if distance else np.nanargmax)(block[row])
-            alt += f" Most like it in its row is {columns[at].name}, {block[row, at]:.3f}."
-        return figure, alt
+        return figure, f"Heat map of {word}, {len(rows)} by {len(columns)} layers. {pair}: {said}."
 
     places = ([(layer.name, place) for place, layer in enumerate(own)] for own in (rows, columns))
     row, column = map(_steps, ("row", "column"), places)
@@ -472,11 +459,9 @@ def _slider(name: str, low: float, high: float, value: Any, step: float) -> ipyw
     return kind(value=value, min=low, max=high, step=step, description=name, style=WORDS, layout=WIDE)
 
 
-def _steps(name: str, options: Sequence, value: Any = None) -> ipywidgets.Widget:
-    more = {} if value is None else {"value": value}
-    return ipywidgets.SelectionSlider(
-        options=options, description=name, style=WORDS, layout=WIDE, **more
-    )
+def _steps(name: str, options: Sequence, index: int = 0) -> ipywidgets.Widget:
+    more = {"description": name, "style": WORDS, "layout": WIDE}
+    return ipywidgets.SelectionSlider(options=options, index=index, **more)
 
 
 def _buttons(name: str, options: Iterable) -> ipywidgets.Widget:

@@ -129,19 +129,6 @@ def test_a_step_switched_on_leaves_the_other_steps_alone():
     assert made.png == image
 
 
-def test_new_draw_goes_round():
-    made = widgets.two_view_explorer(
-        *(lambda d: (d.train.images[:2], d.mean, d.std))(explorers.pictures()), Augment()
-    )
-    button, number = made.children[0].children[-1], made.controls["draw_number"]
-    before = made.png
-    button.click()
-    assert number.value == 1 and made.png != before
-    number.value = number.max
-    button.click()
-    assert number.value == 0 and made.png == before
-
-
 def test_live_curves_grow_and_are_complete_from_a_stored_history():
     live = widgets.live_curves(4)
     assert live.picture.value == "" and live.png == ""
@@ -255,8 +242,6 @@ def test_metrics_are_the_numbers_that_differ():
     assert [value for _, value in made.controls["metric"].options] == ["knn", "probe_accuracy"]
     with pytest.raises(ValueError, match="no column of numbers"):
         widgets.sim_beta(explorers.betas()[["beta", "seed", "status"]])
-    with pytest.raises(ValueError, match="no column 'kn'; did you mean 'knn'"):
-        widgets.sim_beta(explorers.betas(), ["kn"])
 
 
 # ------------------------------------------------------------------------------------- similarity
@@ -292,8 +277,6 @@ def test_the_heat_map_marks_the_pair_and_says_its_value():
     a, b = result.of("small")[1], result.of("wide")[3]
     assert f"{a.label} (4 x 6 x 6) and {b.label} (6 x 6 x 6): rbf cka {value:.3f}" in alt
     assert f"{low:.3f} to {high:.3f}" in alt
-    best = result.of("wide")[int(result.block(measure="rbf_cka")[1].argmax())].name
-    assert f"Most like it in its row is {best}," in alt
 
 
 def test_a_click_picks_the_cell_that_lies_under_it():
@@ -324,4 +307,15 @@ def test_undefined_cells_are_shown_as_such():
     torch.nn.init.zeros_(constant[1].weight)
     made = widgets.layer_heatmap(explorers.compare(constant, torch.rand(30, 4)))
     _, alt = made.draw(1, 0, "cka")
-    assert "cka nan" in alt and "Most like" not in alt
+    assert "cka nan" in alt
+
+
+def test_long_layer_names_leave_room_for_the_map(recwarn):
+    names = [f"encoder.stages.with.a.very.long.name.and.number.{i}.attention.output" for i in range(12)]
+    layers = torch.nn.Sequential()
+    for name in names:
+        layers.add_module(name.replace(".", "_"), torch.nn.Linear(5, 5))
+    made = widgets.layer_heatmap(explorers.compare(layers.eval(), torch.rand(30, 5)))
+    made.figure.draw_without_rendering()
+    assert made.figure.axes[0].get_position().width > 0.25
+    assert not [w for w in recwarn if "constrained_layout" in str(w.message)]
