@@ -5,9 +5,8 @@ evaluation mode; or the backbone's), divides each row by its length, and compute
 sees everything, so each says what it misses. Hundreds of pictures are enough for a training loop.
 """
 
-import html
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pandas as pd
@@ -171,7 +170,7 @@ _KINDS = {  # what it means, and what usually helps
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Diagnosis:
     """What `diagnose` found: kind healthy | complete | dimensional | local, why, and what helps."""
 
@@ -184,70 +183,60 @@ class Diagnosis:
     def collapsed(self) -> bool:
         return self.kind != "healthy"
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         head = f"{self.kind}{' collapse' * self.collapsed}: {_KINDS[self.kind][0]}"
         helps = ["What usually helps:", *(f"  - {x}" for x in self.advice)] if self.advice else []
         return "\n".join([head, *(f"  - {x}" for x in self.evidence), *helps])
 
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
-
 
 def diagnose(run: object, *, knn_random: float | None = None) -> Diagnosis:
-    """Whether and how a run, features z [N, D], or logged metrics collapse.
+    """Whether and how a run, its history, or features z [N, D] collapse.
 
-    run: a Run, a table of metrics (a row an epoch), a dict or a list of dicts, with the names of
-    `collapse_metrics` and maybe "loss", "knn" (accuracy, 0 to 1) and "epoch"; std_ratio is required,
-    and each name's last number counts. knn_random: the random encoder's accuracy. Complete goes
-    before local, local before dimensional where a few points explain the low rank.
-    Raises ValueError or TypeError on anything else."""
-    run = getattr(run, "history", run)
-    if hasattr(run, "ndim") and not isinstance(run, pd.DataFrame):
-        run = collapse_metrics(torch.as_tensor(run))
-    rows = [run] if isinstance(run, Mapping) else run
-    if not isinstance(rows, pd.DataFrame) and not (
-            isinstance(rows, list) and all(isinstance(row, Mapping) for row in rows)):
-        raise TypeError("diagnose takes features [N, D], a run or its metrics (a table, a dict or a "
-                        f"list of dicts), got {type(run).__name__}")
-    table = pd.DataFrame(rows).apply(pd.to_numeric, errors="coerce")
-    m = {name: float(own.dropna().iloc[-1]) for name, own in table.items() if own.notna().any()}
-    if "std_ratio" not in m:
-        raise ValueError(f"diagnose needs std_ratio, which is not there{near('std_ratio', m)}")
-
-    std, rank, rank_ratio = m["std_ratio"], m.get("rank", 0.0), m.get("rank_ratio", 1.0)
-    full = rank / rank_ratio if rank else math.inf  # min(N, D)
-    spread, distinct = m.get("participation", math.inf), m.get("distinct", math.nan)
+    run: a Run; a table with a row an epoch and the names of `collapse_metrics`, maybe also "loss",
+    "knn" (accuracy, 0 to 1) and "epoch", of which each one's last number counts; or features.
+    knn_random: the random encoder's accuracy. Complete goes before local, local before dimensional
+    where a few points explain the low rank. Raises ValueError or TypeError on anything else."""
+    table = getattr(run, "history", run)
+    if not isinstance(table, pd.DataFrame):
+        if not hasattr(table, "ndim"):
+            raise TypeError("diagnose takes features [N, D], a run or its table of metrics, got "
+                            f"{type(table).__name__}")
+        table = pd.DataFrame([collapse_metrics(torch.as_tensor(table))])
+    names = ("std_ratio", "rank", "rank_ratio", "participation", "twin_share", "distinct",
+             "twin_dimension")
+    if missing := [name for name in names if name not in table]:
+        raise ValueError(f"diagnose needs {missing[0]}, which the table does not have"
+                         f"{near(missing[0], table.columns)}")
+    last = table.ffill().iloc[-1]
+    m = {name: float(last[name]) for name in (*names, "loss", "knn") if name in table}
+    std, rank, spread, dimension = (
+        m[name] for name in ("std_ratio", "rank", "participation", "twin_dimension"))
+    full = rank / m["rank_ratio"] if rank else math.inf  # min(N, D)
     least = min(DIMENSIONAL_PARTICIPATION, full / 2)
-    dimension = m.get("twin_dimension", 0.0)
     if std < COMPLETE_STD_RATIO:
         kind = "complete"
-    elif m.get("twin_share", 0.0) >= LOCAL_TWIN_SHARE and dimension < LOCAL_DIMENSION:
+    elif m["twin_share"] >= LOCAL_TWIN_SHARE and dimension < LOCAL_DIMENSION:
         kind = "local"
     elif spread < least and rank < max(DIMENSIONAL_RANK_RATIO * full, 3):  # 3: of a narrow z
         kind = "dimensional"
     else:
         kind = "healthy"
 
+    advice = _KINDS[kind][1]
     why = [f"std of z: {std:.1%} of 1/sqrt(d) (complete collapse: under {COMPLETE_STD_RATIO:.0%})"]
-    if "loss" in table and not math.isfinite(table["loss"].iloc[-1]):
-        why.append("the last loss is not finite: not logged there, or training diverged")
-    stds = table["std_ratio"].dropna()
-    alive = stds.index[stds >= COMPLETE_STD_RATIO]
+    alive = table.index[table["std_ratio"] >= COMPLETE_STD_RATIO]
     if kind == "complete" and len(alive) and "epoch" in table:
-        since = stds.index[stds.index > alive[-1]][0]
-        why.append(f"it has been so since epoch {table['epoch'][since]:g}; before, the std was up to "
-                   f"{stds.max():.1%}")
-    if "rank" in m:
-        why.append(f"effective rank {rank:.1f}, {rank_ratio:.1%} of the possible; variance in "
-                   f"{spread:.1f} directions (dimensional collapse: rank under "
-                   f"{DIMENSIONAL_RANK_RATIO:.0%}, and under {least:g} directions)")
-    if "twin_share" in m:
-        why.append(f"{m['twin_share']:.0%} of the pictures share their point with another (local "
-                   f"collapse: from {LOCAL_TWIN_SHARE:.0%}, of dimension {dimension:.1f} under "
-                   f"{LOCAL_DIMENSION:g}); distinct points: {distinct:.1f}")
+        why.append(f"it has been so since epoch {table['epoch'][table.index > alive[-1]].iloc[0]:g}; "
+                   f"before, the std was up to {table['std_ratio'].max():.1%}")
+    why += [
+        f"effective rank {rank:.1f}, {m['rank_ratio']:.1%} of the possible; variance in {spread:.1f} "
+        f"directions (dimensional collapse: rank under {DIMENSIONAL_RANK_RATIO:.0%}, and under "
+        f"{least:g} directions)",
+        f"{m['twin_share']:.0%} of the pictures share their point with another (local collapse: from "
+        f"{LOCAL_TWIN_SHARE:.0%}, of dimension {dimension:.1f} under {LOCAL_DIMENSION:g}); distinct "
+        f"points: {m['distinct']:.1f}"]
     if kind == "complete" and m.get("loss", 0) <= WARN_LOSS:
         why.append(f"the loss of {m['loss']:.3f} only looks good: equal features get it for free")
-    advice = _KINDS[kind][1]
     if knn_random is not None and m.get("knn", 1) <= knn_random:
         why.append(f"kNN accuracy {m['knn']:.3f} is no better than a random encoder's {knn_random:.3f}")
         advice = advice or ("no collapse, but nothing of the labels either: too little training, or "
