@@ -7,6 +7,7 @@ VENV ?= .venv
 TORCH ?=
 BIN := $(VENV)/bin
 CHROMIUM := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
+ROOT_USER := $(if $(filter 0,$(shell id -u)),--allow-root)  # as in containers
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 900
 
 .PHONY: run test check test-slow lab bench notebooks clean help
@@ -14,7 +15,7 @@ NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.
 help:
 	@echo "make run        set up, then run the course's notebooks into runs/ with an index to look at"
 	@echo "make test       set up, then all tests (make check: the quick ones, under three minutes)"
-	@echo "make lab        set up, then JupyterLab with the notebooks"
+	@echo "make lab        set up, then JupyterLab at the start page"
 	@echo "make bench      measure against other libraries (installs them)"
 	@echo "make test-slow  the long fault runs"
 	@echo "make notebooks  execute the notebooks in place, as they are committed"
@@ -48,7 +49,8 @@ test-slow: $(BIN)/.ready
 	@$(BIN)/python -m pytest tests -m slow
 
 lab: $(BIN)/.ready
-	@$(BIN)/jupyter lab --notebook-dir notebooks
+	@echo "JupyterLab opens notebooks/00_start_here.ipynb; where no browser opens, go to an address that it prints."
+	@$(BIN)/jupyter lab --notebook-dir . $(ROOT_USER) --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 bench: $(BIN)/.ready
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e ".[bench]"

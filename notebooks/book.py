@@ -40,21 +40,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--refresh", action="store_true", help="execute them in place")
     parser.add_argument("--cards", action="store_true", help="write cards and tables anew")
     options = parser.parse_args(arguments)
-    notebooks = find_notebooks(options.numbers)
     if options.refresh or options.cards:
-        for notebook in notebooks if options.refresh else ():
+        for notebook in find_notebooks(options.numbers or ["0"]) if options.refresh else ():
             refresh(notebook)
         for notebook in find_notebooks([]):  # the time after the others is shorter by their runs
             write_card(notebook)
         write_tables()
         return 0
-    return run_book(notebooks, Path(options.out) if options.out else runs_folder() / "book")
+    out = Path(options.out) if options.out else runs_folder() / "book"
+    return run_book(find_notebooks(options.numbers), out)
 
 
 def find_notebooks(numbers: list[str]) -> list[Path]:
-    """The lessons in order, or those whose names begin with one of `numbers`."""
-    found = sorted(SOURCE.glob("0[1-9]*.ipynb"))
-    chosen = [p for p in found if not numbers or p.name.startswith(tuple(numbers))]
+    """The lessons in order, or those notebooks whose names begin with one of `numbers`."""
+    found = sorted(SOURCE.glob("0*.ipynb"))
+    wanted = tuple(numbers or (f"0{i}" for i in range(1, 10)))  # 00 is the start page
+    chosen = [p for p in found if p.name.startswith(wanted)]
     if not chosen:
         raise SystemExit(f"no notebook begins with {numbers}: {', '.join(p.stem for p in found)}")
     return chosen

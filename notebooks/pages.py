@@ -37,7 +37,7 @@ def write_site(cards: list[dict], out: Path):
     for card in cards:
         name, source = card["name"], card["source"]
         executed = out / name / f"{name}.ipynb"
-        figure = last_figure(executed)
+        figure, card["alt"] = last_figure(executed)
         if figure:
             write_bytes(out / name / "figure.png", figure)
         write_bytes(out / places[source], page_of(executed, source, places).encode())
@@ -87,7 +87,19 @@ def page_of(path: Path, source: Path | None = None, places: dict[Path, str] | No
     # what remains of the template's scripts loads a formula renderer that is not needed
     page = re.sub(r"<script[^>]*>.*?</script>", "", page, flags=re.DOTALL)
     bar = navigation(source, places) if source and places else ""
+    # nbconvert leaves out the figures' text alternatives
+    alts = iter([o.metadata["image/png"]["alt"] for o in figures(notebook)
+                 if "alt" in o.metadata.get("image/png", {})])  # fmt: skip
+    page = re.sub(r'alt="No description[^"]*"', lambda m: f'alt="{html.escape(next(alts, ""))}"', page)
+    page = page.replace("</head>", f"<style>{dark_theme(exporter)}</style></head>", 1)
     return re.sub(r"(<body[^>]*>)", lambda m: m[1] + bar, page, count=1)
+
+
+def dark_theme(exporter: HTMLExporter) -> str:
+    """Jupyter's dark colours, for readers whose system is dark."""
+    folder = next(p for p in map(Path, exporter.template_paths) if (p / "static").is_dir())
+    theme = (folder / "static" / "theme-dark.css").read_text(encoding="utf-8")
+    return f"@media (prefers-color-scheme: dark) {{ {theme} img {{ background: white; }} }}"
 
 
 def markdown_page(text: str, source: Path, places: dict[Path, str]) -> str:
@@ -184,13 +196,19 @@ def short(path: Path) -> str:
     return path.stem.replace("_", " ")
 
 
-def last_figure(path: Path) -> bytes:
-    """The last figure that a notebook drew, as PNG: where its story ends; empty if there is none."""
-    found = [
-        output.data["image/png"] for cell in nbformat.read(path, as_version=4).cells
-        for output in cell.get("outputs", []) if "image/png" in output.get("data", {})
-    ]  # fmt: skip
-    return base64.b64decode(found[-1]) if found else b""
+def figures(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    """The outputs that hold a PNG, in their order."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return [output for output in outputs if "image/png" in output.get("data", {})]
+
+
+def last_figure(path: Path) -> tuple[bytes, str]:
+    """The last figure that a notebook drew, where its story ends: PNG and text; empty if none."""
+    found = figures(nbformat.read(path, as_version=4))
+    if not found:
+        return b"", ""
+    alt = found[-1].metadata.get("image/png", {}).get("alt", "")
+    return base64.b64decode(found[-1].data["image/png"]), alt
 
 
 # ------------------------------------------------------------------------------- cards, tables, index
@@ -265,7 +283,8 @@ def course_table(folder: str) -> str:
 def index_page(cards: list[dict], places: dict[Path, str], out: Path) -> str:
     """The start page, and all notebooks with a figure, their goals and their results."""
     start = SOURCE / "00_start_here.ipynb"
-    texts = [c.source for c in nbformat.read(start, as_version=4).cells if c.cell_type == "markdown"]
+    cells = [c for c in nbformat.read(start, as_version=4).cells if c.cell_type == "markdown"]
+    texts = [c.source for c in cells if "live" not in c.metadata.get("tags", [])]
     body = [markdown2html(with_mathml(with_links(text, start, places))) for text in texts]
     body.append("<h2>What this run found</h2>")
     for card in cards:
@@ -280,7 +299,7 @@ def index_page(cards: list[dict], places: dict[Path, str], out: Path) -> str:
         )
         figure = ""
         if (out / name / "figure.png").exists():
-            figure = f'<img src="{name}/figure.png" alt="The last figure of this notebook">'
+            figure = f'<img src="{name}/figure.png" alt="{html.escape(card["alt"])}">'
         body.append(
             f'<article>{figure}<h3><a href="{name}/{name}.html">'
             f"{html.escape(title_of(card['source']))}</a></h3>"

@@ -101,7 +101,7 @@ OUR_FIRST_CELL = "# Anywhere: find simlab around this notebook"
 
 
 @pytest.mark.parametrize(
-    "path", [*COURSE, *(ROOT / "notebooks/exercises").glob("*.ipynb")], ids=lambda p: p.stem
+    "path", [START, *COURSE, *(ROOT / "notebooks/exercises").glob("*.ipynb")], ids=lambda p: p.stem
 )
 def test_the_first_cell_finds_simlab_anywhere(path):
     cells = [c for c in code_cells(path) if "parameters" not in c.metadata.get("tags", [])]

@@ -123,6 +123,31 @@ def test_every_symbol_of_the_notation_is_used_and_every_term_stands_in_order():
             assert re.search(rf"\b{name}\b", code), f"{name} is no name in the code"
 
 
+def symbols_of(formula):
+    """The letters of a formula, without words, commands and indices."""
+    words = r"\\(mathrm|text|operatorname)\{[^}]*\}|[_^](\{[^}]*\}|\\?\w+)|\\[A-Za-z]+"
+    return set(re.findall("[A-Za-zβ]", re.sub(words, " ", formula.replace(r"\beta", "β"))))
+
+
+def formulas_of(text):
+    return [a or b for a, b in re.findall(r"\$\$(.*?)\$\$|\$([^$\n]+)\$", without_code(text), re.S)]
+
+
+def test_every_letter_of_a_formula_stands_in_the_notation():
+    text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    known = {s for row in re.findall(r"^\| (\$.*?)\|", text, re.MULTILINE) for f in formulas_of(row)
+             for s in symbols_of(f)}  # fmt: skip
+    known |= {"i", "j", "m"}  # pictures by number, and a mean over them
+    for path in (ROOT / "notebooks").rglob("0*.ipynb"):
+        for formula in formulas_of(markdown_of(path)):
+            assert not symbols_of(formula) - known, f"{path.stem}: {formula}"
+
+
+def test_the_letters_of_a_formula_are_found():
+    assert symbols_of(r"\exp(-\sum_i q_i \log K_{ij}) + \mathrm{stopgrad}(z_1)") == {"q", "K", "z"}
+    assert symbols_of(r"K = XX^\top, \beta\|p\|") == {"K", "X", "p", "β"}
+
+
 def test_the_settings_page_names_fields_that_exist_and_their_values():
     text = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
     known = {f.name for f in dataclasses.fields(PretrainConfig)}
