@@ -5,6 +5,8 @@ uses its running statistics. Other protocols are found in the wild and give othe
 02 measures by how much.
 """
 
+import math
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -14,8 +16,11 @@ from torch import Tensor
 
 from .augment import normalise
 from .data import DataSet, Pictures
+from .devices import cpu_has_bfloat16
 
 BLOCK = 2**25  # similarities held at a time: 128 MB
+LARGE = 100  # times k: from that size on a bank is searched in bfloat16 first
+GROUP = 20  # pictures of the bank whose greatest similarity is looked at first
 
 
 @torch.no_grad()
@@ -74,6 +79,13 @@ def stratified(labels: Tensor, number: int, generator: torch.Generator) -> Tenso
     return torch.stack(own, dim=1).flatten()  # class 0, 1, ..., 0, 1, ...: any prefix is balanced
 
 
+def refuse_diverged(*parts: Tensor):
+    """ValueError where a feature is NaN or infinite."""
+    for part in parts:
+        if not bool(torch.stack(part.aminmax()).isfinite().all()):  # either of them tells
+            raise ValueError("a feature is no finite number: the encoder's training has diverged")
+
+
 def raw_pixels(x: Tensor) -> Tensor:
     """The simplest encoder: [N, C, H, W] -> [N, C * H * W]."""
     return x.flatten(1)
@@ -100,20 +112,58 @@ def knn_predict(
         raise ValueError(f"k={k}: expected 1 to {len(bank)}, the number of pictures in the bank")
     if int(bank_labels.min()) < 0:
         raise ValueError("the bank holds pictures without a label (-1): kNN needs all of them")
-    if not bool(bank.isfinite().all() and queries.isfinite().all()):
-        raise ValueError("a feature is no finite number: the encoder's training has diverged")
+    refuse_diverged(bank, queries)
     classes = classes or int(bank_labels.max()) + 1
     bank = F.normalize(bank.float(), dim=1)
     queries = F.normalize(queries.float(), dim=1)
+    rough = None
+    if len(bank) >= LARGE * k and bank.device.type == "cpu" and cpu_has_bfloat16():
+        rough = F.pad(bank.bfloat16(), (0, 0, 0, -len(bank) % GROUP))  # in whole groups
     block = max(1, BLOCK // len(bank))
     predicted = []
     for part in queries.split(block):
-        similarity, nearest = (part @ bank.T).topk(k, dim=1, sorted=False)  # [m, k]
+        similarity, nearest = _k_nearest(part, bank, rough, k)  # [m, k]
         # relative to the greatest, so that a small temperature does not overflow
         weight = ((similarity - similarity.amax(1, keepdim=True)) / temperature).exp()
         votes = weight.new_zeros(len(part), classes)
         predicted.append(votes.scatter_add_(1, bank_labels[nearest], weight).argmax(1))
     return torch.cat(predicted)
+
+
+def _k_nearest(
+    queries: Tensor, bank: Tensor, rough: Tensor | None, k: int
+) -> tuple[Tensor, Tensor]:
+    """The k greatest cosines of normalised rows and their places in the bank: [m, k], unsorted.
+
+    Given `rough`, the bank in bfloat16, all are compared in that first, and in float32 only those
+    that can be among the k nearest: what comes out is float32's.
+    """
+    if rough is None:
+        return (queries @ bank.T).topk(k, dim=1, sorted=False)
+    m, n = len(queries), len(bank)
+    coarse = queries.bfloat16() @ rough.T  # [m, N, padded]
+    coarse[:, n:] = -math.inf
+    groups = coarse.view(m, GROUP, -1)
+    nearest_of = groups.amax(1)  # [m, N / GROUP]
+    reach = nearest_of.topk(k, dim=1, sorted=False).values.amin(1).float()  # k groups get this far
+    # Rounding moves a number by 1 / 256 of it at most: twice as much for a product of unit vectors,
+    # and once more for the product's own rounding. So the k-th nearest is no further off than reach
+    # less its error, and seen as no more than another error below that.
+    limit = (reach - (4.1 + 3 * reach.abs()) / 256).bfloat16()
+    row, group = (nearest_of >= limit[:, None]).nonzero(as_tuple=True)
+    hit, place = (groups[row, :, group] >= limit[row, None]).nonzero(as_tuple=True)
+    row, column = row[hit], group[hit] + place * groups.shape[2]  # those in question, row by row
+    if len(row) > m * n // LARGE * 3:  # too many for this to pay
+        return _k_nearest(queries, bank, None, k)
+    count = row.bincount(minlength=m)
+    start = F.pad(count.cumsum(0), (1, 0))
+    with warnings.catch_warnings(action="ignore"):  # torch calls its sparse tensors a beta
+        wanted = torch.sparse_csr_tensor(start, column, torch.zeros(len(row)), (m, n))
+        fine = torch.sparse.sampled_addmm(wanted, queries, bank.T, beta=0).values()
+    table = fine.new_full((m, int(count.max())), -math.inf)
+    table[row, torch.arange(len(row)) - start[row]] = fine
+    similarity, at = table.topk(k, dim=1, sorted=False)
+    return similarity, column[start[:-1, None] + at]
 
 
 def knn(

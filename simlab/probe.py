@@ -18,10 +18,11 @@ from tqdm.auto import tqdm
 
 from .augment import Augment, view
 from .data import DataSet
-from .evaluate import features, stratified
+from .evaluate import features, refuse_diverged, stratified
 
 REGULARISERS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # weights of the squared norm, for unit-variance features
 PART = 8  # rows for every feature that tell the curvature well enough
+TOLERANCE = 3e-4  # of the gradient there: the loss is within about 1e-6 of its minimum
 HELD_OUT = 0.2  # share of the labelled pictures that chooses among them
 
 
@@ -103,8 +104,7 @@ def _probe(
 ) -> tuple[Probe, Callable[[Tensor], Tensor]]:
     if solver not in ("lbfgs", "sgd"):
         raise ValueError(f"solver={solver!r}: expected 'lbfgs' or 'sgd'")
-    if not bool(feats.train.isfinite().all() and feats.test.isfinite().all()):
-        raise ValueError("a feature is no finite number: the encoder's training has diverged")
+    refuse_diverged(feats.train, feats.test)
     classes = int(feats.train_labels.max()) + 1
     n, device = len(feats.train_labels), feats.train.device
     generator = torch.Generator().manual_seed(seed)
@@ -180,62 +180,65 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 class _LogisticRegression:
     """Softmax regression by L-BFGS, quick because the problem is turned first.
 
-    In the basis of the features' principal axes, each scaled by its curvature, the loss is nearly
+    Along the features' principal axes, each scaled by the loss's curvature there, the loss is nearly
     round and a few iterations reach the minimum; the squared norm is the original weights'. A part of
     the rows says where the minimum is about, before all of them are asked.
     """
 
     def __init__(self, x: Tensor, y: Tensor, classes: int):
-        self.mean, self.std = x.mean(0), x.std(0).clamp_min(1e-6)
-        self.x, self.y, self.classes = (x - self.mean) / self.std, y, classes  # [N, D]
+        self.mean, self.y = x.mean(0), y
+        self.x = x - self.mean  # [N, D]
+        # torch.std over rows takes several times as long
+        self.std = (self.x.square().sum(0) / max(1, len(x) - 1)).sqrt().clamp_min(1e-6)
+        self.x /= self.std
         self.part = max(1, len(x) // (PART * x.shape[1]))  # every so-manieth row
-        self.curvature, self.axes = _principal_axes(self.x[:: self.part])  # [R], [D, R]
-        self.weights = torch.zeros(len(self.curvature) + 1, classes, device=x.device)
+        some = self.x[:: self.part]
+        self.axes = _principal_axes(some)  # [D, R]
+        self.turned = F.pad(some @ self.axes, (0, 1), value=1.0)  # [n, R + 1], the last for the bias
+        self.weights = torch.zeros(classes, self.turned.shape[1], device=x.device)
 
     def fit(self, l2: float) -> Callable[[Tensor], Tensor]:
         """The map from features [M, D] to logits at this regulariser, from the last fit on."""
-        scale = (self.curvature / self.classes + 2 * l2 + 1e-6).rsqrt()
-        scale = torch.cat([scale, scale.new_ones(1)])[:, None]  # the bias is not regularised
-        free = self.weights / scale
         for part in dict.fromkeys((self.part, 1)):
-            free = self._minimum(free, scale, l2, self.x[::part], self.y[::part])
-        self.weights = free * scale
-        w, bias = self.axes @ self.weights[:-1], self.weights[-1]
-        return lambda z: ((z - self.mean) / self.std) @ w + bias
+            p = F.linear(self.turned, self.weights).softmax(1)
+            curvature = (p * (1 - p)).T @ self.turned.square() / len(p)  # [classes, R + 1]
+            scale = (curvature + 2 * l2 + 1e-6).rsqrt()
+            self._descend(scale, l2, self.x[::part], self.y[::part])
+        w, bias = self.weights[:, :-1] @ self.axes.T, self.weights[:, -1]
+        return lambda z: F.linear((z - self.mean) / self.std, w, bias)
 
-    def _minimum(self, start: Tensor, scale: Tensor, l2: float, x: Tensor, y: Tensor) -> Tensor:
-        free = start.clone().requires_grad_()
+    def _descend(self, scale: Tensor, l2: float, x: Tensor, y: Tensor):
+        free = (self.weights / scale).requires_grad_()
         optimizer = torch.optim.LBFGS(
-            [free], max_iter=60, tolerance_grad=1e-5, tolerance_change=1e-7,
+            [free], max_iter=60, tolerance_grad=TOLERANCE, tolerance_change=1e-7,
             history_size=20, line_search_fn="strong_wolfe",
         )  # fmt: skip
 
         def loss() -> Tensor:
             optimizer.zero_grad()
             w = free * scale
-            logits = x @ (self.axes @ w[:-1]) + w[-1]
-            value = F.cross_entropy(logits, y) + l2 * w[:-1].square().sum()
+            # by F.linear, since the gradient of x @ w is a product that is slow on a CPU
+            logits = F.linear(x, w[:, :-1] @ self.axes.T, w[:, -1])
+            value = F.cross_entropy(logits, y) + l2 * w[:, :-1].square().sum()  # not the bias
             value.backward()
             return value
 
         optimizer.step(loss)
-        return free.detach()
+        self.weights = free.detach() * scale
 
 
-def _principal_axes(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Variances [R] and orthonormal axes [D, R] of centred x [N, D].
+def _principal_axes(x: Tensor) -> Tensor:
+    """Orthonormal axes [D, R] of centred x [N, D].
 
     With fewer rows than columns only those that the rows span: the squared norm keeps the weights at
     zero along all others.
     """
     n, d = x.shape
     if n >= d:
-        variance, axes = torch.linalg.eigh(x.T @ x / n)
-        return variance.clamp_min(0), axes
+        return torch.linalg.eigh(x.T @ x / n)[1]
     variance, turned = torch.linalg.eigh(x @ x.T / n)
     kept = variance > 1e-6 * variance[-1].clamp_min(1e-30)
-    variance = variance[kept]
-    return variance, x.T @ turned[:, kept] / (n * variance).sqrt()
+    return x.T @ turned[:, kept] / (n * variance[kept]).sqrt()
 
 
 def _sgd(

@@ -128,6 +128,67 @@ def test_memory_is_bounded_by_the_block_whatever_the_number_of_classes(monkeypat
     assert largest <= 4000
 
 
+# ------------------------------------------------------------------- bfloat16 first, float32's answer
+
+
+def hard_banks():
+    """[name, bank, queries]: what is near is not told apart by bfloat16, or only just."""
+    g = torch.Generator().manual_seed(1)
+    loose = torch.randn(3001, 32, generator=g)
+    middle = torch.randn(32, generator=g)
+    tight = middle + 0.02 * loose  # every cosine is above 0.99
+    positive = loose.relu() + 0.1  # as after a ReLU
+    opposite = -middle + 0.3 * loose  # and no cosine with the queries is above 0
+    near = middle + 0.3 * torch.randn(40, 32, generator=g)
+    return {
+        "loose": (loose, torch.randn(40, 32, generator=g)),
+        "tight": (tight, tight[:40] + 0.01),
+        "positive": (positive, positive[:40].flip(1)),
+        "opposite": (opposite, near),
+    }
+
+
+@pytest.mark.parametrize("name", ["loose", "tight", "positive", "opposite"])
+@pytest.mark.parametrize("k", [1, 7, 30])
+def test_the_k_nearest_by_way_of_bfloat16_are_those_of_float32(name, k, monkeypatch):
+    monkeypatch.setattr(evaluate, "LARGE", 1)  # never too many candidates to go that way
+    bank, queries = (nn.functional.normalize(x, dim=1) for x in hard_banks()[name])
+    rough = nn.functional.pad(bank.bfloat16(), (0, 0, 0, -len(bank) % evaluate.GROUP))
+    assert len(rough) > len(bank)
+    wanted, places = evaluate._k_nearest(queries, bank, None, k)
+    found, found_places = evaluate._k_nearest(queries, bank, rough, k)
+    torch.testing.assert_close(found.sort(1).values, wanted.sort(1).values, atol=2e-6, rtol=0)
+    exact = queries.double() @ bank.double().T
+    torch.testing.assert_close(found.double(), exact.gather(1, found_places), atol=2e-6, rtol=0)
+    kth = exact.topk(k).values[:, -1:]
+    clear = (exact.gather(1, places) > kth + 1e-6).sum(1)  # beyond float32's own rounding
+    for row, (a, b) in enumerate(zip(found_places, places, strict=True)):
+        assert len(set(a.tolist())) == k
+        assert len(set(a.tolist()) & set(b.tolist())) >= clear[row]
+    # bfloat16 alone would have answered otherwise
+    alone = (queries.bfloat16() @ bank.bfloat16().T).float().topk(k).indices
+    if name == "tight":
+        assert (exact.gather(1, alone).amin(1) < kth[:, 0] - 1e-6).any()
+
+
+def test_where_too_many_are_near_all_of_them_are_compared_in_float32(monkeypatch):
+    bank, queries = (nn.functional.normalize(x, dim=1) for x in hard_banks()["tight"])
+    rough = nn.functional.pad(bank.bfloat16(), (0, 0, 0, -len(bank) % evaluate.GROUP))
+    monkeypatch.setattr(torch.sparse, "sampled_addmm", None)  # not used
+    found = evaluate._k_nearest(queries, bank, rough, 7)
+    assert torch.equal(found[1], evaluate._k_nearest(queries, bank, None, 7)[1])
+
+
+def test_a_large_bank_gives_the_votes_of_float32_and_says_nothing(monkeypatch, recwarn):
+    bank, labels, queries, _ = problem(n=4000, m=300, d=24, classes=6)
+    wanted = knn_predict(bank, labels, queries, 20)
+    monkeypatch.setattr(evaluate, "cpu_has_bfloat16", lambda: True)
+    for large in (100, 10**6):
+        monkeypatch.setattr(evaluate, "LARGE", large)
+        assert torch.equal(knn_predict(bank, labels, queries, 20), wanted)
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize("k", [0, -1, 61])
 def test_a_k_that_the_bank_does_not_hold_is_refused(k):
     bank, labels, queries, _ = problem()
