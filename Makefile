@@ -59,6 +59,7 @@ bench: $(BIN)/.ready
 # executes each in place with an empty runs folder, as a newcomer's machine would, and measures it
 notebooks: $(BIN)/.ready
 	@$(BIN)/python notebooks/book.py --refresh
+	@$(BIN)/python docs/make_figures.py
 
 clean:
 	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .hypothesis .ruff_cache

@@ -6,15 +6,21 @@ from pathlib import Path
 import nbformat
 
 HERE = Path(__file__).parent
-FIGURES = {"label_budgets.png": ("02_linear_probe", 0)}  # file: notebook, which of its figures
+FIGURES = {  # file: notebook, and how the figure's text alternative begins
+    "label_budgets.png": ("02_linear_probe", "Accuracy of five linear probes"),
+    "layer_map.png": ("05_comparing_representations", "Heat map of cka"),
+}
 
 
 def main():
-    for name, (notebook, number) in FIGURES.items():
+    for name, (notebook, begins) in FIGURES.items():
         path = HERE.parent / "notebooks" / f"{notebook}.ipynb"
         outputs = [o for c in nbformat.read(path, as_version=4).cells for o in c.get("outputs", [])]
-        pictures = [o.data["image/png"] for o in outputs if "image/png" in o.get("data", {})]
-        (HERE / name).write_bytes(base64.b64decode(pictures[number]))
+        (picture,) = [
+            o.data["image/png"] for o in outputs
+            if o.get("metadata", {}).get("image/png", {}).get("alt", "").startswith(begins)
+        ]  # fmt: skip
+        (HERE / name).write_bytes(base64.b64decode(picture))
 
 
 if __name__ == "__main__":

@@ -77,6 +77,8 @@ def test_cleaning_takes_out_times_widgets_and_progress():
 def test_an_unknown_number_is_refused_with_what_there_is():
     with pytest.raises(SystemExit, match="01_pretraining"):
         book.find_notebooks(["99"])
+    assert [p.stem[:2] for p in book.find_notebooks([])] == ["01", "02", "03", "04", "05", "06"]
+    assert [p.stem for p in book.find_notebooks(["00"])] == ["00_start_here"]
 
 
 def test_links_between_sources_lead_to_the_pages_of_the_site(tmp_path):
@@ -107,6 +109,9 @@ def test_every_link_of_the_site_leads_to_a_page_and_none_to_the_network(site):
     for page in found:
         text = page.read_text(encoding="utf-8")
         assert "<script" not in text
+        alts = re.findall(r"<img[^>]*?alt=\"([^\"]*)\"", text)
+        assert len(alts) == text.count("<img") and all(len(alt) > 40 for alt in alts)
+        assert "No description" not in text, "nbconvert's words where it finds no text alternative"
         assert not re.findall(r"""(?:src)=["']https?://""", text)
         for target in re.findall(r"""(?:href|src)=["']([^"'#]+?)(?:#[^"']*)?["']""", text):
             if not re.match(r"(https?|data|mailto):", target):

@@ -1,105 +1,63 @@
 """Every widget in JupyterLab, in a real browser, its controls moved by keyboard."""
 
-import contextlib
-import json
-import os
+import io
+import re
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from pathlib import Path
 
+import browser
 import nbformat
+import pages
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
+from PIL import Image
 
 pytestmark = pytest.mark.browser
-TESTS = Path(__file__).parent
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
+ROOT = Path(__file__).parent.parent
+CHROMIUM = browser.CHROMIUM
 # the widgets with something to move
 NAMES = (
     "two_view_explorer", "epoch_scrubber", "neighbour_browser", "budget_slider",
     "collapse_switches", "sim_beta", "cka_playground", "layer_heatmap",
 )  # fmt: skip
-# cells run before there is a kernel would ask for one in a dialogue
-KERNEL = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
-SETTINGS = {
-    "notebook-extension/tracker": {"windowingMode": "none"},  # keep what is out of sight
-    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
-}
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """The address of a JupyterLab of its own, with a notebook that shows every widget."""
+    """The address of a JupyterLab with a notebook that shows every widget, and the start page."""
     if not CHROMIUM:
         pytest.skip("no Chromium on this machine: apt-get install chromium")
     home = tmp_path_factory.mktemp("lab")
-    for name, values in SETTINGS.items():
-        path = home / "settings/@jupyterlab" / f"{name}.jupyterlab-settings"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(values))
-    folders = [str(TESTS), str(TESTS.parent)]
+    folders = [str(ROOT / "tests"), str(ROOT)]
     cells = [f"import sys\nsys.path[:0] = {folders}\nimport explorers\nmade = explorers.every()"]
     cells += [f"made[{name!r}]" for name in NAMES]
     cells += ["live = explorers.widgets.live_curves(4)\nlive", "live.on_epoch(explorers.HISTORY[:2])",
               "live.on_epoch(explorers.HISTORY)"]  # fmt: skip
     kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     notebook = new_notebook(cells=[new_code_cell(c) for c in cells], metadata=kernel)
-    (home / "work").mkdir()
-    nbformat.write(notebook, home / "work/all.ipynb")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    own = {name: str(home / name.lower()) for name in (
-        "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR",
-        "JUPYTERLAB_WORKSPACES_DIR",
-    )}  # fmt: skip
-    server = subprocess.Popen(
-        [sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", "--ip=127.0.0.1",
-         "--ServerApp.port_retries=0", "--IdentityProvider.token=", "--ServerApp.allow_root=True",
-         "--expose-app-in-browser", "--notebook-dir", str(home / "work")],
-        env={**os.environ, **own, "JUPYTERLAB_SETTINGS_DIR": str(home / "settings")},
-        stdout=(home / "log").open("w"), stderr=subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
-    try:
-        address = f"http://127.0.0.1:{port}"
-        for _ in range(120):
-            time.sleep(0.5)
-            try:
-                urllib.request.urlopen(f"{address}/api")
-                break
-            except OSError:
-                assert server.poll() is None, (home / "log").read_text()
-        yield f"{address}/lab/tree/all.ipynb"
-    finally:
-        server.send_signal(signal.SIGTERM)  # which ends its kernels too
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            server.wait(20)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)  # its own group and nothing else
+    nbformat.write(notebook, home / "all.ipynb")
+    shutil.copy(ROOT / "notebooks/00_start_here.ipynb", home)
+    with browser.jupyterlab(home) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
-def page(lab):
-    """The notebook, run from top to bottom."""
+def chromium():
+    if not CHROMIUM:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        page.goto(lab, timeout=90_000)
-        page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=90_000)
-        page.wait_for_function(KERNEL, timeout=90_000)
-        page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
-        page.wait_for_function(
-            f"document.querySelectorAll('.jp-OutputArea .widget-html img').length >= {len(NAMES) + 1}",
-            timeout=90_000,
-        )
-        yield page
-        browser.close()
+        chromium = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def page(lab, chromium):
+    """The notebook, run from top to bottom."""
+    page = chromium.new_page(viewport={"width": 1400, "height": 1000})
+    browser.run_all(page, f"{lab}/lab/tree/all.ipynb", pictures=len(NAMES) + 1)
+    return page
 
 
 def cell_of(page, name):
@@ -176,3 +134,57 @@ def test_one_output_shows_the_widget_and_keeps_the_picture(page):
     cell = cell_of(page, "cka_playground")
     assert cell.locator(".jp-OutputArea img").count() == 1
     assert cell.locator(".jp-OutputArea .noUi-handle").count() >= 7
+
+
+def test_the_start_page_leads_to_a_slider_that_moves(lab, chromium):
+    """What `make lab` opens: run it, and move the first slider."""
+    page = chromium.new_page(viewport={"width": 1400, "height": 1000})
+    browser.run_all(page, f"{lab}/lab/tree/00_start_here.ipynb", pictures=1)
+    cell = page.locator(".jp-CodeCell").nth(1)
+    handle = cell.locator(".noUi-handle").nth(0)
+    handle.focus()
+    assert moved(page, cell, lambda: handle.press("ArrowRight"))
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """What `make run` leaves, of two committed notebooks."""
+    out = tmp_path_factory.mktemp("site")
+    cards = []
+    for name in ("01_pretraining", "05_comparing_representations"):
+        source = ROOT / "notebooks" / f"{name}.ipynb"
+        (out / name).mkdir()
+        shutil.copy(source, out / name)
+        cards.append({"name": name, "source": source, "status": "done", "seconds": 1.0,
+                      "metrics": {"found": 0.5}})  # fmt: skip
+    pages.write_site(cards, out)
+    return out
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_site_is_read_without_a_network_in_either_theme(site, chromium, theme):
+    context = chromium.new_context(offline=True, color_scheme=theme)
+    page, failed, ahead, seen = context.new_page(), [], ["index.html"], set()
+    page.on("requestfailed", lambda request: failed.append(request.url))
+    while ahead:
+        target = ahead.pop()
+        if target in seen:
+            continue
+        seen.add(target)
+        page.goto(f"file://{site}/{target}")
+        assert page.evaluate("[...document.images].every(i => i.naturalWidth && i.alt.length > 40)")
+        ink = page.evaluate("getComputedStyle(document.querySelector('h1')).color")
+        ink = sum(map(int, re.findall(r"\d+", ink)[:3])) / 3
+        ground = Image.open(io.BytesIO(page.screenshot())).convert("L").getpixel((3, 3))
+        assert abs(ink - ground) > 150, f"{target}: {ink} on {ground}"
+        assert (ground < 60) == (theme == "dark"), f"{target} is not {theme}: {ground}"
+        for fold in page.locator("details:not([open]) > summary").all()[:1]:
+            fold.focus()
+            page.keyboard.press("Enter")
+            assert fold.evaluate("e => e.parentElement.open")
+        links = page.evaluate("[...document.links].map(a => a.href)")
+        ahead += [link.split("#")[0].removeprefix(f"file://{site}/") for link in links
+                  if link.startswith("file:") and ".html" in link]  # fmt: skip
+    assert len(seen) >= 8 and not failed
+    context.close()

@@ -75,6 +75,20 @@ def test_every_lesson_has_its_exercises():
     assert lessons <= {p.stem for p in NOTEBOOKS}
 
 
+JUNK = ["None", "3", "'a word'", "[]", "{}", "object()", "torch.zeros(0)", "torch.tensor(float('nan'))",
+        "torch.zeros(2, 3)", "(1, 2)", "(None, None)", "(torch.zeros(3), 'b')"]  # fmt: skip
+
+
+@pytest.mark.parametrize("junk", JUNK)
+@every_exercise
+def test_a_check_answers_whatever_it_is_given(key, junk, capsys):
+    """In words, and never with an error of its own."""
+    name = re.match(r"check\.\w+\((\w+)\)", ALL[key][2])[1]
+    called = "def " in ALL[key][3]
+    said = verdict(key, f"import torch\n{name} = {'lambda *inputs: ' if called else ''}{junk}", capsys)
+    assert "Not yet: " in said and "Right." not in said
+
+
 COSINE = "    D = lambda p, z: -F.cosine_similarity(p, z.detach(), dim=-1).mean()\n"
 VIEW = """def two_views(x, generator):
     def one():

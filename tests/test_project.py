@@ -9,8 +9,11 @@ import sys
 import tomllib
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
+
+from simlab import plots
 
 ROOT = Path(__file__).parent.parent
 SIMLAB = ROOT / "simlab"
@@ -124,6 +127,43 @@ def test_what_can_be_used_alone_is_used_alone(tmp_path):
 def test_the_method_reads_in_one_sitting():
     lines = {name: len((SIMLAB / f"{name}.py").read_text().splitlines()) for name in PATH}
     assert sum(lines.values()) < 1100, lines
+
+
+def lines_of_code(source):
+    """Lines that are not blank, a comment or part of a docstring."""
+    texts = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+            texts |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    lines = enumerate(source.splitlines(), 1)
+    return sum(1 for i, line in lines if i not in texts and line.strip() and line.strip()[0] != "#")
+
+
+def test_all_of_simlab_is_small():
+    sizes = {str(path.relative_to(SIMLAB)): lines_of_code(path.read_text(encoding="utf-8"))
+             for path in SIMLAB.rglob("*.py")}  # fmt: skip
+    assert len(sizes) > 30 and sum(sizes.values()) < 4500, sizes
+
+
+def test_lines_of_code_are_counted_without_words_about_them():
+    source = '"""One\n\ntwo."""\n# three\nx = 1  # four\n\n\ndef f():\n    "Five."\n'
+    source += '    return """a\nb"""\n'
+    assert lines_of_code(source) == 4
+
+
+def test_every_figure_takes_its_colours_from_the_palette():
+    """Okabe and Ito's, or a colour map whose lightness rises; matplotlib's own are neither."""
+    sources = [p.read_text(encoding="utf-8") for p in SIMLAB.rglob("*.py")]
+    for path in (ROOT / "notebooks").rglob("*.ipynb"):
+        cells = nbformat.read(path, as_version=4).cells
+        sources += [c.source for c in cells if c.cell_type == "code"]
+    safe = {*plots.PALETTE, "black", "white", "k"}
+    for source in sources:
+        for color in re.findall(r"\b(?:edge|face|e)?color=\"([^\"]+)\"", source):
+            assert color in safe or re.fullmatch(r"0?\.\d+|transparent", color), color
+        assert not re.search(r"[\"']C(\d|\{)", source), "matplotlib's own colours"
+        for cmap in re.findall(r"cmap(?:: str)? ?= ?\"(\w+)\"", source):
+            assert cmap in ("gray", "Blues", "cividis", "viridis"), cmap
 
 
 def test_no_line_is_longer_than_the_linter_allows():

@@ -1,0 +1,66 @@
+"""The README's screenshots, of this code: python docs/make_screenshots.py (it needs Chromium).
+
+JupyterLab with the start page's slider moved, and a page of the site that `make run` leaves.
+"""
+
+import io
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "notebooks")]
+import browser  # noqa: E402
+import pages  # noqa: E402
+
+
+def save(page: Page, name: str):
+    """What the page shows, as a PNG of 64 colours."""
+    image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    image.quantize(64).save(ROOT / "docs" / name, optimize=True)
+
+
+def lab(page: Page, folder: Path):
+    """The start page in JupyterLab, run, with the smallest crop."""
+    shutil.copy(ROOT / "notebooks" / "00_start_here.ipynb", folder)
+    with browser.jupyterlab(folder) as address:
+        browser.run_all(page, f"{address}/lab/tree/00_start_here.ipynb", pictures=1)
+        cell = page.locator(".jp-CodeCell").nth(1)
+        crop = cell.locator(".noUi-handle").nth(2)  # after the draw, the upper end of crop
+        crop.focus()
+        for _ in range(10):
+            crop.press("ArrowLeft")
+        cell.locator("img[alt*='crop_max 0.5']").wait_for(timeout=30_000)
+        page.evaluate("void window.jupyterapp.commands.execute('application:toggle-left-area')")
+        cell.evaluate("e => e.scrollIntoView({block: 'end'})")
+        page.wait_for_timeout(1000)
+        save(page, "lab.png")
+
+
+def site(page: Page, folder: Path):
+    """The committed notebook 01 as the site's page, at its neighbours."""
+    source = ROOT / "notebooks" / "01_pretraining.ipynb"
+    (folder / source.stem).mkdir()
+    shutil.copy(source, folder / source.stem)
+    pages.write_site([{"name": source.stem, "source": source, "status": "done", "seconds": 0.0,
+                       "metrics": {}}], folder)  # fmt: skip
+    page.goto(f"file://{folder}/{source.stem}/{source.stem}.html")
+    page.locator("h2", has_text="The loss").evaluate("e => e.scrollIntoView()")
+    save(page, "site.png")
+
+
+def main():
+    with sync_playwright() as p, tempfile.TemporaryDirectory() as temporary:
+        chromium = p.chromium.launch(executable_path=browser.CHROMIUM, args=["--no-sandbox"])
+        for shoot in (lab, site):
+            folder = Path(temporary, shoot.__name__)
+            folder.mkdir()
+            shoot(chromium.new_page(viewport={"width": 1100, "height": 760}), folder)
+
+
+if __name__ == "__main__":
+    main()
