@@ -22,6 +22,7 @@ from .names import near
 TYPES = {t.__name__: t for t in (bool, int, float, str, list, dict)}
 COLUMNS = ("point", "status", "duration", "error")  # the table's own names
 MAX_POINTS = 100_000
+RANGE = re.compile(r"([+-]?\d{1,18}):([+-]?\d{1,18})(?::([+-]?\d{1,18}))?(?![^,])")
 
 
 def read_parameters(notebook: str | Path) -> dict[str, Any]:
@@ -34,7 +35,6 @@ def read_parameters(notebook: str | Path) -> dict[str, Any]:
              if cell.cell_type == "code" and "parameters" in cell.metadata.get("tags", [])]
     if len(cells) != 1:
         raise ValueError(f"{notebook}: {len(cells)} code cells are tagged 'parameters', not one")
-    seen = papermill.inspect_notebook(papermill_path(notebook))
     found, line = {}, "..."
     try:
         for node in ast.parse(cells[0]).body:
@@ -43,11 +43,11 @@ def read_parameters(notebook: str | Path) -> dict[str, Any]:
             default = ast.literal_eval(node.value)
             if name in {*found, *COLUMNS}:
                 raise ValueError("the name is set twice, or is one of the table's columns")
-            kind = TYPES[type(default).__name__]
+            kind = type(default).__name__
             if isinstance(node, ast.AnnAssign):
-                kind = TYPES[ast.unparse(node.annotation).strip("'").partition("[")[0]]
-            found[name] = _checked(name, default, kind())
-        if list(seen) != list(found):
+                kind = ast.unparse(node.annotation).strip("'").partition("[")[0]
+            found[name] = _checked(name, default, TYPES[kind]())
+        if list(seen := papermill.inspect_notebook(papermill_path(notebook))) != list(found):
             raise ValueError(f"papermill reads {list(seen)}, Python {list(found)}")
     except (AttributeError, KeyError, SyntaxError, TypeError, ValueError) as error:
         raise ValueError(
@@ -78,6 +78,14 @@ def _default(name: str, parameters: Mapping[str, Any]) -> Any:
     return parameters[name]
 
 
+def _spelled(match: re.Match) -> str:
+    """The numbers of a range, with commas."""
+    values = range(*(int(group) for group in match.groups() if group))
+    if not 0 < len(values) <= MAX_POINTS:
+        raise ValueError(f"the range {match[0]} is empty or has more than {MAX_POINTS} values")
+    return ",".join(map(str, values))
+
+
 def parse_grid(words: Iterable[str], parameters: Mapping[str, Any]) -> dict[str, list]:
     """Shell words to a grid, typed by the defaults of the notebook; ValueError, TypeError if wrong.
 
@@ -85,28 +93,19 @@ def parse_grid(words: Iterable[str], parameters: Mapping[str, Any]) -> dict[str,
     ``flag=true,false``; ``name=a,b`` or, where one is empty or has a comma, ``name="a,b",""``;
     lists and dicts are JSON: ``layers=["a","b"],["c"]``.
     """
-    def spell(match: re.Match) -> str:
-        values = range(*(int(group) for group in match.groups() if group))
-        if not 0 < len(values) <= MAX_POINTS:
-            raise ValueError(f"the range {match[0]} is empty or has more than {MAX_POINTS} values")
-        return ",".join(map(str, values))
-
     grid: dict[str, list] = {}
     for word in words:
         name, equals, text = word.partition("=")
         if not equals or name in grid:
             raise ValueError(f"{word!r}: expected name=values, each name once")
         default, values = _default(name, parameters), None
-        if type(default) is int:
-            number = r"([+-]?\d{1,18})"
-            text = re.sub(rf"{number}:{number}(?::{number})?(?![^,])", spell, text)
         if type(default) is str and not text.startswith('"'):
             values = text.split(",")
             if "" in values or '"' in text:
                 raise ValueError(f"{word!r}: quote all strings if one is empty or has a comma")
         else:
-            text = text.lower() if type(default) is bool else text  # also Python's True
-            for read in (ast.literal_eval, json.loads):  # the first reads .5
+            text = RANGE.sub(_spelled, text) if type(default) is int else text
+            for read in (ast.literal_eval, json.loads):  # the first reads .5 and True
                 with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
                     values = read(f"[{text}]")
         if type(values) is not list:
@@ -134,8 +133,9 @@ def grid_points(grid: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[
 
 
 def _name(point: dict) -> str:
-    """Readable and, by its hash, unique (1 and "1"; letters that a file system folds)."""
-    text = ",".join(f"{k}={v if type(v) is str else json.dumps(v)}" for k, v in point.items())
+    """Readable, by its hash unique (1 and "1"; a file system's A and a), and whatever the order."""
+    pairs = sorted(point.items())
+    text = ",".join(f"{k}={v if type(v) is str else json.dumps(v)}" for k, v in pairs)
     return re.sub(r"[^A-Za-z0-9=,.+-]+", "-", text)[:60] + "_" + hash_of(point)[:8]
 
 

@@ -73,19 +73,6 @@ def _versions() -> dict[str, str]:
     return {"python": sys.version.split()[0], "code": code_digest(), **packages}
 
 
-@contextlib.contextmanager
-def _locked(path: Path, message: str, seconds: float = 0) -> Iterator[None]:
-    lock = filelock.FileLock(path)
-    try:
-        lock.acquire(timeout=seconds)
-    except filelock.Timeout:
-        raise RuntimeError(message) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _environment(task: dict) -> dict[str, str]:
     names = [f"{library}_NUM_THREADS" for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")]
     return {"SIMLAB_OUT": task["folder"], **dict.fromkeys(names, str(task["threads"])),
@@ -117,10 +104,9 @@ def _start(task: dict) -> subprocess.Popen:
     """A process for one point, which locks it as long as it lives."""
     folder = Path(task["folder"])
     lock = folder.parents[1] / f".{folder.name}.lock"
-    with _locked(lock, f"{folder} is being run by another process", seconds=30):
-        folder.mkdir(exist_ok=True)  # and not its parents: a worker must see the sweep's own folder
-        for old in folder.iterdir():
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
+    with filelock.FileLock(lock, timeout=30):  # a worker whose sweep was killed may be at it
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()  # and not its parents: a worker must see the sweep's own folder
         write_json(folder / "parameters.json", task["parameters"])
     task |= {"started": time.time(), "versions": _versions()}
     with open(folder / "log", "wb") as log:
@@ -167,17 +153,13 @@ def _run_here(tasks: list[dict], jobs: int) -> Iterator[dict]:
             process.wait()
 
 
-def _run_dask(tasks: list[dict], jobs: int, scheduler: str) -> Iterator[dict]:
+def _run_dask(tasks: list[dict], scheduler: str) -> Iterator[dict]:
     """On Dask's workers, which must see the same files; as many at once as they have threads."""
     try:
-        from dask.distributed import Client, LocalCluster, as_completed
+        from dask.distributed import Client, as_completed
     except ImportError as error:
         raise ImportError("scheduler= needs Dask: pip install 'simlab[cluster]'") from error
-    with contextlib.ExitStack() as stack:
-        if scheduler == "local":
-            scheduler = stack.enter_context(
-                LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None))
-        client = stack.enter_context(Client(scheduler))
+    with Client(scheduler) as client:
         futures = {client.submit(run_point, task, pure=False): task for task in tasks}
         for future in as_completed(futures):
             if future.status == "finished":
@@ -189,14 +171,13 @@ def _run_dask(tasks: list[dict], jobs: int, scheduler: str) -> Iterator[dict]:
 
 
 def sweep(notebook: str | Path, grid: Mapping[str, Any], out: str | Path, jobs: int = 1,
-          threads: int = 1, dry_run: bool = False, scheduler: str | None = None,
-          fresh: bool = False) -> pd.DataFrame:
+          threads: int = 1, dry_run: bool = False, scheduler: str | None = None) -> pd.DataFrame:
     """Run a notebook at every point of a grid; these points' rows of :func:`collect`.
 
-    ``jobs`` points at once, each in its own process of ``threads`` threads; ``scheduler`` is a Dask
-    scheduler's address, or "local" for ``jobs`` worker processes. What is finished in ``out``
-    stays; ``fresh`` throws it away. ``dry_run`` writes the plan, starts nothing, and prints shell
-    commands, one a line, for what is left. A failed point is a row of the table and stops no other.
+    ``jobs`` points at once, each in its own process of ``threads`` threads, or on the workers of a
+    Dask ``scheduler`` (its address). What is finished in ``out`` stays. ``dry_run`` starts nothing:
+    it writes the plan, and prints shell commands, one a line, for what is left. A failed point is a
+    row of the table and stops no other.
 
     Raises ValueError or TypeError for a wrong grid, or if the notebook's code changed since ``out``
     was begun, RuntimeError while another sweep works in ``out``; all before anything starts.
@@ -211,16 +192,16 @@ def sweep(notebook: str | Path, grid: Mapping[str, Any], out: str | Path, jobs: 
     points = grid_points(grid, parameters)
     # of the code alone, so that a corrected sentence does not undo a night's sweep
     code = hash_of([c.source for c in nbformat.read(notebook, 4).cells if c.cell_type == "code"])
-    out.mkdir(parents=True, exist_ok=True)
-    with _locked(out / ".lock", f"another sweep is at work in {out}"):
+    (out / "points").mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(filelock.FileLock(out / ".lock", timeout=0))
+        except filelock.Timeout:
+            raise RuntimeError(f"another sweep is at work in {out}") from None
         plan = _read(out / "sweep.json")
-        if fresh:
-            for name in {**plan.get("points", {}), **points}:
-                shutil.rmtree(out / "points" / name, ignore_errors=True)
-            plan = {}
         if plan.get("digest", code) != code:
             raise ValueError(f"the code of {notebook.name} changed since {out} was begun: take "
-                             "another folder, or fresh=True (--fresh) to throw away what is there")
+                             "another folder, or remove this one")
         if plan.get("versions", versions) != versions:
             warnings.warn(f"{out} was begun with other versions: {plan['versions']}", stacklevel=2)
         tasks = [{"folder": str(out / "points" / name), "notebook": str(out / "notebook.ipynb"),
@@ -230,7 +211,6 @@ def sweep(notebook: str | Path, grid: Mapping[str, Any], out: str | Path, jobs: 
                 if _read(Path(task["folder"], "status.json")).get("status") != "done"]
         words = [f"{name}={','.join(dict.fromkeys(json.dumps(p[name]) for p in points.values()))}"
                  for name in grid]
-        (out / "points").mkdir(exist_ok=True)
         write_bytes(out / "notebook.ipynb", notebook.read_bytes())
         write_json(out / "sweep.json", {
             "notebook": notebook.name, "digest": code, "grid": words, "versions": versions,
@@ -242,26 +222,14 @@ def sweep(notebook: str | Path, grid: Mapping[str, Any], out: str | Path, jobs: 
         else:
             print(f"{len(points)} points, {len(left)} to run, {jobs} at once with {threads} "
                   f"thread(s) each: {out}", file=sys.stderr)
-            runs = _run_dask(left, jobs, scheduler) if scheduler and left else _run_here(left, jobs)
+            runs = _run_dask(left, scheduler) if scheduler and left else _run_here(left, jobs)
             with contextlib.closing(runs), tqdm(runs, total=len(left)) as bar:
-                for count, state in enumerate(bar):
-                    if count == 0:
-                        each = bar.format_dict["elapsed"]
-                        more = each * math.ceil((len(left) - 1) / jobs)
-                        bar.write(f"the first took {each:.1f} s: {more:.0f} s more", sys.stderr)
+                for state in bar:
                     if state["status"] == "failed":
                         bar.write(f"failed: {state['error']}", sys.stderr)
         table = collect(out)
         write_bytes(out / "table.csv", table.to_csv(index=False).encode())
     return table[table["point"].isin(points)].reset_index(drop=True)
-
-
-def _flat(data: dict, prefix: str = "") -> dict:
-    flat = {}
-    for key, value in data.items():
-        key = f"{prefix}{key}"
-        flat |= _flat(value, f"{key}.") if isinstance(value, dict) else {key: value}
-    return flat
 
 
 def collect(folder: str | Path) -> pd.DataFrame:
@@ -273,21 +241,21 @@ def collect(folder: str | Path) -> pd.DataFrame:
     plan = _read(Path(folder, "sweep.json"))
     if not plan:
         raise FileNotFoundError(f"{folder} holds no sweep: no sweep.json in it")
-    heads, middles, tails = [], [], []
+    heads, metrics, states = [], [], []
     for name, point in plan["points"].items():
-        path, head = Path(folder, "points", name), {"point": name} | plan["defaults"] | point
+        path = Path(folder, "points", name)
         state = {"status": "unfinished"} | _read(path / "status.json")
         if state == {"status": "done"}:  # by a command of the dry run: papermill knows how long
             run = _read(path / "notebook.ipynb")["metadata"]["papermill"]
             state |= {"duration": run["duration"], "versions": {"papermill": run["version"]}}
-        metrics = _flat(_read(path / "metrics.json")) if state["status"] == "done" else {}
-        heads.append(head)
-        middles.append({f"metric.{key}" if key in {*head, *COLUMNS} else key: value
-                        for key, value in metrics.items()})
-        tails.append({key: state.get(key) for key in COLUMNS[1:]}
-                     | _flat(state.get("versions", {}), "version."))
-    parts = [pd.DataFrame(part, range(len(part))) for part in (heads, middles, tails)]
-    return pd.concat(parts, axis=1)
+        versions = {f"version.{key}": value for key, value in state.get("versions", {}).items()}
+        heads.append({"point": name} | plan["defaults"] | point)
+        metrics.append(_read(path / "metrics.json") if state["status"] == "done" else {})
+        states.append({key: state.get(key) for key in COLUMNS[1:]} | versions)
+    taken = {*heads[0], *COLUMNS}
+    flat = pd.json_normalize(metrics).rename(
+        columns=lambda name: f"metric.{name}" if name in taken else name)
+    return pd.concat([pd.DataFrame(heads), flat, pd.DataFrame(states)], axis=1)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -299,8 +267,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="points at once")
     parser.add_argument("--threads", type=int, default=1, help="threads of each point")
     parser.add_argument("--dry-run", action="store_true", help="print a command a line instead")
-    parser.add_argument("--scheduler", metavar="tcp://...|local", help="run on Dask's workers")
-    parser.add_argument("--fresh", action="store_true", help="throw away what is in the folder")
+    parser.add_argument("--scheduler", metavar="tcp://...", help="run on Dask's workers")
     args = parser.parse_intermixed_args(argv)
     try:
         if Path(args.notebook).is_file():  # else sweep says what there is
@@ -315,8 +282,3 @@ def main(argv: list[str] | None = None) -> int:
     if not args.dry_run:
         print(table[[name for name in table if not name.startswith("version.")]].to_string())
     return int(not args.dry_run and (table["status"] != "done").any())
-
-
-if __name__ == "__main__":
-    from simlab.sweep import main as run  # Dask's workers import simlab.sweep, not this __main__
-    sys.exit(run())
