@@ -6,6 +6,7 @@ have seen: without that, "no effect" and "too few seeds" look the same.
 """
 
 import warnings
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,6 +22,7 @@ from .augment import normalise
 from .collapse import effective_rank
 from .data import DataSet
 from .names import near
+from .similarity.layers import select, tapped
 
 
 def paired_differences(
@@ -96,7 +98,6 @@ def _need(table: pd.DataFrame, *columns: str):
             raise ValueError(f"no column {column!r}{near(column, table.columns)}")
 
 
-@torch.no_grad()
 def what_is_kept(
     encoder: nn.Module, data: DataSet, layers: Sequence[str], pictures: int = 1000
 ) -> pd.DataFrame:
@@ -105,37 +106,30 @@ def what_is_kept(
     rebuild: R² of the picture itself (16 x 16 pixels), read from the layer's map, averaged to at
     most 4 x 4 positions. One column a known factor of the data: R² read from the average over all
     positions (angles by cosine and sine). rank: effective rank of that average. Ridge regression on
-    that many training pictures, its strength by leave-one-out; R² on as many test pictures.
+    that many training pictures, its strength by leave-one-out; R² on as many test pictures. ValueError
+    for a layer that is not there.
     """
-    maps, sides = [], []
-    handles = [
-        encoder.get_submodule(name).register_forward_hook(lambda m, x, y: maps.append(y.float()))
-        for name in layers
-    ]
-    try:
+    names, maps, sides = select(encoder, layers), defaultdict(list), []
+    with tapped(encoder, names, lambda name, _, y: maps[name].append(y.float())) as forward:
         for part in (data.train, data.test):
             part = part.subset(torch.arange(min(pictures, len(part))))
             x = normalise(part.images, data.mean, data.std)
-            encoder.eval()(x)
+            forward(x)
             factors = part.factors.split(1, dim=1) if len(part.factors) else ()
-            named = dict(zip(part.factor_names, factors, strict=True))
-            if "angle" in named:
-                turn = torch.deg2rad(named["angle"])
-                named["angle"] = torch.cat((turn.cos(), turn.sin()), dim=1)
+            known = dict(zip(part.factor_names, factors, strict=True))
+            if "angle" in known:
+                turn = torch.deg2rad(known["angle"])
+                known["angle"] = torch.cat((turn.cos(), turn.sin()), dim=1)
             small = F.adaptive_avg_pool2d(x, min(16, data.train.size)).flatten(1)
-            sides.append({"rebuild": small} | named)
-    finally:
-        for handle in handles:
-            handle.remove()
+            sides.append({"rebuild": small} | known)
     rows = []
-    for i, name in enumerate(layers):
-        fit, test = maps[i], maps[i + len(layers)]  # [n, C, h, w]
-        side = min(4, fit.shape[-1])
-        grids = [F.adaptive_avg_pool2d(m, side).flatten(1) for m in (fit, test)]
-        means = [m.mean((2, 3)) for m in (fit, test)]
+    for name in names:
+        side = min(4, maps[name][0].shape[-1])
+        grids = [F.adaptive_avg_pool2d(y, side).flatten(1) for y in maps[name]]  # [N, C * side**2]
+        means = [y.mean((2, 3)) for y in maps[name]]  # [N, C]
         row = {"layer": name, "rank": effective_rank(means[1])}
-        for what in sides[0]:
-            row[what] = _r2(*(grids if what == "rebuild" else means), sides[0][what], sides[1][what])
+        for what, y in sides[0].items():
+            row[what] = _r2(*(grids if what == "rebuild" else means), y, sides[1][what])
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -144,7 +138,8 @@ def _r2(x: Tensor, x_test: Tensor, y: Tensor, y_test: Tensor) -> float:
     """R² on (x_test, y_test) of a ridge regression on (x, y): features [N, D], targets [N, T]."""
     from sklearn.linear_model import RidgeCV
 
-    std, mean = x.std(0).clamp_min(1e-6), x.mean(0)
+    # one scale for all: a channel that is almost always zero would blow up by its own
+    std, mean = x.std().clamp_min(1e-6), x.mean(0)
     x, x_test = (((part - mean) / std).cpu().double().numpy() for part in (x, x_test))
     y, y_test = (part.cpu().double().numpy() for part in (y, y_test))
     guess = RidgeCV(np.logspace(-1, 5, 7)).fit(x, y).predict(x_test).reshape(y_test.shape)

@@ -13,7 +13,6 @@ domain is asked once. Augmentation that undoes the very shift (turning, for angl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -28,14 +27,7 @@ from .probe import accuracy, encode, linear_probe
 from .runs import Run
 from .train import pretrain, train_supervised
 
-COLOURS = {"red": (1, 0.2, 0.2), "green": (0.2, 1, 0.2), "blue": (0.3, 0.3, 1), "grey": (1, 1, 1)}
-
-
-class Fold(NamedTuple):
-    """`data.test` is the left-out domain; `validation` pictures are of the training domains."""
-
-    data: DataSet
-    validation: Pictures
+COLOURS = {"red": (1, 0.5, 0.5), "green": (0.5, 1, 0.5), "blue": (0.5, 0.5, 1), "grey": (1, 1, 1)}
 
 
 @dataclass
@@ -47,10 +39,11 @@ class Domains:
     domain: torch.Tensor
     names: tuple[str, ...]
 
-    def leave_out(self, name: str, seed: int = 0) -> Fold:
-        """Train on all domains but one; `seed` draws the fifth of their pictures for validation.
+    def leave_out(self, name: str, seed: int = 0) -> tuple[DataSet, Pictures]:
+        """A data set: train on all domains but one, test on that one; and validation pictures.
 
-        Raises ValueError for an unknown domain, or one with a class that no other domain has.
+        These are a fifth of the training domains' pictures, drawn by `seed`. Raises ValueError for
+        an unknown domain, or one with a class that no other domain has.
         """
         if name not in self.names:
             raise ValueError(f"{self.name} has no domain {name!r}{near(name, self.names)}")
@@ -62,9 +55,8 @@ class Domains:
         rest = (~inside).nonzero()[:, 0]
         order = torch.randperm(len(rest), generator=torch.Generator().manual_seed(seed))
         validation, train = (rest[part] for part in order.tensor_split([-(-len(rest) // 5)]))
-        subset = self.pictures.subset
-        data = DataSet(f"{self.name} without {name}", subset(train), subset(inside.nonzero()[:, 0]))
-        return Fold(data, subset(validation))
+        parts = [self.pictures.subset(i) for i in (train, inside.nonzero()[:, 0], validation)]
+        return DataSet(f"{self.name} without {name}", *parts[:2]), parts[2]
 
 
 def by_factor(pictures: Pictures, factor: str, parts: int = 4) -> Domains:
@@ -73,7 +65,7 @@ def by_factor(pictures: Pictures, factor: str, parts: int = 4) -> Domains:
         raise ValueError(f"there is no factor {factor!r}{near(factor, pictures.factor_names)}")
     values = pictures.factors[:, pictures.factor_names.index(factor)].contiguous()
     edges = torch.quantile(values, torch.linspace(0, 1, parts + 1, device=values.device))
-    names = tuple(f"{factor} {a:.2g} to {b:.2g}" for a, b in edges.unfold(0, 2, 1).tolist())
+    names = tuple(f"{factor} {a:.3g} to {b:.3g}" for a, b in edges.unfold(0, 2, 1).tolist())
     return Domains(factor, pictures, torch.bucketize(values, edges[1:-1]), names)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn as nn
 
-from simlab.ablation import paired_differences, what_is_kept
+from simlab.ablation import _r2, paired_differences, what_is_kept
 from simlab.data import DataSet, Pictures
 
 
@@ -85,11 +85,22 @@ def test_a_layer_that_copies_keeps_the_picture_and_one_that_forgets_keeps_nothin
     assert kept.loc["0", "rebuild"] > 0.1 > 0.05 > kept.loc["2", "rebuild"]
     assert kept.loc["1", "x"] > 0.8 and kept.loc["1", "y"] < 0.2 and kept.loc["0", "x"] < 0.2
     assert abs(kept.loc["2", ["x", "y", "angle"]]).max() < 0.1
-    assert not any(m._forward_hooks for m in encoder.modules())
+    assert not any(m._forward_hooks for m in encoder.modules()) and encoder.training
 
 
 def test_a_layer_that_is_not_there_is_an_error_and_leaves_no_hook():
     part = scattered(20)
     encoder = nn.Sequential(nn.Identity(), nn.Flatten())
-    with pytest.raises(AttributeError):
+    with pytest.raises(ValueError, match="'5' matches nothing"):
         what_is_kept(encoder, DataSet("dots", part, part), ["5"])
+    assert not any(m._forward_hooks for m in encoder.modules())
+
+
+def test_a_channel_that_is_almost_always_zero_does_not_spoil_the_reading():
+    generator = torch.Generator().manual_seed(0)
+    x, x_test = torch.randn(2, 200, 5, generator=generator)
+    noise = torch.randn(200, generator=generator)
+    rare, rare_test = torch.zeros(2, 200, 1)
+    rare[0], rare_test[:20] = 1e-3, 1.0
+    y, y_test = x.sum(1, keepdim=True) + noise[:, None], x_test.sum(1, keepdim=True)
+    assert _r2(torch.cat((x, rare), 1), torch.cat((x_test, rare_test), 1), y, y_test) > 0.9
