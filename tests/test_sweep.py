@@ -450,7 +450,8 @@ def test_the_dry_runs_commands_give_in_bash_what_the_sweep_gives(finished, capsy
 @pytest.mark.notebook
 @pytest.mark.distributed
 def test_dask_runs_the_same_points_on_two_worker_processes(tmp_path):
-    distributed = pytest.importorskip("dask.distributed")
+    from dask import distributed
+
     body = "import psutil\n" + BODY.replace("got =", "time.sleep(2)\nif seed == 3: 1 / 0\ngot =")
     book = write_notebook(tmp_path / "a.ipynb", body=body.replace(
         '"threads"', '"worker": psutil.Process().parents()[1].pid, "threads"'))
