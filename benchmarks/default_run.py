@@ -11,6 +11,7 @@ kept in runs/ and found again. Writes notebooks/tables/<name>.md and .csv.
 import argparse
 import dataclasses
 import json
+from ast import literal_eval
 from pathlib import Path
 
 import pandas as pd
@@ -33,7 +34,7 @@ def main():
     arguments = parser.parse_args()
     kinds = {field.name: field.type for field in dataclasses.fields(PretrainConfig)}
     changes = dict(word.split("=", 1) for word in arguments.changes)
-    changes = {k: kinds.get(k, str)(v) for k, v in changes.items()}
+    changes = {k: v if kinds.get(k, str) is str else literal_eval(v) for k, v in changes.items()}
     config = make_config(PretrainConfig, **changes)
     data = load_data(config.data, config.data_folder, image_size=config.image_size)
     rows, seconds = [], []

@@ -23,6 +23,24 @@ NOT_IDENTITY = frozenset(
 )
 
 
+AT_LEAST = {
+    1: ("epochs", "accumulate", "decay_every", "keep_checkpoints", "proj_dim", "pred_dim",
+        "monitor_every", "knn_k"),
+    0: ("lr", "weight_decay", "warmup_epochs", "decay", "seed", "sim_beta", "sim_tokens",
+        "image_size", "view_size", "threads", "log_every", "proj_layers", "pred_lr", "labels"),
+}  # fmt: skip
+ONE_OF = {
+    "optimizer": ("sgd", "adam", "adamw", "rmsprop", "lars"),
+    "schedule": ("constant", "step", "multistep", "cosine"),
+    "stem": ("auto", "small", "large"),
+    "sim_sampling": SAMPLING_TYPES,
+    "sim_loss": LOSS_TYPES,
+    "method": ("simsiam", "simclr"),
+    "predictor": ("mlp", "none", "fixed"),
+    "head_bn": ("all", "hidden", "none"),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """What pretraining and supervised training share."""
@@ -60,24 +78,24 @@ class TrainConfig:
     keep_checkpoints: int = 3  # newest ones, beside the best and those of epochs 1, 2, 4, 8, ...
 
     def __post_init__(self):
-        check_types(self)
-        for name in ("epochs", "batch_size", "accumulate", "decay_every", "keep_checkpoints"):
-            _at_least(self, name, 1)
-        for name in ("lr", "weight_decay", "warmup_epochs", "decay", "seed", "sim_beta", "sim_tokens"):
-            _at_least(self, name, 0)
-        for name in ("image_size", "view_size", "threads", "log_every"):
-            _at_least(self, name, 0)
+        _check_types(self)
+        own = vars(self)
+        for least, names in AT_LEAST.items():
+            for name in names:
+                if own.get(name, least) < least:
+                    raise ValueError(f"{name}={own[name]}: expected at least {least}")
+        for name, known in ONE_OF.items():
+            if name in own and own[name] not in known:
+                raise ValueError(f"{name}={own[name]!r} is unknown{near(own[name], known)}")
+        for name in ("temperature", "knn_temperature"):
+            if own.get(name, 1) <= 0:
+                raise ValueError(f"{name}={own[name]}: expected more than 0")
         if self.seed >= 2**32:
             raise ValueError(f"seed={self.seed}: expected less than 2**32")
         if self.batch_size < 2:
-            raise ValueError("batch_size=1: BatchNorm needs at least two pictures in a batch")
+            raise ValueError(f"batch_size={self.batch_size}: BatchNorm needs at least two pictures")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum={self.momentum}: expected a number from 0 to below 1")
-        _one_of(self, "optimizer", ("sgd", "adam", "adamw", "rmsprop", "lars"))
-        _one_of(self, "schedule", ("constant", "step", "multistep", "cosine"))
-        _one_of(self, "stem", ("auto", "small", "large"))
-        _one_of(self, "sim_sampling", SAMPLING_TYPES)
-        _one_of(self, "sim_loss", LOSS_TYPES)
         milestones(self)
 
 
@@ -100,19 +118,6 @@ class PretrainConfig(TrainConfig):
     knn_k: int = 200  # neighbours that vote
     knn_temperature: float = 0.1  # of their votes
 
-    def __post_init__(self):
-        super().__post_init__()
-        _one_of(self, "method", ("simsiam", "simclr"))
-        _one_of(self, "predictor", ("mlp", "none", "fixed"))
-        _one_of(self, "head_bn", ("all", "hidden", "none"))
-        for name in ("proj_dim", "pred_dim", "monitor_every", "knn_k"):
-            _at_least(self, name, 1)
-        _at_least(self, "proj_layers", 0)
-        _at_least(self, "pred_lr", 0)
-        for name in ("temperature", "knn_temperature"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}={getattr(self, name)}: expected more than 0")
-
 
 @dataclass(frozen=True, kw_only=True)
 class SupervisedConfig(TrainConfig):
@@ -120,10 +125,6 @@ class SupervisedConfig(TrainConfig):
 
     labels: int = 0  # number of labelled training pictures, as many of each class; 0: all
     lr: float = 0.2  # for 256 pictures; what is used is lr * batch_size / 256
-
-    def __post_init__(self):
-        super().__post_init__()
-        _at_least(self, "labels", 0)
 
 
 # complete published configurations, for `simlab pretrain --recipe NAME` and `make_config`
@@ -156,21 +157,6 @@ def make_config(cls: type[Config], **values) -> Config:
     return cls(**values)
 
 
-def check_types(config: object):
-    """Every field holds the type it declares. An int may stand for a float, nothing else."""
-    for f in dataclasses.fields(config):
-        value = getattr(config, f.name)
-        if f.type is float and type(value) is int and abs(value) < 2**63:
-            value = float(value)
-            object.__setattr__(config, f.name, value)
-        if type(value) is not f.type:
-            raise TypeError(
-                f"{f.name}={value!r} is {type(value).__name__}: expected {f.type.__name__}"
-            )
-        if f.type is float and not math.isfinite(value):
-            raise ValueError(f"{f.name}={value}: expected a finite number")
-
-
 def resolve(config: Config, data: DataSet, encoder: nn.Module | None = None) -> Config:
     """The configuration with every "auto" and 0 replaced by the choice made for this data.
 
@@ -183,28 +169,28 @@ def resolve(config: Config, data: DataSet, encoder: nn.Module | None = None) -> 
     for n, what in ((number, "train"), (len(data.test), "test")):
         if n < 2:
             raise ValueError(f"there is only {n} picture to {what} on: expected at least 2")
-    # a module of the user's may take pictures of that size alone
-    view_size = size if encoder is not None else max(size * 3 // 4, 1)
+    small, augment = size <= SMALL_PICTURE, config.augment
+    if augment.split()[:1] == ["auto"]:
+        name = "scattered" if not colour else f"simsiam-{'cifar' if size <= 40 else 'imagenet'}"
+        augment = augment.replace("auto", name, 1)
+    open_choices = {
+        "encoder": "tiny" if size <= 40 else "resnet18",
+        "stem": "small" if small else "large",
+        "proj_layers": 2 if small else 3,
+        # a crop shows things larger than the whole picture does; smaller views undo that (Touvron et
+        # al., arXiv 1906.06423) and cost half. A module of the user's may take one size alone
+        "view_size": max(size * 3 // 4, 1) if encoder is None else size,
+    }
     changes = {
         "data": data.name,
-        "precision": resolve_precision(config.precision, resolve_device(config.device)),
         "image_size": size,
-        # a crop shows things larger than the whole picture does; smaller views undo that (Touvron et
-        # al., arXiv 1906.06423) and cost half
-        "view_size": config.view_size or view_size,
+        "augment": augment,
+        "precision": resolve_precision(config.precision, resolve_device(config.device)),
         "batch_size": min(config.batch_size, number),
+        **{k: v for k, v in open_choices.items() if getattr(config, k, None) in ("auto", 0)},
     }
-    if config.augment.split()[:1] == ["auto"]:
-        name = "scattered" if not colour else f"simsiam-{'cifar' if size <= 40 else 'imagenet'}"
-        changes["augment"] = config.augment.replace("auto", name, 1)
     if encoder is not None:
         changes["encoder"] = type(encoder).__name__
-    elif config.encoder == "auto":
-        changes["encoder"] = "tiny" if size <= 40 else "resnet18"
-    if config.stem == "auto":
-        changes["stem"] = "small" if size <= SMALL_PICTURE else "large"
-    if getattr(config, "proj_layers", 1) == 0:
-        changes["proj_layers"] = 2 if size <= SMALL_PICTURE else 3
     return dataclasses.replace(config, **changes)
 
 
@@ -222,13 +208,16 @@ def milestones(config: TrainConfig) -> list[float]:
     return shares
 
 
-def _at_least(config: object, name: str, least: float):
-    value = getattr(config, name)
-    if not value >= least:  # also refuses NaN
-        raise ValueError(f"{name}={value}: expected at least {least}")
-
-
-def _one_of(config: object, name: str, known: tuple[str, ...]):
-    value = getattr(config, name)
-    if value not in known:
-        raise ValueError(f"{name}={value!r} is unknown{near(value, known)}")
+def _check_types(config: object):
+    """Every field holds the type it declares. An int may stand for a float, nothing else."""
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if f.type is float and type(value) is int and abs(value) < 2**63:
+            value = float(value)
+            object.__setattr__(config, f.name, value)
+        if type(value) is not f.type:
+            raise TypeError(
+                f"{f.name}={value!r} is {type(value).__name__}: expected {f.type.__name__}"
+            )
+        if f.type is float and not math.isfinite(value):
+            raise ValueError(f"{f.name}={value}: expected a finite number")

@@ -15,10 +15,8 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     Raises ValueError where this machine has no such device.
     """
     if str(device) == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        mps = torch.backends.mps.is_available()
-        return torch.device("mps" if mps else "cpu")
+        gpus = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        return torch.device(next((name for name, there in gpus.items() if there), "cpu"))
     try:
         found = torch.device(device)
         torch.empty(0, device=found)
@@ -71,10 +69,7 @@ def environment(device: torch.device) -> dict[str, str | int]:
     """What a result may depend on beside its configuration, as recorded with every run."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "system": platform.system(),
-        "device": str(device),
-        "device_name": name,
+        "python": platform.python_version(), "torch": torch.__version__,
+        "system": platform.system(), "device": str(device), "device_name": name,
         "threads": torch.get_num_threads(),
-    }
+    }  # fmt: skip

@@ -13,8 +13,8 @@ import hashlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ from .data import DataSet, Pictures
 ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 FITS = 2 * 2**30  # bytes of decoded pictures that are kept in memory
 THREADS = 4
+BLOCK = 64  # pictures that a thread reads in one go
 AHEAD = 3  # batches decoded ahead of the training
 SAMPLE = 2000  # pictures from which a streamed set's mean and std are estimated
 
@@ -64,16 +65,15 @@ def load_folder(
     size, mode = _size_and_mode([path for path, _ in splits["train"]], image_size)
     streamed = sum(map(len, splits.values())) * size * size * len(mode) > fits
     number_of = {name: number for number, name in enumerate(classes)}
-    made = {}
+    made = []
     for split, found in splits.items():
         files = _Files(tuple(path for path, _ in found), size, mode)
         labels = torch.tensor([number_of.get(name, -1) for _, name in found])
-        made[split] = (
-            StreamedPictures(files, labels, classes, torch.device(device))
-            if streamed
-            else Pictures(files.read_all(f"reading {split}"), labels, classes).to(device)
-        )
-    return DataSet(str(root), made["train"], made["test"])
+        if streamed:
+            made.append(StreamedPictures(files, labels, classes))
+        else:
+            made.append(Pictures(files.read_all(f"reading {split}"), labels, classes))
+    return DataSet(str(root), *made).to(device)
 
 
 @dataclass(frozen=True)
@@ -86,14 +86,8 @@ class _Files:
 
     def read(self, index: int) -> Tensor:
         """One picture as uint8 [C, size, size]."""
-        path = self.paths[index]
-        try:
-            with Image.open(path) as opened:
-                picture = _eight_bits(opened).convert(self.mode)
-        except Exception as error:  # PIL raises many kinds
-            raise ValueError(
-                f"{path} can't be read as a picture ({error}); mend or remove it"
-            ) from error
+        with _opened(self.paths[index]) as opened:
+            picture = _eight_bits(opened).convert(self.mode)
         side = min(picture.size)
         left, top = (picture.width - side) // 2, (picture.height - side) // 2
         picture = picture.crop((left, top, left + side, top + side))
@@ -104,23 +98,21 @@ class _Files:
 
     def read_all(self, label: str = "") -> Tensor:
         """All of them: uint8 [N, C, size, size], with a progress bar where there is a label."""
-        out = torch.empty(
-            (len(self.paths), len(self.mode), self.size, self.size), dtype=torch.uint8
-        )
+        number, side = len(self.paths), self.size
+        out = torch.empty((number, len(self.mode), side, side), dtype=torch.uint8)
 
-        def read_into(block: range) -> int:
+        def read_block(block: range) -> int:
             for index in block:
                 out[index] = self.read(index)
             return len(block)
 
-        every = range(len(out))
-        blocks = [every[i : i + 64] for i in every[::64]]  # a task for each picture would be slower
-        with (
-            ThreadPoolExecutor(THREADS) as pool,
-            tqdm(total=len(out), desc=label, leave=False, disable=not label) as bar,
-        ):
-            for number in pool.map(read_into, blocks):
-                bar.update(number)
+        every = range(number)
+        # a task for each picture would be slower
+        blocks = [every[start : start + BLOCK] for start in every[::BLOCK]]
+        shown = {"total": number, "desc": label, "unit": " pictures", "disable": not label}
+        with ThreadPoolExecutor(THREADS) as pool, tqdm(leave=False, **shown) as bar:
+            for done in pool.map(read_block, blocks):
+                bar.update(done)
         return out
 
 
@@ -130,15 +122,12 @@ class StreamedPictures(Pictures):
     Everything but `images` is as in `Pictures`.
     """
 
-    def __init__(
-        self, files: _Files, labels: Tensor, classes: tuple[str, ...], device: torch.device
-    ):
-        self.files, self.labels, self.classes = files, labels.to(device), classes
+    def __init__(self, files: _Files, labels: Tensor, classes: tuple[str, ...]):
+        self.files, self.labels, self.classes = files, labels, classes
         self.factors, self.factor_names = torch.empty(0, 0), ()
-        self._device = device
 
-    def __len__(self) -> int:
-        return len(self.files.paths)
+    channels = property(lambda self: len(self.files.mode))
+    size = property(lambda self: self.files.size)
 
     @property
     def images(self) -> Tensor:
@@ -147,34 +136,22 @@ class StreamedPictures(Pictures):
             "batches(), or subset() and then images"
         )
 
-    @property
-    def channels(self) -> int:
-        return len(self.files.mode)
-
-    @property
-    def size(self) -> int:
-        return self.files.size
-
-    @property
-    def device(self) -> torch.device:
-        return self._device
-
     def batches(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        pool, ahead = ThreadPoolExecutor(THREADS), deque()
+        pool, started = ThreadPoolExecutor(THREADS), deque()
+
+        def oldest() -> tuple[Tensor, Tensor]:
+            index, tasks = started.popleft()
+            return index, torch.stack([task.result() for task in tasks]).to(self.device)
+
         try:
-            indices = iter(order.cpu().split(batch_size))
-            for index in islice(indices, AHEAD):
-                ahead.append(self._start(pool, index))
-            while ahead:
-                for index in islice(indices, 1):
-                    ahead.append(self._start(pool, index))
-                index, futures = ahead.popleft()
-                yield index, torch.stack([f.result() for f in futures]).to(self.device)
+            for index in order.cpu().split(batch_size):
+                started.append((index, [pool.submit(self.files.read, i) for i in index.tolist()]))
+                if len(started) > AHEAD:
+                    yield oldest()
+            while started:
+                yield oldest()
         finally:  # also where the loop was left, or a picture can't be read
             pool.shutdown(cancel_futures=True)
-
-    def _start(self, pool: ThreadPoolExecutor, index: Tensor) -> tuple[Tensor, list]:
-        return index, [pool.submit(self.files.read, i) for i in index.tolist()]
 
     def subset(self, index: Tensor) -> Pictures:
         """Those pictures, decoded into memory."""
@@ -196,7 +173,7 @@ class StreamedPictures(Pictures):
         return h.hexdigest()[:16]
 
     def to(self, device: torch.device | str) -> "StreamedPictures":
-        return StreamedPictures(self.files, self.labels, self.classes, torch.device(device))
+        return StreamedPictures(self.files, self.labels.to(device), self.classes)
 
 
 def _list(root: Path) -> list[tuple[Path, str]]:
@@ -221,15 +198,21 @@ def _size_and_mode(paths: list[Path], image_size: int) -> tuple[int, str]:
     """The first picture's side if not said; and grey where 20 pictures all over the set are."""
     modes = []
     for path in paths[:: max(1, len(paths) // 20)]:
-        try:
-            with Image.open(path) as picture:
-                modes.append(picture.mode)
-                image_size = image_size or min(picture.size)
-        except Exception as error:
-            raise ValueError(
-                f"{path} can't be read as a picture ({error}); mend or remove it"
-            ) from error
+        with _opened(path) as picture:
+            modes.append(picture.mode)
+            image_size = image_size or min(picture.size)
     return image_size, "L" if all(mode in ("1", "L") or mode[0] == "I" for mode in modes) else "RGB"
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The picture in a file; what goes wrong with it names the file."""
+    try:
+        with Image.open(path) as picture:
+            yield picture
+    except Exception as error:  # PIL raises many kinds
+        message = f"{path} can't be read as a picture ({error}); mend or remove it"
+        raise ValueError(message) from error
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:

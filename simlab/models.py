@@ -96,8 +96,7 @@ def build_encoder(
         raise ValueError(f"encoder {name!r} is unknown{near(name, (*ENCODERS, 'auto'))}")
     # residual branches start at zero (Goyal et al., 1706.02677, section 5.1)
     encoder = torchvision.models.get_model(name, weights=None, zero_init_residual=True)
-    small = stem == "small" or (stem == "auto" and size <= SMALL_PICTURE)
-    if small:
+    if stem == "small" or (stem == "auto" and size <= SMALL_PICTURE):
         encoder.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
         encoder.maxpool = nn.Identity()
     elif channels != 3:

@@ -19,14 +19,13 @@ def build_optimizer(config: TrainConfig, groups: list[dict]) -> torch.optim.Opti
     """
     groups = [group for group in groups if group["params"]]
     common = {"lr": base_rate(config), "weight_decay": config.weight_decay}
+    if config.optimizer in ("adam", "adamw"):
+        make = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+        return make(groups, betas=(config.momentum, 0.999), fused=True, **common)
+    common["momentum"] = config.momentum
     if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=config.momentum, **common)
-    if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop(groups, momentum=config.momentum, **common)
-    if config.optimizer == "lars":
-        return LARS(groups, momentum=config.momentum, **common)
-    make = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    return make(groups, betas=(config.momentum, 0.999), **common)
+        return torch.optim.SGD(groups, fused=True, **common)  # one pass over each weight
+    return (LARS if config.optimizer == "lars" else torch.optim.RMSprop)(groups, **common)
 
 
 class LARS(torch.optim.Optimizer):
