@@ -62,7 +62,7 @@ class Pictures:
             )
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.labels)
 
     @property
     def channels(self) -> int:
@@ -74,7 +74,7 @@ class Pictures:
 
     @property
     def device(self) -> torch.device:
-        return self.images.device
+        return self.labels.device
 
     def batches(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(index, uint8 pictures) for one batch of `order` [M] after the other."""
@@ -91,16 +91,12 @@ class Pictures:
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and std of each channel [C], of pictures in 0 .. 1, from the histogram: exact."""
         values = torch.arange(256, dtype=torch.float64) / 255
-        means, stds = [], []
-        for channel in self.images.unbind(1):
-            counts = torch.bincount(channel.reshape(-1), minlength=256).cpu().double()
-            share = counts / counts.sum()
-            mean = (share * values).sum()
-            means.append(mean)
-            stds.append((share * (values - mean) ** 2).sum().sqrt())
+        counts = [torch.bincount(c.reshape(-1), minlength=256) for c in self.images.unbind(1)]
+        share = torch.stack(counts).cpu().double() / self.images[:, 0].numel()  # [C, 256]
+        mean = (share * values).sum(1)
+        std = (share * (values - mean[:, None]) ** 2).sum(1).sqrt()
         # a constant set has no spread; it is centred and left at its scale
-        std = torch.stack(stds)
-        return torch.stack(means).float(), torch.where(std > 1e-6, std, 1).float()
+        return mean.float(), torch.where(std > 1e-6, std, 1).float()
 
     def digest(self) -> str:
         """SHA-256 of the pictures and labels: what a run was trained on."""
@@ -155,18 +151,14 @@ class DataSet:
         return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
 
     def to(self, device: torch.device | str) -> "DataSet":
-        names = ("train", "test", "unlabeled", "mean", "std")
-        parts = {name: getattr(self, name) for name in names}
-        return replace(self, **{k: None if v is None else v.to(device) for k, v in parts.items()})
+        parts = {k: v for k, v in vars(self).items() if k != "name" and v is not None}
+        return replace(self, **{k: v.to(device) for k, v in parts.items()})
 
 
 def load_data(
-    name: str,
-    folder: str = "",
-    download: bool = False,
-    image_size: int = 0,
+    name: str, folder: str = "", download: bool = False, image_size: int = 0,
     device: torch.device | str = "cpu",
-) -> DataSet:
+) -> DataSet:  # fmt: skip
     """A data set by name, or by the path of a folder of pictures.
 
     Args:
@@ -215,7 +207,7 @@ def from_arrays(
 
 
 def _as_pictures(array) -> Tensor:
-    x = array if isinstance(array, Tensor) else torch.from_numpy(np.array(array))
+    x = _as_tensor(array)
     if x.dim() == 3:
         x = x[:, None]  # [N, H, W] -> [N, 1, H, W]
     elif x.dim() == 4 and x.shape[1] not in (1, 3) and x.shape[3] in (1, 3):
@@ -227,7 +219,11 @@ def _as_labels(array, pictures) -> Tensor:
     """int64; -1 for every one of `pictures` where there are no labels."""
     if array is None:
         return torch.full((0 if pictures is None else len(pictures),), -1)
-    x = array if isinstance(array, Tensor) else torch.from_numpy(np.array(array))
+    x = _as_tensor(array)
     if x.is_floating_point() or x.is_complex():
         raise ValueError(f"labels must be whole numbers, not {x.dtype}")
     return x.long()
+
+
+def _as_tensor(array) -> Tensor:
+    return array if isinstance(array, Tensor) else torch.from_numpy(np.array(array))

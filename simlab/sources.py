@@ -52,23 +52,26 @@ def _fashion(folder: str, download: bool) -> DataSet:
 
 
 def _fashion_scattered(folder: str, download: bool) -> DataSet:
-    aligned = _fashion(folder, download)
-    splits = []
-    for seed, part in enumerate((aligned.train, aligned.test)):
-        images, factors = scatter(part.images, seed)
-        splits.append(replace(part, images=images, factors=factors, factor_names=FACTOR_NAMES))
-    return DataSet("fashion-scattered", *splits)
+    return _changed("fashion-scattered", _fashion(folder, download), scatter, FACTOR_NAMES)
 
 
 def _fashion_coloured(folder: str, download: bool) -> DataSet:
+    def coloured(images: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        return colour(images, seed + 2)  # numbers that placed nothing
+
     scattered = _fashion_scattered(folder, download)
+    return _changed("fashion-coloured", scattered, coloured, COLOUR_NAMES)
+
+
+def _changed(name: str, data: DataSet, change: Callable, factor_names: tuple) -> DataSet:
+    """The data after change(images, seed), which gives pictures and the factors [N, F] behind them."""
     splits = []
-    for seed, part in enumerate((scattered.train, scattered.test)):
-        images, colours = colour(part.images, seed + 2)  # numbers that placed nothing
-        factors = torch.cat((part.factors, colours), dim=1)
-        names = (*FACTOR_NAMES, *COLOUR_NAMES)
+    for seed, part in enumerate((data.train, data.test)):
+        images, factors = change(part.images, seed)
+        known = [part.factors] if part.factor_names else []
+        factors, names = torch.cat((*known, factors), dim=1), (*part.factor_names, *factor_names)
         splits.append(replace(part, images=images, factors=factors, factor_names=names))
-    return DataSet("fashion-coloured", *splits)
+    return DataSet(name, *splits)
 
 
 def _cifar(make: Callable) -> Callable[[str, bool], DataSet]:
