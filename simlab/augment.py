@@ -9,7 +9,7 @@ function, with one parameter per picture instead of one per call:
     grey, blur, normalise
 
 `Augment` says what is drawn; `RECIPES` holds the published settings by name. What happens to some
-pictures only is computed for all and mixed in with a weight of 0 or 1: nothing branches.
+pictures only is computed for all, and then chosen for each: nothing branches.
 """
 
 import math
@@ -95,14 +95,9 @@ def parse_augment(text: str) -> Augment:
 
 
 def two_views(
-    images: Tensor,
-    augment: Augment,
-    mean: Tensor,
-    std: Tensor,
-    size: int = 0,
-    generator: torch.Generator | None = None,
-    share: tuple[int, int] | None = None,
-) -> tuple[Tensor, Tensor]:
+    images: Tensor, augment: Augment, mean: Tensor, std: Tensor, size: int = 0,
+    generator: torch.Generator | None = None, share: tuple[int, int] | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Two independent views of every picture.
 
     Args:
@@ -120,14 +115,9 @@ def two_views(
 
 
 def view(
-    images: Tensor,
-    augment: Augment,
-    mean: Tensor,
-    std: Tensor,
-    size: int = 0,
-    generator: torch.Generator | None = None,
-    share: tuple[int, int] | None = None,
-) -> Tensor:
+    images: Tensor, augment: Augment, mean: Tensor, std: Tensor, size: int = 0,
+    generator: torch.Generator | None = None, share: tuple[int, int] | None = None,
+) -> Tensor:  # fmt: skip
     """One random view [N, C, size, size] of every picture [N, C, H, W]; see `two_views`."""
     if images.dtype != torch.uint8 or images.dim() != 4:
         raise ValueError(
@@ -138,7 +128,7 @@ def view(
     # may come into any quarter. The batch is filled up to four equal ones.
     first, total = share or (0, n)
     draw = _Draw(-(-total // 4) * 4, images.device, generator)
-    shuffled, quarters = torch.argsort(draw.uniform(0, 1)), None
+    shuffled, quarters = torch.argsort(draw.uniform()), None
     if share:
         draw.rows = torch.argsort(shuffled)[first : first + n].sort().values
         shuffled = shuffled[draw.rows] - first
@@ -149,10 +139,10 @@ def view(
     if augment.jitter:
         x = color_jitter(x, *_jitter(draw, augment, c), quarters)
     if augment.grey and c == 3:
-        x = torch.lerp(x, grey(x), _column(draw.chance(augment.grey)))
+        x = torch.where(draw.chance(augment.grey)[:, None, None, None], grey(x), x)
     if augment.blur:
         sigma = draw.uniform(augment.blur_sigma_min, augment.blur_sigma_max)
-        x = torch.lerp(x, blur(x, sigma), _column(draw.chance(augment.blur)))
+        x = torch.where(draw.chance(augment.blur)[:, None, None, None], blur(x, sigma), x)
     return _standardise(x.index_select(0, torch.argsort(shuffled)[:n]), mean, std)
 
 
@@ -237,12 +227,16 @@ def color_jitter(
             part k of M + 1 parts of the batch (from 0) after k of the other steps.
         parts: their bounds; equal parts where not said.
     """
-    x, steps, colour = x.clone(), order.shape[1], x.shape[1] == 3
+    steps, colour = order.shape[1], x.shape[1] == 3
+    x = x if shift is None else x.clone()  # parts of it are overwritten
     parts = parts or [part * len(x) // (steps + 1) for part in range(steps + 2)]
+    factors = factors.gather(1, order)
+    if not colour:
+        factors = factors.masked_fill(order == 2, 1)
     # each step blends with something: black (0), the picture's mean grey (1), or its grey (2)
     factors, to_mean, to_grey = (
         t.to(x.dtype).T[..., None, None, None]  # [M, N, 1, 1, 1]
-        for t in (factors.gather(1, order), order == 1, order == 2)
+        for t in (factors, order == 1, order == 2)
     )
     for step in range(steps + 1):
         if shift is not None:
@@ -251,7 +245,8 @@ def color_jitter(
         if step < steps:
             luma = grey(x) if colour else x
             towards = luma.mean((2, 3), keepdim=True) * to_mean[step]
-            towards = torch.addcmul(towards, luma, to_grey[step])
+            if colour:
+                towards = torch.addcmul(towards, luma, to_grey[step])
             x = torch.lerp(towards, x, factors[step]).clamp_(0, 1)
     return x
 
@@ -281,13 +276,14 @@ class _Draw:
         self.n, self.device, self.generator = n, device, generator
         self.rows: Tensor | None = None  # those that are used, where not all
 
-    def uniform(self, low: float, high: float, columns: int = 0) -> Tensor:
+    def uniform(self, low: float = 0.0, high: float = 1.0, columns: int = 0) -> Tensor:
         shape = (self.n, columns) if columns else (self.n,)
         r = torch.rand(shape, device=self.device, generator=self.generator)
-        return (r if self.rows is None else r[self.rows]) * (high - low) + low
+        r = r if self.rows is None else r[self.rows]
+        return r if (low, high) == (0, 1) else r.mul_(high - low).add_(low)
 
     def chance(self, p: float) -> Tensor:
-        return self.uniform(0, 1) < p
+        return self.uniform() < p
 
 
 def _crops(draw: _Draw, augment: Augment, h: int, w: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -295,13 +291,14 @@ def _crops(draw: _Draw, augment: Augment, h: int, w: int) -> tuple[Tensor, Tenso
     area = draw.uniform(augment.crop_min, augment.crop_max, TRIES) * (h * w)  # [N, TRIES]
     log_ratio = math.log(augment.ratio)
     aspect = torch.exp(draw.uniform(-log_ratio, log_ratio, TRIES))
-    height, width = torch.sqrt(area / aspect).round(), torch.sqrt(area * aspect).round()
+    # the last try is the whole picture, which always fits
+    height = F.pad(torch.sqrt(area / aspect).round_(), (0, 1), value=h)  # [N, TRIES + 1]
+    width = F.pad(torch.sqrt(area * aspect).round_(), (0, 1), value=w)
     fits = (height >= 1) & (height <= h) & (width >= 1) & (width <= w)
-    first, found = fits.to(torch.uint8).argmax(1, keepdim=True), fits.any(1)
-    height = torch.where(found, height.gather(1, first)[:, 0], h)  # or else the whole picture
-    width = torch.where(found, width.gather(1, first)[:, 0], w)
-    top = torch.floor(draw.uniform(0, 1) * (h - height + 1))
-    left = torch.floor(draw.uniform(0, 1) * (w - width + 1))
+    first = fits.to(torch.uint8).argmax(1, keepdim=True)
+    height, width = (side.gather(1, first)[:, 0] for side in (height, width))
+    top = torch.floor(draw.uniform() * (h - height + 1))
+    left = torch.floor(draw.uniform() * (w - width + 1))
     angle = draw.uniform(-augment.rotate, augment.rotate)
     return torch.stack((top, left, height, width), 1), draw.chance(augment.flip), angle
 
@@ -310,10 +307,11 @@ def _jitter(draw: _Draw, augment: Augment, c: int) -> tuple[Tensor, Tensor, Tens
     """Factors, order and hue shift of `color_jitter`; 1 and 0 for pictures without jitter."""
     on = draw.chance(augment.jitter)
     strengths = (augment.brightness, augment.contrast, augment.saturation)
-    factors = [torch.where(on, draw.uniform(1 - s, 1 + s), 1) for s in strengths]
-    order = torch.argsort(draw.uniform(0, 1, 3 if c == 3 else 2), dim=1)
-    shift = torch.where(on, draw.uniform(-augment.hue, augment.hue), 0)
-    return torch.stack(factors, 1), order, shift if augment.hue and c == 3 else None
+    factors = torch.stack([draw.uniform(1 - s, 1 + s) for s in strengths], 1)
+    order = torch.argsort(draw.uniform(columns=3 if c == 3 else 2), dim=1)
+    shift = draw.uniform(-augment.hue, augment.hue)
+    factors, shift = torch.where(on[:, None], factors, 1), torch.where(on, shift, 0)
+    return factors, order, shift if augment.hue and c == 3 else None
 
 
 def _centres(n: int, length: Tensor) -> Tensor:
@@ -330,8 +328,3 @@ def _standardise(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """(x - mean) / std for each channel, laid out channels last in memory."""
     x = torch.addcmul((-mean / std)[:, None, None], x, (1 / std)[:, None, None])
     return x.contiguous(memory_format=torch.channels_last)
-
-
-def _column(values: Tensor) -> Tensor:
-    """One number a picture, [N], as float32 [N, 1, 1, 1]."""
-    return values.to(torch.float32).view(-1, 1, 1, 1)
