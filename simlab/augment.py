@@ -200,7 +200,8 @@ def shift_hue(x: Tensor, shift: Tensor) -> Tensor:
     darkest from 2 on. In these units nothing is divided by the chroma, which may be 0.
     """
     r, g, b = x.unbind(1)  # [N, H, W] each
-    high, low = x.amax(1), x.amin(1)
+    high = torch.maximum(torch.maximum(r, g), b)  # several times as fast as x.amax(1)
+    low = torch.minimum(torch.minimum(r, g), b)
     chroma = high - low
     # -3 .. 3 chromas from red: as far as green and blue have come up, and red down
     hue = torch.copysign((g + b).sub_(r).add_(high).sub_(low, alpha=2), g - b)
