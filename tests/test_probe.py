@@ -68,6 +68,26 @@ def test_a_strong_regulariser_is_chosen_where_labels_are_few_and_noise_is_much()
     assert few.regulariser >= 1e-2
 
 
+def test_a_feature_that_never_changed_among_the_labelled_pictures_spoils_nothing():
+    """As a corner's pixel, black in each of them, and white in some of the test pictures."""
+    feats = blobs()
+    wanted = linear_probe(feats, 100)
+
+    train = torch.cat([feats.train, torch.full((len(feats.train), 1), 1.7)], 1)
+    test = torch.cat([feats.test, 50 * torch.randn(len(feats.test), 1)], 1)
+    found = linear_probe(feats._replace(train=train, test=test), 100)
+    assert abs(found.accuracy - wanted.accuracy) < 0.01
+    assert found.regulariser == wanted.regulariser
+
+
+def test_the_held_out_pictures_choose_by_their_loss_and_so_alike_from_draw_to_draw():
+    """With eight to hold out, accuracies tie and jump; the chosen regularisers lie near each other."""
+    feats = blobs(n=2000, d=60, spread=1.5)
+    chosen = [linear_probe(feats, 50, seed).regulariser for seed in range(6)]
+    assert max(chosen) / min(chosen) < 101
+    assert min(chosen) > 1e-3
+
+
 def test_more_labels_help_and_the_budget_is_what_was_asked_for():
     feats = blobs(n=2000, spread=1.2)
     table = probe_table({"blobs": feats}, budgets=[25, 1000], seeds=[0, 1, 2])
