@@ -197,10 +197,10 @@ def test_autocast_and_reduced_precision_do_not_reach_the_grams():
 
 def test_compensated_sums_match_float64_where_plain_float32_does_not():
     rows = [torch.randn(256, 256) + 3 for _ in range(3)]
-    exact = gram.inner_products(rows)
+    exact = gram.inner_products(torch.stack(rows))
     truth_ = np.array([[(a.double() * b.double()).sum().item() for b in rows] for a in rows])
     assert np.allclose(exact, truth_, rtol=1e-13)
-    assert np.allclose(gram.inner_products(rows, compensated=True), truth_, rtol=3e-7)
+    assert np.allclose(gram.inner_products(torch.stack(rows), compensated=True), truth_, rtol=3e-7)
 
 
 def test_two_sum_carries_what_a_float32_sum_loses():
@@ -210,7 +210,8 @@ def test_two_sum_carries_what_a_float32_sum_loses():
     big[0], big[n], big[2 * n], big[3 * n] = 1e4, 1.0, 1.0, 1.0
     sign = big.clone()
     sign[0] = 1e4
-    value = gram.inner_products([big.view(64, 64), sign.view(64, 64)], compensated=True)[0, 1]
+    rows = torch.stack([big.view(64, 64), sign.view(64, 64)])
+    value = gram.inner_products(rows, compensated=True)[0, 1]
     assert value == 1e8 + 3
     assert (torch.tensor(1e8) + 1 + 1 + 1).item() != 1e8 + 3
 
@@ -442,6 +443,19 @@ def test_every_measure_survives_faulty_layers():
     assert "confounder" in result.reasons["Faulty/good (deconfounded_cka)"]
 
 
+def test_samples_that_coincide_or_are_equally_far_apart_are_told_by_measure():
+    same = torch.cat([torch.zeros(30, 5), torch.randn(10, 5)])
+    result = compare(nn.Identity(), same, measures=["cka", "rbf_cka"], batch_size=40)
+    assert result.matrix == pytest.approx(1) and np.isnan(result.block(measure="rbf_cka")).all()
+    assert result.reasons == {"Identity/ (rbf_cka)": "half of its samples or more coincide: its "
+                              "kernel has no width"}
+    apart = compare(nn.Identity(), torch.eye(40), batch_size=40)
+    assert np.isnan(apart.matrix).all()
+    assert apart.reasons == {"Identity/ (cka)": "its samples are all equally far apart"}
+    biased = compare(nn.Identity(), torch.eye(40), batch_size=40, estimator="biased")
+    assert biased.matrix == pytest.approx(1) and not biased.reasons
+
+
 def test_a_layer_that_is_skipped_in_some_batches_is_nan_with_the_batch():
     class Moody(nn.Module):
         def __init__(self):
@@ -537,7 +551,13 @@ def test_streams_that_correspond_pass_and_the_result_says_how_it_was_checked():
         "unchecked": (loader(X), loader(X + 1))}
     for how, data in pairs.items():
         assert compare([A, B], data).info["correspondence"] == how
-    assert compare([A, B], list(pairs["checked by labels"])).info["correspondence"] != "one stream"
+
+
+def test_a_last_batch_of_one_sample_does_not_undo_the_proof_by_labels():
+    labels = torch.arange(76) % 5
+    alike = [torch.Generator().manual_seed(5) for _ in range(2)]
+    streams = [loader(X[:76] + i, labels, shuffle=True, generator=g) for i, g in enumerate(alike)]
+    assert compare([A, B], tuple(streams)).info["correspondence"] == "checked by labels"
 
 
 def test_streams_of_different_length_or_batch_size_are_refused():
@@ -550,8 +570,21 @@ def test_streams_of_different_length_or_batch_size_are_refused():
 
 
 def test_each_model_sees_its_own_stream():
-    result = compare([A, A], (X, X + 5 * torch.randn(100, 3, 8, 8)), batch_size=50)
+    other = X + 5 * torch.randn(100, 3, 8, 8)
+    result = compare([A, A], (X, other), batch_size=50)
     assert result.matrix[0, 0] < 0.9
+    # One module, watched twice: neither run sees the other's outputs.
+    assert [o.name for o in result.layers] == ["0", "2", "4"] * 2
+    apart = compare([A, small()], (X, other), batch_size=50)
+    assert np.array_equal(result.matrix, apart.matrix)
+
+
+def test_one_model_with_different_layers_or_pooling_is_watched_twice():
+    result = compare({"a": A, "b": A}, X, {"a": "0", "b": ["2", "4"]}, pool={"a": "mean",
+                                                                          "b": "flatten"})
+    assert [(o.model, o.name) for o in result.layers] == [("a", "0"), ("b", "2"), ("b", "4")]
+    assert np.allclose(result.matrix, compare([A, small()], X, {"Sequential": "0", "Sequential 2":
+                       ["2", "4"]}, pool={"Sequential": "mean", "Sequential 2": "flatten"}).matrix)
 
 
 def test_the_confounder_may_be_given_as_tensor_or_function():

@@ -13,12 +13,14 @@ from torch import Tensor
 from . import gram as g
 from .layers import one_of
 from .measures import MEASURES, Measure, Representation, normalised_rows
-from .passes import Pass, named_models, per_model
+from .passes import Pass, named_models
 from .result import Result
 from .samples import Samples
 
 KERNEL_OPTIONS = {"linear": [], "rbf": ["scale"], "residual": ["clamp"]}
 GROUPS = 64  # of batches, kept apart for resampling
+UNDEFINED = {"deconfounded_cka": "nothing is left of it beside the confounder",
+             "rbf_cka": "half of its samples or more coincide: its kernel has no width"}
 Reps = list[dict[str, Representation | None]]  # by row, then by metric
 
 
@@ -67,8 +69,8 @@ def compare(models: Any, data: Any, layers: Any = None, measures: Any = "cka", *
     result = Result(models=list(models), layers=[], values={}, info={
         "samples": 0, "batches": 0, "batch_sizes": [], "estimator": estimator,
         "mode": "stream" if probe is None else "probe",
-        "pool": {name: getattr(p := per_model(pool, name, models, "pool"), "__name__", p)
-                 for name in models},
+        "pool": {name: getattr(kind := passes.runs[run][2], "__name__", kind)
+                 for name, run in passes.run_of.items()},
         "kinds": {name: m.kind for name, m in chosen.items()},
         "limits": {name: list(m.limits) for name, m in chosen.items()}, "options": options,
         "confounder": None if "deconfounded_cka" not in chosen else "pictures"
@@ -76,28 +78,29 @@ def compare(models: Any, data: Any, layers: Any = None, measures: Any = "cka", *
         # Costly pairs within a model are left out where there are several.
         "across": [n for n, m in chosen.items() if m.pair and len(models) > 1],
         "by_batch": by_batch})
-    info, sigma, values, energy = result.info, {}, {}, {}
+    info, sigma, energy, stacks = result.info, torch.empty(0), torch.zeros(()), {}
     sums: dict[str, list[np.ndarray]] = {kernel: [] for kernel in set(kernels.values())}
     with contextlib.ExitStack() as stack:
         passes.open(stack, device, pick)
         for batch in samples if probe is None else [first(samples, probe)]:
-            grams: dict[int, Tensor | None] = {}
-            base = confounding(confounder, batch[0], info["samples"]) if info["confounder"] else None
             if probe is None:  # features live only in the hook
-                def sink(row: int, x: Tensor | None, grams: dict = grams) -> None:
-                    grams[row] = None if x is None else g.centred_gram(g.flatten(x))
-
-                passes(batch, sink)
+                grams = stacked(passes(batch, lambda _, x: g.centred_gram(x)), len(batch[0]))
             else:
-                reps = represent(passes, batch, batch_size, chosen, memory)
-                grams.update((row, r["euclidean"] and r["euclidean"].gram)
-                             for row, r in enumerate(reps))
-            for row, k in grams.items():
-                energy[row] = energy.get(row, 0) + (np.nan if k is None else k.trace().item())
-            rows = {kernel: centred(kernel, grams, base, sigma, scale, clamp, estimator)
-                    for kernel in sums}
+                reps, grams = represent(passes, batch, batch_size, chosen, memory)
+            energy = energy + grams.diagonal(dim1=1, dim2=2).sum(1).cpu()  # [T]
+            if info["confounder"]:  # as the last row
+                base = confounding(confounder, batch[0], info["samples"])
+                grams = torch.cat([grams, base[None].to(grams.device)])
+            if "rbf" in sums and not len(sigma):  # widths are fixed once
+                sigma = scale * g.median_distance(grams)  # [T]
             for kernel, groups in sums.items():  # batch i adds to group i modulo GROUPS
-                products = g.inner_products(rows[kernel])
+                rows = g.kernel_rows(kernel, grams, estimator == "debiased", sigma=sigma,
+                                     confounder=grams[-1], clamp=clamp)
+                if estimator == "published":  # unit rows: the sum is then the sum of the ratios
+                    rows /= torch.linalg.matrix_norm(rows)[:, None, None].clamp(min=1e-30)
+                products = g.inner_products(rows)
+                if probe is not None:
+                    stacks |= {name: rows for name, k in kernels.items() if k == kernel}
                 if info["batches"] < GROUPS:
                     groups.append(products)
                 else:
@@ -105,26 +108,22 @@ def compare(models: Any, data: Any, layers: Any = None, measures: Any = "cka", *
             info["samples"] += len(batch[0])
             info["batches"] += 1
             info["batch_sizes"] = sorted({*info["batch_sizes"], len(batch[0])})
-    result.layers = passes.layers()
+    result.layers, result.reasons = passes.layers(), passes.reasons()
     result.groups = {name: np.stack(sums[kernel]) for name, kernel in kernels.items()}
-    if probe is not None:
-        stacks = {name: rows[kernel] for name, kernel in kernels.items()}
-        values = whole_set(result, reps, chosen, stacks, null, seed)
-    result.values = {name: values[name] if m.kernel is None
-                     else result.from_sums(name, result.groups[name].sum(0))
+    result.values = {name: result.from_sums(name, result.groups[name].sum(0)) if m.kernel else None
                      for name, m in chosen.items()}
+    if probe is not None:
+        whole_set(result, reps, chosen, stacks, null, seed)
     info["correspondence"] = samples.correspondence
-    info["sigma"] = {layer.label: sigma[layer.row] for layer in result.layers if layer.row in sigma}
-    result.reasons = passes.reasons()
+    info["sigma"] = {layer.label: sigma[layer.row].item() for layer in result.layers if len(sigma)}
     for layer in result.layers:
         for name, value in result.values.items():
             if layer.label not in result.reasons and np.isnan(value[layer.row]).all():
-                result.reasons[f"{layer.label} ({name})" if energy[layer.row] > 0 else layer.label] = (
+                whole = not energy[layer.row] > 0  # constant or NaN for every measure
+                result.reasons[layer.label if whole else f"{layer.label} ({name})"] = (
                     "constant: its features do not differ between the samples"
-                    if energy[layer.row] == 0 else "NaN or infinite features"
-                    if np.isnan(energy[layer.row]) else
-                    "nothing is left of it beside the confounder" if name == "deconfounded_cka"
-                    else "its samples are all equally far apart")
+                    if energy[layer.row] == 0 else "NaN or infinite features" if whole
+                    else UNDEFINED.get(name, "its samples are all equally far apart"))
     return result
 
 
@@ -152,28 +151,17 @@ def confounding(source: Any, x: Tensor, start: int) -> Tensor:
     z = source[start:start + n] if isinstance(source, Tensor) else source(x) if source else x
     if len(z) != n:
         raise ValueError(f"confounder: {len(z)} rows for the {n} samples from {start} on")
-    gram = g.centred_gram(z.float().reshape(n, -1))
+    gram = g.centred_gram(z.float())
     if not gram.trace() > 0:
         raise ValueError(f"the confounder is constant or NaN in the {n} samples from {start} on")
     return gram
 
 
-def centred(kernel: str, grams: dict[int, Tensor | None], base: Tensor | None,
-            sigma: dict[int, float], scale: float, clamp: bool, estimator: str) -> list[Tensor]:
-    """Rows [n, n] of one batch by layer, the confounder's last; RBF's widths are fixed once."""
-    where = next((k for k in grams.values() if k is not None), torch.empty(0))
-    size = len(where)
-    out = []
-    for row, gram in [*sorted(grams.items()), *([] if base is None else [(-1, base)])]:
-        gram = torch.full((size, size), torch.nan) if gram is None else gram
-        if kernel == "rbf" and row not in sigma:
-            sigma[row] = scale * g.median_distance(gram).item()
-        k = g.kernel_row(kernel, gram, estimator == "debiased", sigma=sigma.get(row, 0),
-                         confounder=base, clamp=clamp)
-        if estimator == "published":  # unit rows: the sum is then the sum of the ratios
-            k /= k.norm().clamp(min=torch.finfo(k.dtype).tiny)
-        out.append(k.to(where.device))  # models may live on several devices
-    return out
+def stacked(grams: list[Tensor | None], n: int) -> Tensor:
+    """[T, n, n] on one device (models may live on several); NaN for a layer without output."""
+    home = next((k.device for k in grams if k is not None), None)
+    return torch.stack([torch.full((n, n), torch.nan, device=home) if k is None else k.to(home)
+                        for k in grams])
 
 
 def first(samples: Samples, count: int) -> list[Tensor]:
@@ -187,14 +175,14 @@ def first(samples: Samples, count: int) -> list[Tensor]:
 
 
 def represent(passes: Pass, batch: list[Tensor], batch_size: int, chosen: dict[str, Measure],
-              memory: int) -> Reps:
-    """{metric: Representation} of each row: Grams of all samples, features where needed."""
+              memory: int) -> tuple[Reps, Tensor]:
+    """{metric: Representation} of each row, features where needed; all Grams [T, n, n]."""
     parts = [list(part) for part in zip(*(x.split(batch_size) for x in batch), strict=True)]
-    passes(parts[0], lambda row, features: None)  # shapes first: they decide what fits
+    passes(parts[0], lambda row, x: None)  # shapes first: they decide what fits
     metrics = {m.metric for m in chosen.values()} | {"euclidean"}
     keep = any(m.features for m in chosen.values())
     decompose = any(m.pair and m.kind != "measure" for m in chosen.values())
-    sizes = [4 * len(batch[0]) * size for *_, size in passes.rows.values()]
+    sizes = [4 * len(batch[0]) * size for _, _, size, _ in passes.rows.values()]
     if (need := sum(sizes) if keep else max(sizes)) > memory:
         raise ValueError(f"the features of {len(batch[0])} samples take {need >> 20} MB at once, "
                          f"memory allows {memory >> 20}: pool them, probe fewer, or raise memory=")
@@ -203,16 +191,11 @@ def represent(passes: Pass, batch: list[Tensor], batch_size: int, chosen: dict[s
     while len(reps) < len(sizes):  # as many layers as memory allows, the rest in another round
         totals = itertools.accumulate(sizes[len(reps):])
         group = range(len(reps), len(reps) + sum(total <= memory for total in totals))
-        held: dict[int, list[Tensor | None]] = {row: [] for row in group}
-
-        def sink(row: int, x: Tensor | None, held: dict = held) -> None:
-            if row in held:  # a copy: a later in-place edit must not reach it
-                held[row].append(None if x is None else x.flatten(1).clone())
-
-        for part in parts:
-            passes(part, sink)
+        # Copies: a later in-place edit must not reach them.
+        found = [passes(part, lambda row, x, group=group: x.flatten(1).clone() if row in group
+                        else None) for part in parts]
         for row in group:
-            pieces = held.pop(row)
+            pieces = [part[row] for part in found]
             if any(p is None or not p.isfinite().all() for p in pieces):
                 reps.append(dict.fromkeys(metrics))
                 continue
@@ -221,35 +204,34 @@ def represent(passes: Pass, batch: list[Tensor], batch_size: int, chosen: dict[s
             home = home or torch.device("cpu" if x.device.type == "mps" else x.device)
             reps.append({m: Representation.compact(normalised_rows(x.to(home), m), keep, decompose)
                          for m in metrics})
-    return reps
+    return reps, stacked([r["euclidean"] and r["euclidean"].gram for r in reps], len(batch[0]))
 
 
 def whole_set(result: Result, reps: Reps, chosen: dict[str, Measure],
-              stacks: dict[str, list[Tensor]], null: int, seed: int) -> dict[str, np.ndarray]:
-    """Values [T, T] of the measures that are no sums; null distributions [P, T, T] of all."""
+              stacks: dict[str, Tensor], null: int, seed: int) -> None:
+    """Adds the values [T, T] of measures that are no sums, and null distributions [P, T, T]."""
     rows_of = [[layer.row for layer in result.of(model)] for model in result.models]
     blocks = list(itertools.combinations(rows_of, 2)) or [(rows_of[0], rows_of[0])]
     pairs = {(min(p), max(p)) for a, b in blocks for p in itertools.product(a, b)}
     pairs |= {(row, row) for row in range(len(reps))}
     generator = torch.Generator().manual_seed(seed)
-    n, values = result.info["samples"], {}
+    n = result.info["samples"]
     orders = [torch.randperm(n, generator=generator) for _ in range(null)]
     for name, m in chosen.items():
         own, kwargs = [rep[m.metric] for rep in reps], result.info["options"].get(name, {})
         if m.pair:
             found = [pairwise(m, own, pairs, kwargs, order) for order in [None, *orders]]
         else:  # cosines of rows
-            rows = stacks[name] if m.kernel else [
-                m.rows(r, **kwargs) if r else torch.full((n, n), torch.nan) for r in own]
+            rows = stacks[name] if m.kernel else stacked([r and m.rows(r, **kwargs) for r in own], n)
             if name == "deconfounded_cka" and not result.info["by_batch"]:
-                rows = [g.residual(row, rows[-1]) for row in rows]
+                rows = g.residual(rows, rows[-1])
             rows = rows[:len(reps)]
-            found = [g.cosine(g.inner_products(rows + [row[order][:, order] for row in rows]))
+            found = [g.cosine(g.inner_products(torch.cat([rows, rows[:, order][:, :, order]])))
                      [:len(rows), len(rows):] for order in [torch.arange(n), *orders]]
-        values[name] = found[0]
+        if not m.kernel:
+            result.values[name] = found[0]
         if null:
             result.nulls[name] = np.stack(found[1:])
-    return values
 
 
 def pairwise(m: Measure, reps: list[Representation | None], pairs: set[tuple[int, int]],

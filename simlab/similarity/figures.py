@@ -19,7 +19,7 @@ def _ticks(axis: Any, names: list[str]) -> None:
 
 
 def _label(result: Any, measure: str) -> str:
-    name, kind = measure.replace("_", " "), result.info["kinds"][measure]
+    name, kind = measure.replace("_", " ").replace("cka", "CKA"), result.info["kinds"][measure]
     return name if kind in name else f"{name} ({kind})"
 
 

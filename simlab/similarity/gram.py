@@ -2,7 +2,7 @@
 
 A Gram K = XX' of n samples is all that CKA needs of a layer, and HSIC of two layers is the inner
 product of their centred Grams: all pairs of a batch are one matrix product, and a batch leaves
-nothing behind but an [L, L] matrix of sums.
+nothing behind but a [T, T] matrix of sums. Grams of T layers are one tensor [T, n, n].
 """
 
 import contextlib
@@ -11,6 +11,9 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import Tensor
+
+CHUNK = 2**19  # features that are centred at once: about as many as stay in a core's cache
+BLOCK = 64  # rows of a Gram that are computed at once, up to the diagonal
 
 
 @contextlib.contextmanager
@@ -36,90 +39,108 @@ def flatten(x: Tensor) -> Tensor:
 
 
 def centred_gram(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """[n, d] -> [n, n]: Gram of the features with their means removed first, in column chunks.
+    """[n, ...] -> [n, n]: Gram of the features with their means removed first, in column chunks.
 
-    A Gram of raw features loses all to rounding once the mean is ten standard deviations.
+    A Gram of raw features loses all to rounding once the mean is ten standard deviations. The mean
+    of every sixteenth of the samples is near enough: `center` takes the rest, at no loss.
     """
-    n, wide = len(x), torch.promote_types(x.dtype, dtype)
+    x, n, wide = flatten(x), len(x), torch.promote_types(x.dtype, dtype)
     gram = torch.zeros(n, n, dtype=dtype, device=x.device)
     with full_precision(x.device):
-        for part in x.split(max(1, 2**19 // n), dim=1):
+        for part in x.split(max(1, CHUNK // n), dim=1):
             part = part.to(wide)
-            part = (part - part.mean(0)).to(dtype)
-            gram.addmm_(part, part.T)
+            part = (part - part[::max(1, n // 16)].mean(0)).to(dtype)
+            for start in range(0, n, BLOCK):  # symmetric: the lower triangle is enough
+                end = start + BLOCK
+                gram[start:end, :end].addmm_(part[start:end], part[:end].T)
+    for end in range(BLOCK, n, BLOCK):
+        gram[:end, end:end + BLOCK] = gram[end:end + BLOCK, :end].T
     # Features that differ by less than two roundings of their size hold no information.
-    noise = (2 * torch.finfo(x.dtype).eps * x[0].to(dtype)).square().sum() * n
-    return gram.mul_((gram.trace() > noise) | gram.trace().isnan())
+    noise = (2 * torch.finfo(x.dtype).eps * x[0].to(dtype).norm()) ** 2 * n
+    trace = gram.trace()
+    return gram.mul_((trace > noise) | trace.isnan())
 
 
-def center(gram: Tensor, debiased: bool = True) -> Tensor:
-    """[n, n] -> [n, n]: double centring HKH, or U-centring (Song 2012) with a zero diagonal.
+def center(grams: Tensor, debiased: bool = True) -> Tensor:
+    """[..., n, n] -> the same: double centring HKH, or U-centring (Song 2012), whose diagonal is 0.
 
     <A, B> of two U-centred Grams is n(n-3) times the unbiased HSIC, which needs n >= 4.
     """
-    n = len(gram)
+    n = grams.shape[-1]
     if not debiased:
-        mean = gram.mean(0)
-        return gram - mean[:, None] - mean + mean.mean()
+        mean = grams.mean(-1, keepdim=True)
+        return grams - mean - mean.mT + mean.mean(-2, keepdim=True)
     if n < 4:
         raise ValueError(f"the debiased estimator needs at least 4 samples, got {n}")
-    out = gram.clone().fill_diagonal_(0)
-    mean = out.sum(1) / (n - 2)
-    mean -= mean.sum() / (2 * (n - 1))
-    return out.sub_(mean[:, None]).sub_(mean).fill_diagonal_(0)
+    out = grams.clone()
+    diagonal = out.diagonal(dim1=-2, dim2=-1)
+    diagonal.zero_()
+    mean = out.sum(-1, keepdim=True) / (n - 2)
+    mean -= mean.sum(-2, keepdim=True) / (2 * (n - 1))
+    out.sub_(mean).sub_(mean.mT)
+    diagonal.zero_()
+    return out
 
 
-def squared_distances(gram: Tensor) -> Tensor:
-    """[n, n] Gram -> [n, n] squared Euclidean distances."""
-    norms = gram.diagonal()
-    return (norms[:, None] + norms - 2 * gram).clamp_(min=0).fill_diagonal_(0)
+def squared_distances(grams: Tensor) -> Tensor:
+    """[..., n, n] Grams -> [..., n, n] squared Euclidean distances."""
+    norms = grams.diagonal(dim1=-2, dim2=-1)
+    out = (norms[..., None] + norms[..., None, :] - 2 * grams).clamp_(min=0)
+    out.diagonal(dim1=-2, dim2=-1).zero_()
+    return out
 
 
-def median_distance(gram: Tensor) -> Tensor:
-    """Median Euclidean distance between different samples (the diagonal's zeros left out)."""
-    return squared_distances(gram).fill_diagonal_(torch.nan).nanmedian().sqrt()
+def median_distance(grams: Tensor) -> Tensor:
+    """[..., n, n] -> [...]: median Euclidean distance between different samples."""
+    squares = squared_distances(grams)
+    squares.diagonal(dim1=-2, dim2=-1).fill_(torch.nan)
+    return squares.flatten(-2).nanmedian(-1).values.sqrt()
 
 
-def residual(gram: Tensor, confounder: Tensor, clamp: bool = False) -> Tensor:
-    """What is left of a centred Gram after regressing it on the confounder's (Cui 2022).
+def residual(grams: Tensor, confounder: Tensor, clamp: bool = False) -> Tensor:
+    """What is left of centred Grams [..., n, n] after regressing them on one's [n, n] (Cui 2022).
 
-    Centred, both have the mean 0, and so has the intercept. `clamp`: negative eigenvalues to 0.
+    Centred, all have the mean 0, and so has the intercept. `clamp`: negative eigenvalues to 0.
     """
-    left = gram - (gram * confounder).sum() / confounder.square().sum() * confounder
-    if clamp and left.isfinite().all():
-        values, vectors = torch.linalg.eigh(left)
-        left = (vectors * values.clamp(min=0)) @ vectors.T
+    slope = (grams * confounder).sum((-2, -1), keepdim=True) / confounder.square().sum()
+    left = grams - slope * confounder
+    if clamp:
+        values, vectors = torch.linalg.eigh(left.nan_to_num())
+        clamped = (vectors * values.clamp(min=0)[..., None, :]) @ vectors.mT
+        left = torch.where(left.isnan(), left, clamped)
     return left
 
 
-def kernel_row(kernel: str, gram: Tensor, debiased: bool, *, sigma: float = 0,
-               confounder: Tensor | None = None, clamp: bool = False) -> Tensor:
-    """Centred Gram of a "linear", "rbf" or "residual" kernel; zeros where only rounding is left."""
-    k, scale = gram, gram.norm()
+def kernel_rows(kernel: str, grams: Tensor, debiased: bool, *, sigma: Tensor | None = None,
+                confounder: Tensor | None = None, clamp: bool = False) -> Tensor:
+    """Centred Grams [..., n, n] of a "linear", "rbf" (sigma [...]) or "residual" kernel.
+
+    Zeros where only rounding is left.
+    """
+    k = scale = grams
     if kernel == "rbf":  # exp(-|x - y|^2 / (2 sigma^2)), less 1: wide kernels keep their digits
-        k = torch.expm1(squared_distances(gram) / (-2 * sigma**2))
-        scale = k.norm()
+        k = scale = torch.expm1(squared_distances(grams) / (-2 * sigma[..., None, None]**2))
     elif kernel == "residual":
-        k = residual(gram, confounder.to(gram.device), clamp)
-    row = center(k, debiased)
-    norm, share = row.norm(), 1e-12 if row.dtype == torch.float64 else 1e-6
-    return row.mul_((norm > share * scale) | norm.isnan())
+        k = residual(center(grams, debiased=False), center(confounder, debiased=False), clamp)
+    rows, share = center(k, debiased), 1e-12 if grams.dtype == torch.float64 else 1e-6
+    norm, scale = (torch.linalg.matrix_norm(m)[..., None, None] for m in (rows, scale))
+    return rows.mul_((norm > share * scale) | norm.isnan())
 
 
-def inner_products(rows: list[Tensor], compensated: bool = False) -> np.ndarray:
-    """T matrices [n, n] -> float64 [T, T] of their inner products, in one product.
+def inner_products(rows: Tensor, compensated: bool = False) -> np.ndarray:
+    """[T, n, n] -> float64 [T, T] of all inner products, in one product.
 
     In float64; where the device has none, float32 products of short chunks whose sum carries
     its rounding error along (`compensated`).
     """
-    device, count, flat = rows[0].device, len(rows), [row.flatten() for row in rows]
-    compensated = compensated or device.type == "mps"
-    wide, step = (torch.float32, 1024) if compensated else (torch.float64, max(1, 2**20 // count))
-    total = torch.zeros(count, count, dtype=wide, device=device)
+    compensated = compensated or rows.device.type == "mps"
+    wide, step = (torch.float32, 1024) if compensated else (torch.float64,
+                                                            max(1, 2**20 // len(rows)))
+    total = torch.zeros(len(rows), len(rows), dtype=wide, device=rows.device)
     error = torch.zeros_like(total)
-    with full_precision(device):
-        for start in range(0, len(flat[0]), step):
-            block = torch.stack([row[start:start + step] for row in flat]).to(wide)
+    with full_precision(rows.device):
+        for block in rows.flatten(1).split(step, dim=1):
+            block = block.to(wide)
             if not compensated:
                 total.addmm_(block, block.T)
                 continue

@@ -135,6 +135,8 @@ def tapped(model: nn.Module, names: Iterable[str], sink: Sink, *,
     handles, calls, size = [], Counter(), 0
 
     def hook(name: str, module: nn.Module, output: Any) -> None:
+        if not size:  # somebody else runs the model: it may be watched twice
+            return
         calls[name] += 1
         label = name if calls[name] == 1 else f"{name}#{calls[name]}"
         if pick is not None:
@@ -152,6 +154,7 @@ def tapped(model: nn.Module, names: Iterable[str], sink: Sink, *,
             else contextlib.nullcontext()
         with torch.no_grad(), eager:
             base(x.to(where))
+        size = 0
 
     try:
         if device is not None:

@@ -143,10 +143,8 @@ def rbf_cka_similarity(x: Any, y: Any, *, debiased: bool = True, scale: float = 
 
     Tends to linear CKA as `scale` grows. In [-1, 1] debiased, [0, 1] biased.
     """
-    sigmas = [(v, scale * g.median_distance(v.gram)) for v in pair(x, y)]
-    if any(sigma == 0 for _, sigma in sigmas):
-        return NAN
-    return alignment(*(g.kernel_row("rbf", v.gram, debiased, sigma=sigma) for v, sigma in sigmas))
+    return alignment(*(g.kernel_rows("rbf", v.gram, debiased,
+                                     sigma=scale * g.median_distance(v.gram)) for v in pair(x, y)))
 
 
 def deconfounded_cka_similarity(x: Any, y: Any, z: Any, *, debiased: bool = True,
@@ -158,9 +156,9 @@ def deconfounded_cka_similarity(x: Any, y: Any, z: Any, *, debiased: bool = True
     """
     (a, b), (c, _) = pair(x, y), pair(z, x)
     if clamp:
-        return alignment(*(g.kernel_row("residual", v.gram, debiased, confounder=c.gram, clamp=True)
-                           for v in (a, b)))
-    rows = [g.kernel_row("linear", v.gram, debiased) for v in (a, b, c)]
+        return alignment(*(g.kernel_rows("residual", v.gram, debiased, confounder=c.gram,
+                                         clamp=True) for v in (a, b)))
+    rows = g.kernel_rows("linear", torch.stack([a.gram, b.gram, c.gram]), debiased)
     return float(g.partial(g.cosine(g.inner_products(rows)))[0, 1])
 
 

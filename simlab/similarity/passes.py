@@ -53,21 +53,20 @@ class Pass:
     """Forward passes of all models; each watched layer gets a row, as first executed."""
 
     def __init__(self, models: dict[str, nn.Module], layers: Any, streams: int, pool: Any) -> None:
-        self.rows: dict[tuple[int, str], tuple[str, tuple[int, ...], int]] = {}  # (run, layer)
+        self.rows: dict[tuple[int, str], tuple] = {}  # (run, layer) -> type, shape, size, row
         self.notes: dict[tuple[int, str], str] = {}  # what went wrong with a layer
         self.runs: list[tuple[nn.Module, int, Any, list[str]]] = []
-        self.owners: list[tuple[str, int, set[str]]] = []  # model name, its run, its layers
+        self.run_of: dict[str, int] = {}  # the same model twice runs once
         self.batches = 0
         known: dict[tuple, int] = {}
         for i, (name, model) in enumerate(models.items()):
             names = select(model, per_model(layers, name, models, "layers"))
             kind, stream = per_model(pool, name, models, "pool"), min(i, streams - 1)
-            run = known.setdefault((id(unwrap(model)), stream, kind), len(known))
-            if run == len(self.runs):  # the same model twice runs once
-                self.runs.append((model, stream, kind, []))
-            self.runs[run][3].extend(n for n in names if n not in self.runs[run][3])
-            self.owners.append((name, run, set(names)))
-            self.notes |= {(run, n): "not called in the forward pass" for n in names}
+            key = id(unwrap(model)), stream, kind, *names
+            run = self.run_of[name] = known.setdefault(key, len(known))
+            if run == len(self.runs):
+                self.runs.append((model, stream, kind, names))
+                self.notes |= {(run, n): "not called in the forward pass" for n in names}
 
     def open(self, stack: contextlib.ExitStack, device: Any, pick: Any) -> None:
         """Attach to all models until `stack` closes."""
@@ -76,44 +75,45 @@ class Pass:
                                        pick=pick))
             for run, (model, _, _, names) in enumerate(self.runs)]
 
-    def __call__(self, batch: list[Tensor], sink: Callable[[int, Tensor | None], None]) -> None:
-        """Run one batch; sink(row, output [n, ...] or None) for each layer as it is computed."""
-        self.sink, self.size, self.got = sink, len(batch[0]), set()
+    def __call__(self, batch: list[Tensor], use: Callable[[int, Tensor], Any]) -> list[Any]:
+        """Run one batch -> use(row, output [n, ...]) by row, called while the output is as the
+        module left it; None where there is no output."""
+        self.use, self.size, self.found = use, len(batch[0]), {}
         for forward, (_, stream, _, _) in zip(self.forwards, self.runs, strict=True):
             forward(batch[stream])
         if not self.rows:
             raise ValueError("no selected layer was called in the forward pass")
+        found, self.found = self.found, {}  # nothing is held until the next batch
         for row, key in enumerate(self.rows):
-            if row not in self.got:
+            if row not in found:
                 self.notes.setdefault(key, f"not called in batch {self.batches}")
-                sink(row, None)
         self.batches += 1
+        return [found.get(row) for row in range(len(self.rows))]
 
     def _watch(self, run: int, name: str, module: nn.Module, output: Tensor | None) -> None:
-        key, kind = (run, name), type(module).__name__
+        key = run, name
         if key not in self.rows:
             if self.batches:
                 self.notes[key] = f"left out: first called in batch {self.batches}"
                 return
-            self.rows[key] = (kind, (), 0)
             self.notes.pop(key, None)
-        row = list(self.rows).index(key)
-        self.got.add(row)
+        row = self.rows[key][-1] if key in self.rows else len(self.rows)
         if output is None:
             self.notes.setdefault(key, "its output holds no float tensor with the batch of "
                                   f"{self.size} as first dimension; choose one with pick=")
+            self.rows.setdefault(key, (type(module).__name__, (), 0, row))
+            self.found[row] = None
         else:
             shape, output = tuple(output.shape[1:]), pooled(output, self.runs[run][2])
-            self.rows[key] = (kind, shape, output[0].numel())
-        self.sink(row, output)
+            self.rows[key] = type(module).__name__, shape, output[0].numel(), row
+            self.found[row] = self.use(row, output)
 
     def layers(self) -> list[Layer]:
         """One entry for each model and layer, in order of first execution."""
-        return [Layer(model, name, *info, row) for model, run, names in self.owners
-                for row, ((r, name), info) in enumerate(self.rows.items())
-                if r == run and name.split("#")[0] in names]
+        return [Layer(model, name, *info) for model, run in self.run_of.items()
+                for (r, name), info in self.rows.items() if r == run]
 
     def reasons(self) -> dict[str, str]:
         """By "model/layer": why a layer has no row or no values."""
-        return {f"{model}/{n}": note for model, run, names in self.owners
-                for (r, n), note in self.notes.items() if r == run and n.split("#")[0] in names}
+        return {f"{model}/{n}": note for model, run in self.run_of.items()
+                for (r, n), note in self.notes.items() if r == run}

@@ -10,7 +10,6 @@ from torch.utils.data import RandomSampler
 
 MIN_BATCH = 4  # below that the unbiased HSIC does not exist
 HASHED = 2**16  # samples whose pictures are remembered to notice a different shuffling
-END = object()
 
 
 def sources_of(data: Any, models: int, batch_size: int) -> list[Iterable[Any]]:
@@ -18,21 +17,17 @@ def sources_of(data: Any, models: int, batch_size: int) -> list[Iterable[Any]]:
 
     A tensor is cut into batches; a tuple (pictures, labels [N]) is one labelled data set.
     """
-    if isinstance(data, list) and data and all(hasattr(d, "batch_sampler") for d in data):
-        data = tuple(data)  # of loaders
+    if isinstance(data, Tensor):
+        return [data.split(batch_size)]
+    if isinstance(data, tuple) and [getattr(d, "ndim", 0) for d in data[1:]] == [1]:
+        return [list(zip(*(d.split(batch_size) for d in data), strict=True))]
     if isinstance(data, tuple):
-        if len(data) == 2 and all(isinstance(d, Tensor) for d in data) and data[1].dim() == 1:
-            if len(data[0]) != len(data[1]):
-                raise ValueError(f"{len(data[0])} pictures, {len(data[1])} labels")
-            return [list(zip(*(d.split(batch_size) for d in data), strict=True))]
         if len(data) != models:
             raise ValueError(f"data is a tuple of {len(data)}: expected one loader for each of the "
                              f"{models} models, or one loader for all")
-        if any(d is not data[0] for d in data):
-            return [s for d in data for s in sources_of(d, 1, batch_size)]
-        data = data[0]  # the same loader twice is one stream: it may shuffle
-    if isinstance(data, Tensor):
-        return [data.split(batch_size)]
+        if all(d is data[0] for d in data):  # the same loader twice is one stream: it may shuffle
+            return sources_of(data[0], 1, batch_size)
+        return [s for d in data for s in sources_of(d, 1, batch_size)]
     if not isinstance(data, Iterable) or isinstance(data, (str, dict)):
         raise TypeError("data must be a tensor [N, ...], a DataLoader, an iterable of batches or a "
                         f"tuple with one of these per model, got {type(data).__name__}")
@@ -41,23 +36,18 @@ def sources_of(data: Any, models: int, batch_size: int) -> list[Iterable[Any]]:
 
 def unpack(batch: Any, index: int) -> tuple[Tensor, Tensor | None]:
     """X or (X, labels [n], ...) -> X, labels; errors for uint8 and for NaN or infinite values."""
-    labels = None
-    if isinstance(batch, (tuple, list)) and batch:
-        labels = batch[1] if len(batch) > 1 else None
-        labels = labels if isinstance(labels, Tensor) and labels.dim() == 1 else None
-        batch = batch[0]
-    if not isinstance(batch, Tensor):
-        raise TypeError(f"batch {index}: expected a tensor or (tensor, ...), got "
-                        f"{type(batch).__name__}")
-    if batch.dtype == torch.uint8:
+    x, *rest = batch if isinstance(batch, (tuple, list)) and batch else [batch]
+    if not isinstance(x, Tensor):
+        raise TypeError(f"batch {index}: expected a tensor or (tensor, ...), got {type(x).__name__}")
+    if x.dtype == torch.uint8:
         raise TypeError(f"batch {index}: pictures are uint8; give them as float, normalised as the "
                         "models were trained")
-    bad = ~batch.isfinite()
+    bad = ~x.isfinite()
     if bad.any():
         first = bad.flatten(1).any(1).nonzero()[0].item()
         raise ValueError(f"batch {index}: {int(bad.sum())} values of the pictures are NaN or "
                          f"infinite, first in sample {first}")
-    return batch, labels
+    return x, rest[0] if rest and getattr(rest[0], "ndim", 0) == 1 else None
 
 
 class Samples:
@@ -70,22 +60,24 @@ class Samples:
 
     def __init__(self, data: Any, models: int, batch_size: int) -> None:
         self.sources = sources_of(data, models, batch_size)
-        self.seen: list[set[int]] = [set() for _ in self.sources]
-        self.count = 0
-        self.proofs = {"labels", "pictures"}  # that the streams correspond, until one fails
+        self.seen: set[int] = set()  # hashes of the first stream's pictures
+        self.alike = self.labelled = True  # until one batch is not
+        self.classes: set[float] = set()
 
     @property
     def correspondence(self) -> str:
         """How it was checked that the streams show the same samples."""
         if len(self.sources) == 1:
             return "one stream"
-        return "checked by " + " and ".join(sorted(self.proofs)) if self.proofs else "unchecked"
+        # Labels that are all alike prove nothing.
+        proofs = ["labels"] * (self.labelled and len(self.classes) > 1) + ["pictures"] * self.alike
+        return "checked by " + " and ".join(proofs) if proofs else "unchecked"
 
     def __iter__(self) -> Iterator[list[Tensor]]:
         ready: list[Tensor] = []  # a batch waits here: a small tail may have to join it
         part: list[Tensor] = []
-        for index, raw in enumerate(itertools.zip_longest(*self.sources, fillvalue=END)):
-            if any(r is END for r in raw):
+        for index, raw in enumerate(itertools.zip_longest(*self.sources)):
+            if any(r is None for r in raw):
                 raise ValueError(f"one loader ends after {index} batches, the other goes on: their "
                                  "samples must correspond")
             batch, labels = zip(*(unpack(r, index) for r in raw), strict=True)
@@ -107,28 +99,22 @@ class Samples:
         if len(set(sizes)) > 1:
             raise ValueError(f"batch {index}: the loaders give {sizes} samples; they must "
                              "correspond one to one")
-        if any(y is None for y in labels):
-            self.proofs.discard("labels")
-        elif wrong := sum(int((y.cpu() != labels[0].cpu()).sum()) for y in labels[1:]):
-            raise ValueError(f"batch {index}: the loaders disagree on {wrong} of {sizes[0]} "
-                             "labels: are they shuffled differently?")
-        elif len(labels[0].unique()) == 1:
-            self.proofs.discard("labels")  # all alike: no evidence
-        if self.count < HASHED:
-            codes = [[hash(p.contiguous().numpy().tobytes()) for p in x.cpu()] for x in batch]
-            for seen, own in zip(self.seen, codes, strict=True):
-                seen.update(own)
-            if any(own != codes[0] for own in codes):
-                self.proofs.discard("pictures")
-            for place, here in enumerate(zip(*codes, strict=True), self.count):
-                # A picture of one stream that stands at another place in the others.
-                if any(a != b and a in seen for a in here
-                       for b, seen in zip(here, self.seen, strict=True)):
+        self.labelled &= all(y is not None for y in labels)
+        if self.labelled:
+            self.classes.update(labels[0].tolist())
+            if wrong := max(int((y.cpu() != labels[0].cpu()).sum()) for y in labels):
+                raise ValueError(f"batch {index}: the loaders disagree on {wrong} of {sizes[0]} "
+                                 "labels: are they shuffled differently?")
+        if len(self.seen) < HASHED:
+            own, *others = ([hash(p.tobytes()) for p in x.float().cpu().numpy()] for x in batch)
+            self.seen.update(own)
+            self.alike &= all(codes == own for codes in others)
+            for place, (a, *rest) in enumerate(zip(own, *others, strict=True)):
+                if any(b != a and b in self.seen for b in rest):
                     raise ValueError(f"batch {index}: sample {place} of one loader stands "
                                      "elsewhere in another: they are shuffled differently")
-        self.count += sizes[0]
-        if not self.proofs and any(isinstance(getattr(s, "sampler", None), RandomSampler)
-                                   for s in self.sources):
+        if self.correspondence == "unchecked" and any(
+                isinstance(getattr(s, "sampler", None), RandomSampler) for s in self.sources):
             raise ValueError("the loaders shuffle, and neither labels nor pictures show that they "
                              "do it alike: use shuffle=False, or one loader for all models")
 
