@@ -1,8 +1,8 @@
 """The figures of the notebooks: pure functions from results to a matplotlib Figure.
 
-Nothing here computes a result or touches matplotlib's global state. The colours are Okabe and Ito's,
-which people with any colour vision can tell apart; lines differ in their dashes as well, so that a
-grey print can be read. `show` puts a figure into a notebook together with its text alternative.
+Nothing here computes a result or touches matplotlib's global state. The colours are Okabe and
+Ito's, which people with any colour vision can tell apart; lines differ in their dashes as well, so
+that a grey print can be read. `show` puts a figure into a notebook with its text alternative.
 """
 
 import base64
@@ -70,7 +70,7 @@ def picture_rows(
     with gaps, for grey prints; None gets no frame.
     """
     columns = max(map(len, rows.values()))
-    figure, axes = new_figure(columns, len(rows), width=1.05 * columns + 1.2, height=1.2 * len(rows))
+    figure, axes = new_figure(columns, len(rows), 1.05 * columns + 1.2, 1.2 * len(rows))
     for own, (name, pictures) in zip(axes, rows.items(), strict=True):
         own[0].set_ylabel(name, fontsize=FONT, rotation=0, ha="right", va="center")
         for ax in own[len(pictures) :]:
@@ -82,8 +82,8 @@ def picture_rows(
             own[i].set(xticks=[], yticks=[])
             own[i].set_title(titles[name][i] if titles else "", fontsize=FONT - 2)
             verdict = right[name][i] if right else None
-            style = ("#009E73", "-") if verdict else ("#D55E00", (0, (2, 3)))
-            own[i].spines[:].set(visible=verdict is not None, linewidth=3, color=style[0], ls=style[1])
+            color, dashes = ("#009E73", "-") if verdict else ("#D55E00", (0, (2, 3)))
+            own[i].spines[:].set(visible=verdict is not None, lw=3, color=color, ls=dashes)
     return figure
 
 
@@ -92,7 +92,9 @@ def undo_normalise(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return (x * std.view(1, -1, 1, 1) + mean.view(1, -1, 1, 1)).clamp(0, 1)
 
 
-def training_curves(histories: Mapping[str, pd.DataFrame], baselines: Mapping[str, float]) -> Figure:
+def training_curves(
+    histories: Mapping[str, pd.DataFrame], baselines: Mapping[str, float]
+) -> Figure:
     """Loss, std of z and kNN accuracy over the epochs, of one run or several.
 
     `baselines` are kNN accuracies of what was not trained, drawn as horizontal lines.
@@ -165,7 +167,7 @@ def budget_curves(table: pd.DataFrame) -> Figure:
 
 
 def mean_and_interval(groups) -> tuple[pd.Series, pd.Series]:
-    """Means of grouped numbers, and half the width of their 95 % t-interval (NaN for one number)."""
+    """Means of grouped numbers, and half the width of their 95 % t-interval (NaN for one)."""
     from scipy import stats  # scikit-learn brings it; loading it takes a second
 
     n = groups.count()
@@ -174,7 +176,7 @@ def mean_and_interval(groups) -> tuple[pd.Series, pd.Series]:
 
 
 def confusion_matrix(truth: Tensor, predicted: Tensor, classes: Sequence[str]) -> Figure:
-    """Per cent of each true class (rows) that were given each class (columns), from 5 on in words."""
+    """Per cent of each true class (rows) that were given each class (columns)."""
     from sklearn.metrics import ConfusionMatrixDisplay
 
     figure, ((ax,),) = new_figure(width=6.6, height=5.6)

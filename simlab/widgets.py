@@ -1,8 +1,8 @@
 """Figures to play with: controls over one picture, which a pure function draws from their values.
 
     explorer = cka_playground()
-    explorer                              # the last line of a cell: live where a kernel runs, and the
-                                          # figure of its first state on GitHub, in HTML and in print
+    explorer                           # the last line of a cell: live where a kernel runs, and the
+                                       # figure of its first state on GitHub, in HTML and in print
     figure, alt = explorer.draw(**explorer.state)    # the same as plain Python, without a kernel
 
 Nothing slow is computed here: tables, maps and features come from outside. There is no Output area
@@ -42,8 +42,7 @@ STRENGTHS = {
 CURVES = ["loss", "std_ratio", "knn"]
 RANGES = ("crop", "blur_sigma")  # least and most on one slider
 MOUSE_CELLS = 900  # cells of a heat map that can be clicked; each is a button
-WIDE = {"width": "26em"}
-WORDS = {"description_width": "9em"}
+LOOK = {"style": {"description_width": "9em"}, "layout": {"width": "26em"}}
 
 
 class Explorer(ipywidgets.VBox):
@@ -108,15 +107,16 @@ def two_view_explorer(images: Tensor, mean: Tensor, std: Tensor, recipe: Augment
         apart = float((rows["view 1"] - rows["view 2"]).abs().mean())
         said = ", ".join(f"{name} {value:.3g}" for name, value in strengths.items())
         return plots.picture_rows(rows), (
-            f"{len(shown)} pictures, and below each two views of it, draw {draw_number}. A pixel of "
-            f"the two differs by {apart:.3f} on average, from 0 for black to 1 for white. {said}."
+            f"{len(shown)} pictures, and below each two views of it, draw {draw_number}. A pixel "
+            f"of the two differs by {apart:.3f} on average, of 1 from black to white. {said}."
         )
 
     controls = {"draw_number": _slider("draw", 0, 100, 0, 1)}
     for name in dict.fromkeys(name.removesuffix("_min").removesuffix("_max") for name in own):
         value = (own[f"{name}_min"], own[f"{name}_max"]) if name in RANGES else own[name]
         low, high, step = STRENGTHS.get(name, (0.0, 1.0, 0.1))
-        controls[name] = _slider(name, min(low, np.min(value)), max(high, np.max(value)), value, step)
+        low, high = min(low, np.min(value)), max(high, np.max(value))
+        controls[name] = _slider(name, low, high, value, step)
         controls[name].disabled = name in ("saturation", "hue", "grey") and images.shape[1] == 1
     return Explorer(draw, **controls)
 
@@ -139,8 +139,8 @@ def live_curves(epochs: int, baselines: Mapping[str, float] | None = None) -> Ex
             ax.set_xlim(0.5, epochs + 0.5)
         last, knn = history.iloc[-1], history["knn"].dropna()
         return figure, (
-            f"Three curves up to epoch {last['epoch']:.0f} of {epochs}: loss {last['loss']:.2f}, std "
-            f"of z {last['std_ratio']:.2f} (1 is healthy), kNN accuracy "
+            f"Three curves up to epoch {last['epoch']:.0f} of {epochs}: loss {last['loss']:.2f}, "
+            f"std of z {last['std_ratio']:.2f} (1 is healthy), kNN accuracy "
             + (f"{knn.iloc[-1]:.1%}." if len(knn) else "not measured yet.")
         )
 
@@ -167,9 +167,8 @@ def epoch_scrubber(
 
     def draw(epoch) -> tuple[Figure, str]:
         figure = plots.feature_map({"": maps[epoch]}, labels, classes)
-        ax, rim = figure.axes[0], 0.03 * np.ptp(stacked, 0)
-        x, y = zip(stacked.min(0) - rim, stacked.max(0) + rim, strict=True)
-        ax.set(xlim=x, ylim=y)
+        ax = figure.axes[0]
+        ax.plot(*stacked.T, linestyle="none")  # nothing to see: it makes room for every epoch
         plots.label(ax, f"epoch {epoch}: {same[epoch]:.0%} lie next to their own class")
         return figure, (
             f"Map of {len(labels)} pictures, coloured by class, after epoch {epoch}. The nearest "
@@ -189,8 +188,8 @@ def neighbour_browser(encoded: Mapping[str, Features], data: DataSet) -> Explore
     bank = {name: F.normalize(f.train[: len(data.train)], dim=1) for name, f in encoded.items()}
     for name, feats in encoded.items():
         if (len(bank[name]), len(feats.test)) != (len(data.train), len(data.test)):
-            raise ValueError(f"{name}: features of {len(feats.train)} and {len(feats.test)} pictures, "
-                             f"but there are {len(data.train)} and {len(data.test)}")  # fmt: skip
+            raise ValueError(f"{name}: features of {len(feats.train)} and {len(feats.test)} "
+                             f"pictures, not {len(data.train)} and {len(data.test)}")  # fmt: skip
     places = {data.classes[c]: (data.test.labels == c).nonzero()[:, 0]
               for c in data.test.labels.unique().tolist()}  # fmt: skip
 
@@ -209,12 +208,12 @@ def neighbour_browser(encoded: Mapping[str, Features], data: DataSet) -> Explore
             f"pictures. Of the same class, in a green frame: {'; '.join(said)}."
         )
 
-    most, near_by = max(map(len, places.values())), min(9, len(data.train))
     return Explorer(
-        draw, kind=_buttons("class of the query", places),
-        number=_slider("which of them", 0, min(50, most) - 1, 0, 1),
-        neighbours=_slider("neighbours", 1, near_by, min(7, near_by), 1),
-    )  # fmt: skip
+        draw,
+        kind=_buttons("class of the query", places),
+        number=_slider("which of them", 0, 49, 0, 1),
+        neighbours=_slider("neighbours", 1, 9, 7, 1),
+    )
 
 
 def budget_slider(table: pd.DataFrame) -> Explorer:
@@ -240,8 +239,8 @@ def budget_slider(table: pd.DataFrame) -> Explorer:
         title = f"{encoder}, {labels:,} labels: {target:.1%}. As good with how many labels?"
         plots.label(ax, f"{title}\n{fill(said, 70)}", "labelled pictures", "test accuracy")
         return figure, (
-            f"Accuracy of {means.shape[1]} encoders over the number of labels. {encoder} with {labels:,} "
-            f"labels: {target:.1%}. To be as good need, of the budgets here: {said}."
+            f"Accuracy of {means.shape[1]} encoders over the number of labels. {encoder} with "
+            f"{labels:,} labels: {target:.1%}. To be as good need, of the budgets here: {said}."
         )
 
     options = [(f"{n:,}", n) for n in means.index.tolist()]
@@ -274,9 +273,9 @@ def collapse_switches(table: pd.DataFrame) -> Explorer:
             last, knn = own.iloc[-1], own["knn"].dropna()
             collapsed = last["std_ratio"] < COMPLETE_STD_RATIO
             verdict = "collapsed" if collapsed else "no complete collapse"
-            said = f"Three curves with {name}, the other runs in grey. After epoch {last['epoch']:.0f} "
-            said += f"the loss is {last['loss']:.2f}, the std of z {last['std_ratio']:.2f} (1 is "
-            said += "healthy)" + (f", the kNN accuracy {knn.iloc[-1]:.1%}" if len(knn) else "")
+            said = f"Three curves with {name}, the other runs in grey. In the end the loss is "
+            said += f"{last['loss']:.2f}, the std of z {last['std_ratio']:.2f} (1 is healthy)"
+            said += f", the kNN accuracy {knn.iloc[-1]:.1%}" if len(knn) else ""
             said += f": {verdict}."
         figure.suptitle(f"{name}: {verdict}", fontsize=plots.FONT + 1)
         return figure, said
@@ -287,8 +286,8 @@ def collapse_switches(table: pd.DataFrame) -> Explorer:
 def sim_beta(table: pd.DataFrame) -> Explorer:
     """What SIM's weight beta does: a metric over the betas of a sweep, one of them marked.
 
-    table: a row a run with the columns beta, seed and numbers to look at, of which those that differ
-    are offered; a run without a number (NaN) is left out.
+    table: a row a run with the columns beta, seed and numbers to look at, of which those that
+    differ are offered; a run without a number (NaN) is left out.
     """
     _need(table, ["beta", "seed"], ["beta"])
     numbers = table.select_dtypes("number").columns.difference(["beta", "seed"], sort=False)
@@ -301,8 +300,9 @@ def sim_beta(table: pd.DataFrame) -> Explorer:
         good = table.dropna(subset=[metric])
         mean, half = plots.mean_and_interval(good.groupby("beta")[metric])
         figure, ((ax,),) = plots.new_figure(width=8, height=4.2)
-        ax.xaxis.update_units([f"{b:g}" for b in betas])  # words, since 0 has no place on a log axis
-        ax.plot(good["beta"].map("{:g}".format), good[metric], "o", color="0.6", label="single runs")
+        ax.xaxis.update_units([f"{b:g}" for b in betas])  # words: 0 has no place on a log axis
+        single = good["beta"].map("{:g}".format)
+        ax.plot(single, good[metric], "o", color="0.6", label="single runs")
         ax.errorbar(mean.index.map("{:g}".format), mean, yerr=half.fillna(0), marker="s", capsize=4,
                     linestyle="-", color=plots.PALETTE[1], label="mean, 95 % interval")  # fmt: skip
         ax.axvline(f"{beta:g}", color=plots.PALETTE[2], linestyle="--", zorder=0)
@@ -343,14 +343,14 @@ def cka_playground() -> Explorer:
             ax.scatter(cloud[:, 0], cloud[:, 1], c=x[:, 0], cmap="cividis", s=18)
             ax.set(xlim=(-9, 9), ylim=(-9, 9), aspect="equal")
             plots.label(ax, f"{name}: {n} points, 2 of {d} dimensions", "axis 1", "axis 2")
-        bars = axes[2].bar(["biased", "debiased"], values, color=[plots.PALETTE[5], plots.PALETTE[1]])
+        bars = axes[2].bar(["biased", "debiased"], values, color=plots.PALETTE[5:0:-4])
         axes[2].bar_label(bars, fmt="%.3f", fontsize=plots.FONT + 2, padding=2)
         axes[2].axhline(0, color="0.3", linestyle="-", linewidth=1)
         axes[2].set_ylim(-0.3, 1.15)
         plots.label(axes[2], "linear CKA of X and Y")
         return figure, (
-            f"CKA of X and Y: biased {values[0]:.3f}, debiased {values[1]:.3f}. X: {n} points in {d} "
-            f"dimensions (draw {seed}). Y: X turned by {rotate} degrees, scaled by {scale:g}, "
+            f"CKA of X and Y: biased {values[0]:.3f}, debiased {values[1]:.3f}. X: {n} points in "
+            f"{d} dimensions (draw {seed}). Y: X turned by {rotate} degrees, scaled by {scale:g}, "
             f"stretched {stretch:g} times along an axis, a share of {noise:.2f} of its variance "
             "noise. Two scatter plots show both clouds, two bars the values."
         )
@@ -370,8 +370,8 @@ def cka_playground() -> Explorer:
 def layer_heatmap(result: Result) -> Explorer:
     """The layers of a comparison's first model by those of its last; a cell is picked and read.
 
-    result: of `simlab.similarity.compare`. The cell is picked by two sliders, or clicked. Beside the
-    map stand the values along its row and its column, above it the pair's shapes and its value,
+    result: of `simlab.similarity.compare`. The cell is picked by two sliders, or clicked. Beside
+    the map stand the values along its row and its column, above it the pair's shapes and its value,
     with the 95 % interval over batches where the result has ten of them.
     """
     rows, columns = result.of(None), result.of(None, -1)
@@ -390,10 +390,12 @@ def layer_heatmap(result: Result) -> Explorer:
             axis.set_ticklabels([text.get_text()[-16:] for text in axis.get_ticklabels()])
         plots.label(heat, heat.get_title(), heat.get_xlabel(), heat.get_ylabel())
         for width, color in ((5, "black"), (2.5, "white")):
-            heat.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, lw=width, ec=color))
+            style = {"fill": False, "linewidth": width, "edgecolor": color}
+            heat.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **style))
         line.plot(block[row], marker="o", label=f"{a.name} with all of {b.model}")
         line.plot(block[:, column], marker="s", label=f"{b.name} with all of {a.model}")
-        line.plot([column, row], 2 * [block[row, column]], "o", ms=13, mfc="none", mec="black", mew=2)
+        marked = [block[row, column]] * 2
+        line.plot([column, row], marked, "o", markersize=13, fillstyle="none", color="black")
         line.xaxis.get_major_locator().set_params(integer=True)
         for limit in result.info["limits"][measure]:
             line.axhline(limit, color="0.8", linestyle=":", zorder=0)
@@ -418,7 +420,7 @@ def layer_heatmap(result: Result) -> Explorer:
 
 
 def _clickable(explorer: Explorer, rows: int, columns: int):
-    """Lay transparent buttons over the cells of the explorer's heat map, its figure's first axes."""
+    """Lay transparent buttons over the cells of the heat map, the figure's first axes."""
     flat = ipywidgets.Layout(width="auto", height="auto", min_width="0", margin="0", padding="0")
     clear = ipywidgets.ButtonStyle(button_color="transparent")
 
@@ -437,7 +439,8 @@ def _clickable(explorer: Explorer, rows: int, columns: int):
     })  # fmt: skip
 
     def place(change=None):
-        box, (width, height) = explorer.figure.axes[0].get_position(), explorer.figure.get_size_inches()
+        width, height = explorer.figure.get_size_inches()
+        box = explorer.figure.axes[0].get_position()
         tall = height / width  # margins in CSS are shares of the width, vertical ones too
         margins = tall * (1 - box.y1), 1 - box.x1, tall * box.y0, box.x0
         over.layout.margin = " ".join(f"{100 * margin:.2f}%" for margin in margins)
@@ -456,18 +459,18 @@ def _slider(name: str, low: float, high: float, value: Any, step: float) -> ipyw
     kind = ipywidgets.IntSlider if isinstance(step, int) else ipywidgets.FloatSlider
     kind = ipywidgets.FloatRangeSlider if isinstance(value, tuple) else kind
     name = name.replace("_", " ")
-    return kind(value=value, min=low, max=high, step=step, description=name, style=WORDS, layout=WIDE)
+    return kind(value=value, min=low, max=high, step=step, description=name, **LOOK)
 
 
 def _steps(name: str, options: Sequence, index: int = 0) -> ipywidgets.Widget:
-    more = {"description": name, "style": WORDS, "layout": WIDE}
-    return ipywidgets.SelectionSlider(options=options, index=index, **more)
+    return ipywidgets.SelectionSlider(options=options, index=index, description=name, **LOOK)
 
 
 def _buttons(name: str, options: Iterable) -> ipywidgets.Widget:
-    """One of several. No drop-down list: JupyterLab takes its arrow keys for going to another cell."""
+    """One of several. No drop-down list: JupyterLab takes its arrow keys to change the cell."""
     pairs = [(_word(option), option) for option in options]
-    return ipywidgets.ToggleButtons(options=pairs, description=name.replace("_", "-"), style=WORDS)
+    name = name.replace("_", "-")
+    return ipywidgets.ToggleButtons(options=pairs, description=name, style=LOOK["style"])
 
 
 def _word(value: Any) -> str:
