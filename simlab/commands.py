@@ -1,4 +1,4 @@
-"""The commands that ask a stored run something, and `doctor`."""
+"""The commands that ask a stored run something, `data` and `doctor`; their arguments are its flags."""
 
 import dataclasses
 import importlib.metadata
@@ -6,91 +6,102 @@ import importlib.util
 import os
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn as nn
 from tyro.conf import Positional
 
-from . import devices, sources
+from . import devices, evaluate, similarity, sources
 from .augment import normalise, parse_augment
 from .config import PretrainConfig, SupervisedConfig, TrainConfig, make_config
 from .data import DataSet, load_data
-from .evaluate import knn
 from .models import build_encoder
 from .probe import encode, linear_probe
-from .runs import Run, read_json, runs_folder
-from .similarity import compare
+from .runs import Run, read_json, runs_folder, write_bytes
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Asked:
-    data_folder: str = ""  # where the data set's files are
-    device: str = "auto"  # cpu, cuda, cuda:1, mps
+def knn(
+    run: Positional[str], k: int = 200, temperature: float = 0.1,
+    data_folder: str = "", device: str = "auto",
+):  # fmt: skip
+    """kNN accuracy of a run's encoder: the whole clean bank, every test picture.
+
+    Args:
+        run: the run's folder, or its name in the runs folder
+        k: neighbours that vote
+        temperature: of their votes
+        data_folder: where the data set's files are
+        device: cpu, cuda, cuda:1, mps
+    """
+    _positive(k=k, temperature=temperature)
+    _, _, encoder, data = open_run(run, data_folder, device)
+    print(f"kNN accuracy     {evaluate.knn(encoder, data, k, temperature):.4f}")
+    print(f"k, temperature   {min(k, len(data.train))}, {temperature}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class KnnArguments(_Asked):
-    """kNN accuracy of a run's encoder: the whole clean bank, every test picture."""
+def probe(
+    run: Positional[str], labels: int = 0, seed: int = 0, solver: str = "lbfgs", epochs: int = 90,
+    views: int = 1, data_folder: str = "", device: str = "auto",
+):  # fmt: skip
+    """Linear probe of a run's frozen encoder.
 
-    run: Positional[str]  # the run's folder, or its name in the runs folder
-    k: int = 200  # neighbours that vote
-    temperature: float = 0.1  # of their votes
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProbeArguments(_Asked):
-    """Linear probe of a run's frozen encoder."""
-
-    run: Positional[str]  # the run's folder, or its name in the runs folder
-    labels: int = 0  # labelled pictures, as many of each class; 0: all
-    seed: int = 0  # which pictures are labelled
-    solver: str = "lbfgs"  # or sgd, as in the papers: lr 30, batch 256, cosine
-    epochs: int = 90  # of sgd
-    views: int = 1  # above 1: with so many views of each picture less one, augmented as in training
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompareArguments(_Asked):
-    """How alike two runs' layers see the test pictures; one run alone is compared with itself."""
-
-    runs: Positional[tuple[str, ...]]  # runs' folders, or their names in the runs folder
-    measure: str = "cka"  # see simlab.similarity.MEASURES
-    layers: str = ""  # names or globs, with commas; empty: the package's choice
-    pictures: int = 1000  # test pictures, of the first run's data
-    out: str = ""  # a file for the result: *.json or *.csv is the tidy table, *.png the figure
-
-
-def run_knn(a: KnnArguments):
-    _, _, encoder, data = open_run(a.run, a.data_folder, a.device)
-    print(f"kNN accuracy     {knn(encoder, data, a.k, a.temperature):.4f}")
-    print(f"k, temperature   {min(a.k, len(data.train))}, {a.temperature}")
-
-
-def run_probe(a: ProbeArguments):
-    _, config, encoder, data = open_run(a.run, a.data_folder, a.device)
-    encoded = encode(encoder, data, a.views, parse_augment(config.augment), a.seed)
-    found = linear_probe(encoded, a.labels, a.seed, a.solver, a.epochs)
-    for name, value in dataclasses.asdict(found).items():
+    Args:
+        run: the run's folder, or its name in the runs folder
+        labels: labelled pictures, as many of each class; 0: all
+        seed: which pictures are labelled
+        solver: lbfgs; or sgd, as in the papers: lr 30, batch 256, cosine
+        epochs: of sgd
+        views: above 1: with so many views of each picture less one, augmented as in training
+        data_folder: where the data set's files are
+        device: cpu, cuda, cuda:1, mps
+    """
+    _positive(epochs=epochs, views=views)
+    _, config, encoder, data = open_run(run, data_folder, device)
+    encoded = encode(encoder, data, views, parse_augment(config.augment), seed)
+    for name, value in dataclasses.asdict(linear_probe(encoded, labels, seed, solver, epochs)).items():
         print(f"{name:<16} {value}")
 
 
-def run_compare(a: CompareArguments):
-    opened = [open_run(name, a.data_folder, a.device) for name in a.runs]
+def compare(
+    runs: Positional[tuple[str, ...]], measure: str = "cka", layers: str = "", pictures: int = 1000,
+    out: str = "", data_folder: str = "", device: str = "auto",
+):  # fmt: skip
+    """How alike two runs' layers see the test pictures; one run alone is compared with itself.
+
+    Args:
+        runs: their folders, or their names in the runs folder
+        measure: one of simlab.similarity.MEASURES
+        layers: names or globs, with commas; empty: the package's choice
+        pictures: test pictures, of the first run's data
+        out: a file for the result: *.json or *.csv is the tidy table, *.png the figure
+        data_folder: where the data set's files are
+        device: cpu, cuda, cuda:1, mps
+    """
+    _positive(pictures=pictures)
+    if not runs:
+        raise ValueError("expected one run or two, by their folders or names")
+    if out and Path(out).suffix not in (".json", ".csv", ".png"):
+        raise ValueError(f"out={out!r}: expected a file that ends in .json, .csv or .png")
+    opened = [open_run(name, data_folder, device) for name in runs]
     data = opened[0][3]
-    n = min(a.pictures, len(data.test))
+    n = min(pictures, len(data.test))
     x = normalise(data.test.subset(torch.arange(n)).images, data.mean, data.std)
     models = {f"{i} {run.folder.name}": net for i, (run, _, net, _) in enumerate(opened, 1)}
-    layers = a.layers.split(",") if a.layers else None
-    result = compare(models, x, layers, a.measure, probe=n)
+    result = similarity.compare(models, x, layers.split(",") if layers else None, measure, probe=n)
     table = result.to_frame(tidy=True)
     print(table.to_string(index=False, float_format="{:.3f}".format))
-    if a.out.endswith(".png"):
-        result.plot().figure.savefig(a.out)
-    elif a.out:
-        Path(a.out).write_text(table.to_csv(index=False) if a.out.endswith(".csv")
-                               else table.to_json(orient="records"), encoding="utf-8")  # fmt: skip
+    if out.endswith(".png"):
+        result.plot().figure.savefig(out)
+    elif out:
+        as_text = table.to_csv(index=False) if out.endswith(".csv") else table.to_json(orient="records")
+        write_bytes(Path(out), as_text.encode())
+
+
+def _positive(**values: float):
+    for name, value in values.items():
+        if not value > 0:
+            raise ValueError(f"{name}={value}: expected more than 0")
 
 
 def open_run(
@@ -112,11 +123,12 @@ def open_run(
         raise ValueError(f"{folder} is not finished: start it again with its own command first")
     if identity.get("encoder"):
         raise ValueError(f"{folder}: its encoder is a module of yours; load it from Python")
-    kind = PretrainConfig if identity.get("kind") == "pretrain" else SupervisedConfig
-    c = make_config(kind, **run.config)
-    named = c.data in sources.DATASETS
+    c = make_config(
+        PretrainConfig if identity.get("kind") == "pretrain" else SupervisedConfig, **run.config
+    )
     where = devices.resolve_device(device)
-    data = load_data(c.data, data_folder, image_size=0 if named else c.image_size, device=where)
+    size = 0 if c.data in sources.DATASETS else c.image_size
+    data = load_data(c.data, data_folder, image_size=size, device=where)
     if data.digest() != identity.get("data"):
         raise ValueError(f"{c.data} is not the data that {folder} learned from: its pictures differ")
     encoder, _ = build_encoder(c.encoder, data.train.channels, data.train.size, c.stem)
@@ -124,17 +136,38 @@ def open_run(
     return run, c, encoder.to(where, memory_format=torch.channels_last).eval(), data
 
 
-def run_doctor():
+def data(
+    name: Positional[str] = "fashion-scattered", folder: str = "", download: bool = False,
+    image_size: int = 0,
+):  # fmt: skip
+    """Load a data set, fetching it if asked, and say what is in it.
+
+    Args:
+        name: a data set's name, or a folder's path
+        folder: where its files are, or go
+        download: fetch what is missing
+        image_size: side in pixels for a folder's pictures; 0: the first's
+    """
+    found = load_data(name, folder, download, image_size)
+    parts = {"training": found.train, "test": found.test, "unlabeled": found.unlabeled}
+    for name, part in parts.items():
+        if part is not None:
+            print(f"{name:<10} {len(part):>7} pictures, {part.channels} x {part.size} x {part.size}")
+    print(f"classes    {', '.join(found.classes) or 'none'}")
+
+
+def doctor():
     """What this machine has, what training will use, and what is missing."""
     print(f"{'python':<16} {sys.version.split()[0]}")
     for name in ("simlab", "torch", "torchvision", "numpy", "jupyterlab", "papermill"):
-        print(f"{name:<16} {_version(name)}")
+        found = importlib.util.find_spec(name)
+        print(f"{name:<16} {importlib.metadata.version(name) if found else 'not installed'}")
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     device = devices.resolve_device()
-    fast = [p for p in ("float32", devices.resolve_precision("auto", device))]
+    fast = devices.resolve_precision("auto", device)
     print(f"{'devices':<16} cpu{''.join(f', cuda:{i} ({name})' for i, name in enumerate(gpus))}"
           f"{', mps' if torch.backends.mps.is_available() else ''}; auto is {device}")  # fmt: skip
-    print(f"{'fast precisions':<16} {', '.join(dict.fromkeys(fast))}; auto is {fast[-1]}")
+    print(f"{'fast precisions':<16} {', '.join(dict.fromkeys(('float32', fast)))}; auto is {fast}")
     print(f"{'threads':<16} {torch.get_num_threads()} of {os.cpu_count()} cores")
     print(f"{'processes':<16} torchrun with gloo{' and nccl' if gpus else ''}")
     print(f"{'runs':<16} {runs_folder()}")
@@ -144,7 +177,7 @@ def run_doctor():
             load_data(name)
         except (OSError, ValueError):
             missing.append(f"data set {name}: simlab data {name} --download")
-    if not gpus and device.type == "cpu":
+    if device.type == "cpu":
         missing.append("a GPU: full-size pretraining would take weeks without one")
     if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
         missing.append("Chromium: the browser tests are left out")
@@ -152,10 +185,3 @@ def run_doctor():
         if importlib.util.find_spec(module) is None:
             missing.append(f"{module}: needed for {use}")
     print("missing          " + ("\n                 ".join(missing) or "nothing"))
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"

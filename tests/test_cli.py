@@ -1,10 +1,22 @@
 """The command line: the same configuration as everywhere, and errors instead of tracebacks."""
 
+import functools
+import json
+import re
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from simlab import sources, train
 from simlab.__main__ import main
+from simlab.data import from_arrays
+from simlab.runs import Run
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_an_unknown_command_is_refused_with_the_nearest_right_one(capsys):
@@ -30,14 +42,19 @@ def test_a_flag_is_a_field_and_an_unknown_one_is_refused(capsys):
     assert "--epochs" in capsys.readouterr().err
 
 
+def save_pictures(folder, seed=0, number=10):
+    """Two classes of `number` random pictures each."""
+    generator = np.random.default_rng(seed)
+    for name in ("ant", "bee"):
+        (folder / name).mkdir(parents=True)
+        for i in range(number):
+            picture = generator.integers(0, 256, (12, 12, 3), dtype=np.uint8)
+            Image.fromarray(picture).save(folder / name / f"{i}.png")
+
+
 def test_pretrain_runs_on_a_folder_and_says_where_to_look(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SIMLAB_RUNS", str(tmp_path / "runs"))
-    generator = np.random.default_rng(0)
-    for name in ("ant", "bee"):
-        (tmp_path / "pictures" / name).mkdir(parents=True)
-        for i in range(10):
-            picture = generator.integers(0, 256, (12, 12, 3), dtype=np.uint8)
-            Image.fromarray(picture).save(tmp_path / "pictures" / name / f"{i}.png")
+    save_pictures(tmp_path / "pictures")
     flags = ["--epochs", "1", "--batch-size", "8", "--proj-dim", "16", "--pred-dim", "8"]
     assert main(["pretrain", "--data", str(tmp_path / "pictures"), *flags]) == 0
     told = capsys.readouterr().out
@@ -49,8 +66,6 @@ def test_pretrain_runs_on_a_folder_and_says_where_to_look(tmp_path, monkeypatch,
 
 def trained_with(monkeypatch, *words):
     """The configuration and options that the command line would train with."""
-    from simlab import train
-
     found = {}
 
     def spy(config, **options):
@@ -91,16 +106,35 @@ def test_help_shows_every_flag_with_its_type_default_and_a_line(command, capsys)
         main([command, "--help"])
     assert ended.value.code == 0
     told = capsys.readouterr().out
-    assert "default" in told
+    flags = [" ".join(part.split()) for part in re.split(r"\n[ │]+(?=--[a-z])", told)[1:]]
+    assert len(flags) >= (40 if command == "pretrain" else 3)
+    for flag in flags:
+        found = re.match(r"--[\w-]+(?:, --no-[\w-]+| STR| INT| FLOAT) (.*?) ?\(default: .*\)", flag)
+        assert found and len(found[1]) > 3, flag
     if command == "pretrain":
-        assert "--weight-decay FLOAT" in told and "cifar-paper" in told and "--fresh" in told
+        assert "cifar-paper" in told and "--fresh" in told
 
 
-def test_doctor_tells_versions_devices_and_what_is_missing(capsys):
+def test_doctor_tells_versions_devices_and_what_is_missing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SIMLAB_DATA", str(tmp_path))
     assert main(["doctor"]) == 0
     told = capsys.readouterr().out
-    for word in ("torch", "devices", "fast precisions", "threads", "missing"):
+    version = torch.__version__.split("+")[0]
+    for word in (version, "devices", "fast precisions", "threads", "gloo", "missing"):
         assert word in told
+    assert "simlab data cifar10 --download" in told and "data set fashion:" not in told
+    with pytest.raises(SystemExit):
+        main(["doctor", "--help"])
+    assert "what is missing" in capsys.readouterr().out
+
+
+def test_stopping_a_command_is_no_traceback(monkeypatch, capsys):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "pretrain", stopped)
+    assert main(["pretrain"]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +149,6 @@ def two_runs(tmp_path_factory):
 
 
 def test_a_stored_run_is_asked_by_name_or_folder(two_runs, monkeypatch, capsys):
-    import json
-
     folder, (name, other) = two_runs
     monkeypatch.setenv("SIMLAB_RUNS", str(folder))
     assert main(["knn", name]) == 0
@@ -132,8 +164,6 @@ def test_a_stored_run_is_asked_by_name_or_folder(two_runs, monkeypatch, capsys):
 
 
 def test_a_run_that_is_not_there_or_not_finished_is_refused(two_runs, tmp_path, monkeypatch, capsys):
-    import shutil
-
     folder, (name, _) = two_runs
     monkeypatch.setenv("SIMLAB_RUNS", str(tmp_path))
     assert main(["knn", name]) == 1
@@ -142,3 +172,201 @@ def test_a_run_that_is_not_there_or_not_finished_is_refused(two_runs, tmp_path, 
     (tmp_path / name / "metrics.json").unlink()
     assert main(["probe", name]) == 1
     assert "is not finished" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["knn", "RUN", "--k", "0"], "k=0"),
+        (["knn", "RUN", "--temperature", "0"], "temperature=0"),
+        (["knn", "RUN", "--device", "cuda:9"], "cuda:9"),
+        (["probe", "RUN", "--labels", "-1"], "labels=-1"),
+        (["probe", "RUN", "--labels", "10000000"], "labels=10000000"),
+        (["probe", "RUN", "--solver", "lbgfs"], "expected 'lbfgs'"),
+        (["probe", "RUN", "--solver", "sgd", "--epochs", "0"], "epochs=0"),
+        (["probe", "RUN", "--views", "0"], "views=0"),
+        (["compare", "RUN", "--measure", "ckaa"], "did you mean 'cka'"),
+        (["compare", "RUN", "--layers", "blockz"], "blockz"),
+        (["compare", "RUN", "--pictures", "0"], "pictures=0"),
+        (["compare", "RUN", "--out", "x.pdf"], "x.pdf"),
+        (["compare"], "expected one run or two"),
+    ],
+)
+def test_arguments_that_can_not_be_meant_are_named(words, says, two_runs, monkeypatch, capsys):
+    folder, (name, _) = two_runs
+    monkeypatch.setenv("SIMLAB_RUNS", str(folder))
+    assert main([name if word == "RUN" else word for word in words]) == 1
+    assert says in capsys.readouterr().err
+
+
+# ------------------------------------------------ what the options of ahmdtaha/simsiam became, in effect
+
+SMALL = (
+    "--epochs 2 --batch-size 16 --encoder tiny --view-size 8 --proj-dim 16 --pred-dim 8 --knn-k 5 "
+    "--monitor-every 1 --precision float32 --device cpu --threads 1 --lr 0.1"
+)
+# its option: (flags in which it matters, flags that change it, what shows it)
+OPTIONS = {
+    "data": ("--data PICTURES", "--data OTHERS", "weights"),
+    "set": ("--data cifar10", "--data cifar100", "weights"),
+    "arch": ("--method simsiam", "--method simclr", "loss"),
+    "backbone": (
+        "--encoder resnet18 --epochs 1", "--encoder resnet50 --stem large --epochs 1", "parameters"
+    ),
+    "emb_dim": ("--proj-dim 16", "--proj-dim 24", "loss"),
+    "emb_dim (predictor)": ("--pred-dim 8", "--pred-dim 12", "loss"),
+    "emb_dim (layers)": ("--proj-layers 2", "--proj-layers 3", "loss"),
+    "optimizer adam": ("--lr 0.01", "--optimizer adam", "weights"),
+    "optimizer adamw": ("--optimizer adam", "--optimizer adamw --weight-decay 0.3", "weights"),
+    "optimizer rmsprop": ("--lr 0.01", "--optimizer rmsprop", "weights"),
+    "optimizer lars": ("--optimizer sgd", "--optimizer lars", "weights"),
+    "lr": ("--lr 0.1", "--lr 0.2", "lr"),
+    "momentum": ("--momentum 0.9", "--momentum 0.5", "weights"),
+    "wd": ("--weight-decay 0", "--weight-decay 0.1", "weights"),
+    "batch_size": ("--batch-size 16", "--batch-size 8", "lr"),
+    "epochs": ("--epochs 2", "--epochs 3", "epochs"),
+    "lr_policy step": ("--schedule constant", "--schedule step --decay-every 1", "lr"),
+    "lr_policy multistep": ("--schedule constant", "--schedule multistep --milestones 0.4", "lr"),
+    "lr_policy cosine": ("--schedule constant", "--schedule cosine", "lr"),
+    "warmup_length": ("--schedule constant", "--schedule constant --warmup-epochs 2", "lr"),
+    "multistep-lr-adjust": (
+        "--schedule multistep --milestones 0.4", "--schedule multistep --milestones 0.2,0.4", "lr"
+    ),
+    "multistep-lr-gamma": (
+        "--schedule multistep --milestones 0.4", "--schedule multistep --milestones 0.4 --decay 0.5",
+        "lr",
+    ),
+    "lr-decay-step": (
+        "--schedule step --decay-every 1", "--schedule step --decay-every 2", "lr"
+    ),
+    "lr-decay-gamma": (
+        "--schedule step --decay-every 1", "--schedule step --decay-every 1 --decay 0.5", "lr"
+    ),
+    "num_threads": ("--threads 1", "--threads 2", "threads"),
+    "print_freq": ("--log-every 1", "--log-every 2", "lines of steps"),
+    "seed": ("--seed 0", "--seed 1", "weights"),
+    "test_interval": ("--monitor-every 1", "--monitor-every 2", "epochs in knn.csv"),
+    "save_every": (
+        "--epochs 7 --keep-checkpoints 1", "--epochs 7 --keep-checkpoints 3", "checkpoints"
+    ),
+}  # fmt: skip
+ELSEWHERE = {  # its option: where it is tested
+    "trn_phase": "test_a_stored_run_is_asked_by_name_or_folder",
+    "world_size": "test_distributed.py", "gpu": "test_arguments_that_can_not_be_meant_are_named",
+    "resume": "test_resuming_is_what_happens_unless_fresh_is_said",
+    "pretrained": "test_a_run_that_is_not_there_or_not_finished_is_refused",
+    "log-dir": "test_pretrain_runs_on_a_folder_and_says_where_to_look",
+}  # fmt: skip
+NOT_HERE = {"trainer", "config_file", "name", "log_file", "l2-norm", "start-epoch", "base_gpu", "warm"}
+
+
+def cifar_of(seed):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (48, 32, 32, 3), generator=generator, dtype=torch.uint8)
+    return lambda folder, download: from_arrays(images, torch.arange(48) % 10)
+
+
+@pytest.fixture(scope="module")
+def outcome_of(tmp_path_factory):
+    """What a `simlab pretrain` with these flags leaves behind; each is run once."""
+    home = tmp_path_factory.mktemp("options")
+    save_pictures(home / "PICTURES", 0, 20)
+    save_pictures(home / "OTHERS", 1, 20)
+
+    @functools.cache
+    def outcome(flags):
+        words = f"--data PICTURES {SMALL} {flags}".split()
+        words = [str(home / word) if word.isupper() else word for word in words]
+        folder = home / f"runs {flags}"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SIMLAB_RUNS", str(folder))
+            for seed, name in enumerate(("cifar10", "cifar100")):
+                patch.setitem(sources.DATASETS, name, cifar_of(seed))
+            assert main(["pretrain", *words]) == 0
+        run = Run(next(folder.glob("pretrain-*")), {})
+        state, log = run.load_encoder_state(), (run.folder / "train.log").read_text()
+        return {
+            "weights": sum(float(v.double().abs().sum()) for v in state.values()),
+            "parameters": sum(v.numel() for v in state.values()),
+            "loss": list(run.history["loss"]), "lr": list(run.history["lr"]),
+            "epochs": len(run.history), "threads": run.result["environment"]["threads"],
+            "lines of steps": len(re.findall(r"epoch \d+ step \d+/\d+  time", log)),
+            "epochs in knn.csv": len((run.folder / "knn.csv").read_text().splitlines()) - 1,
+            "checkpoints": sorted(path.name[:12] for path in run.checkpoints.glob("*.pt")),
+        }  # fmt: skip
+
+    return outcome
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_of_the_known_program_has_a_counterpart_with_an_effect(option, outcome_of):
+    base, change, shown = OPTIONS[option]
+    before, after = outcome_of(base), outcome_of(f"{base} {change}")
+    assert before[shown] != after[shown]
+    if option == "print_freq":  # two steps an epoch
+        assert (before[shown], after[shown]) == (4, 2)
+    if option == "test_interval":
+        assert (before[shown], after[shown]) == (2, 1)
+
+
+def test_every_option_of_the_known_program_is_in_the_docs_with_flags_that_exist(capsys):
+    table = (ROOT / "docs" / "command_line.md").read_text().partition("its option | here")[2]
+    rows = [line.split("|")[1:3] for line in table.splitlines() if line.startswith("| `")]
+    named = {word for row in rows for word in re.findall(r"[\w-]+", row[0])}
+    tested = {option.split()[0] for option in OPTIONS}
+    assert not (tested | set(ELSEWHERE)) & NOT_HERE
+    assert tested | set(ELSEWHERE) | NOT_HERE <= named
+    helps = ""
+    for command in ("pretrain", "probe"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        helps += capsys.readouterr().out
+    flags = set(re.findall(r"`(--[\w-]+)", " ".join(row[1] for row in rows)))
+    elsewhere = {"--nproc_per_node", "--nnodes"}  # of torchrun
+    assert len(flags) > 20 and all(flag in helps for flag in flags - elsewhere)
+
+
+def test_the_steps_lines_tell_time_wait_loss_and_what_is_left(outcome_of, tmp_path, monkeypatch):
+    monkeypatch.setenv("SIMLAB_RUNS", str(tmp_path / "runs"))
+    save_pictures(tmp_path / "pictures", 0, 40)
+    words = SMALL.replace("--epochs 2", "--epochs 1").split()
+    assert main(["pretrain", "--data", str(tmp_path / "pictures"), *words, "--log-every", "2"]) == 0
+    run = Run(next((tmp_path / "runs").glob("pretrain-*")), {})
+    lines = [line for line in (run.folder / "train.log").read_text().splitlines() if " step " in line]
+    number = r"(-?\d+\.\d{4}) \((-?\d+\.\d{4})\)"
+    pattern = rf"epoch 1 step (\d)/4  time {number}  data {number}  loss {number}  left (\d:\d\d:\d\d)$"
+    first, second = (re.search(pattern, line).groups() for line in lines)
+    assert (first[0], second[0]) == ("2", "4") and second[-1] == "0:00:00"
+    assert first[1:6:2] == first[2:7:2], "at first the mean of all is that of the last"
+    for now, mean in ((1, 2), (3, 4), (5, 6)):
+        middle = (float(first[now]) + float(second[now])) / 2
+        assert middle == pytest.approx(float(second[mean]), abs=2e-4)
+    assert float(second[6]) == pytest.approx(run.history["loss"].iloc[-1], abs=1e-4)
+    assert 0 <= float(second[3]) < float(second[1])
+
+
+def test_resuming_is_what_happens_unless_fresh_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SIMLAB_RUNS", str(tmp_path / "runs"))
+    save_pictures(tmp_path / "pictures")
+    words = ["pretrain", "--data", str(tmp_path / "pictures"), *SMALL.split()]
+    assert main(words) == 0
+    run = next((tmp_path / "runs").glob("pretrain-*"))
+    before = (run / "train.log").read_text()
+    assert main(words) == 0
+    assert (run / "train.log").read_text() == before, "it was loaded"
+    (run / "metrics.json").unlink()
+    sorted((run / "checkpoints").glob("epoch-000002*"))[0].unlink()
+    assert main(words) == 0
+    assert "goes on after epoch 1" in (run / "train.log").read_text()
+    assert main([*words, "--fresh"]) == 0
+    log = (run / "train.log").read_text()
+    assert log.count("starts with") == 1 and "goes on" not in log
+
+
+def test_the_papers_recipe_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SIMLAB_RUNS", str(tmp_path))
+    monkeypatch.setitem(sources.DATASETS, "cifar10", cifar_of(0))
+    words = ["--epochs", "1", "--batch-size", "16", "--precision", "float32"]
+    assert main(["pretrain", "--recipe", "cifar-paper", *words]) == 0
+    config = json.loads(next(tmp_path.glob("*/config.json")).read_text())["config"]
+    assert (config["encoder"], config["stem"], config["proj_dim"]) == ("resnet18", "small", 2048)
