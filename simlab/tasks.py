@@ -3,7 +3,6 @@
 SIM (sim.py) is an option of both: put on the encoder's blocks, its loss is added to the task's.
 """
 
-
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -31,23 +30,21 @@ class Pretraining:
         self.config, self.data, self.pictures = config, data, data.pretrain
         self.augment = parse_augment(config.augment)
         self.sim = _put_sim_on(encoder, config, data)
-        heads = config.proj_layers, config.proj_dim
+        heads = {k: getattr(config, k) for k in ("proj_layers", "proj_dim", "head_bn")}
         if config.method == "simclr":
-            self.network = SimCLR(encoder, dim, *heads, config.head_bn)
+            self.network = SimCLR(encoder, dim, **heads)
             self.loss = SimCLRLoss(config.temperature)
         else:
-            self.network = SimSiam(
-                encoder, dim, *heads, config.pred_dim, config.predictor, config.head_bn
-            )
+            heads |= {"pred_dim": config.pred_dim, "predictor": config.predictor}
+            self.network = SimSiam(encoder, dim, **heads)
             self.loss = SimSiamLoss(config.stop_gradient)
         self.losses = ("loss", "sim_loss") if self.sim else ("loss",)
 
     def groups(self) -> list[dict]:
         """The optimizer's parameter groups: the predictor may learn at a rate of its own."""
-        c, network = self.config, self.network
-        learned = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
-        predictor = [p for name, p in learned if name.startswith("predictor.")]
-        rest = [p for name, p in learned if not name.startswith("predictor.")]
+        c, named = self.config, self.network.named_parameters()
+        learned = [(n.startswith("predictor."), p) for n, p in named if p.requires_grad]
+        predictor, rest = ([p for its, p in learned if its == which] for which in (True, False))
         return [
             {"params": rest, "factor": 1.0, "fixed": False},
             {"params": predictor, "factor": c.pred_lr, "fixed": c.fix_pred_lr},
@@ -74,8 +71,7 @@ class Pretraining:
         labelled = min(int(d.train.labels.min()), int(d.test.labels.min())) >= 0
         due = epoch % c.monitor_every == 0 or epoch == c.epochs
         if due and labelled and len(d.classes) > 1:
-            bank = _features_of_all(n.encoder, d.train, d)
-            test = _features_of_all(n.encoder, d.test, d)
+            bank, test = (_features_of_all(n.encoder, part, d) for part in (d.train, d.test))
             k, t = min(c.knn_k, len(bank)), c.knn_temperature
             found["knn"] = knn_accuracy(bank, d.train.labels, test, d.test.labels, k, t)
             found |= {"knn_k": k, "knn_temperature": t}
@@ -149,7 +145,8 @@ def _with_sim(loss: Tensor, sim: LossSimTracker | None) -> Tensor:
 
 def refuse_nan(values: list[Tensor], where: str):
     """Stop before anything broken is stored: a loss, weights, or what comes out of them."""
-    if not bool(torch.stack([value.isfinite().all() for value in values]).all()):
+    # a sum is finite only if every number is; one look at the device for all of them
+    if not bool(torch.stack([v.sum(dtype=torch.float32) for v in values]).isfinite().all()):
         raise FloatingPointError(
             f"training diverged: a loss, weight or feature is NaN or infinite {where}. Lower lr, "
             "add warmup_epochs, or set precision='float32'. What was stored before is whole"

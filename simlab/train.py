@@ -54,13 +54,9 @@ def train_supervised(config: SupervisedConfig, data: DataSet | None = None, **op
 
 
 def fit(
-    task: Pretraining | Supervised,
-    config: TrainConfig,
-    run: Run,
-    device: torch.device,
-    progress: bool = True,
-    on_epoch: Callable[[list[dict]], None] | None = None,
-) -> list[dict]:
+    task: Pretraining | Supervised, config: TrainConfig, run: Run, device: torch.device,
+    progress: bool = True, on_epoch: Callable[[list[dict]], None] | None = None,
+) -> list[dict]:  # fmt: skip
     """Train from the newest checkpoint, or from the start; returns the history, a row an epoch."""
     pictures, network = task.pictures, task.network.to(device, memory_format=torch.channels_last)
     network = task.network = distributed.with_global_batch_norm(network, device)
@@ -73,24 +69,21 @@ def fit(
     steps = len(pictures) // batch_size  # of an epoch; what is left over waits for the next
     optimizer = build_optimizer(config, task.groups())
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
-    generator = torch.Generator(device)
-    history, first_epoch, seconds = [], 0, 0.0
+    stored, history = {"network": network, "optimizer": optimizer, "scaler": scaler}, []
     if state := distributed.from_first(run.load_checkpoint):
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        scaler.load_state_dict(state["scaler"])
-        history, first_epoch = state["history"], state["epoch"]
-        seconds = history[-1]["seconds"]
-        run.log(f"goes on after epoch {first_epoch}")
+        for name, part in stored.items():
+            part.load_state_dict(state[name])
+        history = state["history"]
+        run.log(f"goes on after epoch {len(history)}")
 
     network.train()
-    started = time.monotonic() - seconds
-    bar = tqdm(
+    first_epoch, generator = len(history), torch.Generator(device)
+    started = time.monotonic() - (history[-1]["seconds"] if history else 0)
+    with tqdm(
         total=config.epochs * steps * batch_size, initial=first_epoch * steps * batch_size,
         desc=run.folder.name.split("-")[0], unit=" pictures", unit_scale=True,
         disable=not progress or distributed.rank() > 0, mininterval=0.5,
-    )  # fmt: skip
-    with bar:
+    ) as bar:  # fmt: skip
         for epoch in range(first_epoch, config.epochs):
             # own random numbers for every epoch, whether or not the run was stopped before: for the
             # order, the views, and the global generators, from which dropout and SIM draw
@@ -118,7 +111,7 @@ def fit(
                 distributed.average_gradients(network)
                 scaler.step(optimizer)
                 scaler.update()
-                optimizer.zero_grad(set_to_none=True)
+                optimizer.zero_grad()
                 if step % CHECK_EVERY == 0 or step == steps - 1:
                     where = f"by step {step + 1} of epoch {epoch + 1}, at a rate of {rate:.3g}"
                     refuse_nan([total, *network.parameters(), *network.buffers()], where)
@@ -126,6 +119,7 @@ def fit(
                 if config.log_every and (step + 1) % config.log_every == 0:
                     run.log(told.line(step + 1, total[0]))
                 bar.update(batch_size)
+
             distributed.average([total])
             means = (total / steps).tolist()
             row = {"epoch": epoch + 1, **dict(zip(task.losses, means, strict=True)), "lr": rate}
@@ -140,10 +134,8 @@ def fit(
                 if distributed.rank() == 0:
                     tqdm.write(f"epoch {epoch + 1}: {warning}")
             run.save_history(history)
-            state = {
-                "epoch": epoch + 1, "history": history, "network": network.state_dict(),
-                "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
-            }  # fmt: skip
+            state = {name: part.state_dict() for name, part in stored.items()}
+            state |= {"epoch": epoch + 1, "history": history}
             run.save_checkpoint(epoch + 1, state, config.keep_checkpoints)
             if on_epoch:
                 on_epoch(history)
@@ -173,15 +165,10 @@ def settled(config: TrainConfig, device: torch.device) -> Iterator[None]:
 
 
 def _run(
-    task_of: type[Pretraining] | type[Supervised],
-    config: TrainConfig,
-    data: DataSet | None,
-    encoder: nn.Module | None = None,
-    fresh: bool = False,
-    progress: bool = True,
-    on_epoch: Callable[[list[dict]], None] | None = None,
-    folder: str = "",
-) -> Run:
+    task_of: type[Pretraining] | type[Supervised], config: TrainConfig, data: DataSet | None,
+    encoder: nn.Module | None = None, fresh: bool = False, progress: bool = True,
+    on_epoch: Callable[[list[dict]], None] | None = None, folder: str = "",
+) -> Run:  # fmt: skip
     if not isinstance(config, task_of.config_class):
         wanted = task_of.config_class.__name__
         raise TypeError(f"config is a {type(config).__name__}: expected a {wanted}")
@@ -198,20 +185,17 @@ def _run(
         net, dim = build_encoder(net, data.train.channels, data.train.size, config.stem)
         task = task_of(config, data.to(device), net, dim)
         with claim(task.kind, config, extra, folder, fresh) as run:
-            history, processes = [], {"processes": distributed.world()}
+            history, where = [], environment(device) | {"processes": distributed.world()}
             if not distributed.from_first(lambda: run.finished):
-                run.log(f"starts with {config} on {environment(device) | processes}")
+                run.log(f"starts with {config} on {where}")
                 history = fit(task, config, run, device, progress, on_epoch)
             if config.sim_layers:
                 detach_sim(net)
             if history:
                 last = history[-1]
-                measured = [row for row in history if "knn" in row] or [last]
-                best = max(measured, key=lambda row: row.get("knn", 0))
-                run.finish(net.state_dict(), {
-                    "final": last, "best": best, "environment": environment(device) | processes,
-                    "seconds": round(last["seconds"], 1),
-                })  # fmt: skip
+                best = max([r for r in history if "knn" in r] or [last], key=lambda r: r.get("knn"))
+                result = {"final": last, "best": best, "environment": where}
+                run.finish(net.state_dict(), result | {"seconds": round(last["seconds"], 1)})
             net.load_state_dict(distributed.from_first(run.load_encoder_state))
     # laid out as in training whether it was trained or loaded: the same bits come out
     run.encoder = net.to(device, memory_format=torch.channels_last).eval()
