@@ -50,7 +50,7 @@ def toy(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return float(loss), float(F.normalize(z1.detach(), dim=1).std(0).mean() * 32**0.5)
+    return float(loss.detach()), float(F.normalize(z1.detach(), dim=1).std(0).mean() * 32**0.5)
 
 
 @exercise

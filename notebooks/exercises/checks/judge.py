@@ -67,12 +67,12 @@ def number(answer: Callable, *args) -> float:
     """`call`, for an answer that has to be one number."""
     result = call(answer, *args)
     single = isinstance(result, int | float) or (hasattr(result, "ndim") and result.ndim == 0)
-    need(single, f"one number was expected, and yours is {_what(result)}.")
+    need(single, f"one number was expected, and yours is {described(result)}.")
     need(float(result) == float(result), "it is NaN: look for a division by zero.")
     return float(result)
 
 
-def _what(result) -> str:
+def described(result) -> str:
     shape = f" of shape {list(result.shape)}" if hasattr(result, "shape") else ""
     return f"a {type(result).__name__}{shape}"
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import torch
 
-from .judge import call, exercise, near, need, number, tensor
+from .judge import call, described, exercise, near, need, number
 
 
 @exercise
@@ -48,7 +48,8 @@ def share(answer) -> str:
     order = torch.randperm(103, generator=torch.Generator().manual_seed(0))
     parts = [call(answer, order, rank, 4) for rank in range(4)]
     for part in parts:
-        tensor(lambda p=part: p, shape=(len(part),))
+        need(isinstance(part, torch.Tensor) and part.ndim == 1 and part.dtype == torch.int64,
+             f"a part of `order` was expected, whole numbers, not {described(part)}.")  # fmt: skip
     drawn = torch.cat(parts)
     need(
         not all(torch.equal(parts[0], p) for p in parts),
@@ -77,7 +78,7 @@ def difference(answer) -> str:
     a, b = np.array([0.61, 0.55, 0.66, 0.58, 0.63]), np.array([0.60, 0.53, 0.64, 0.57, 0.61])
     found = call(answer, a, b)
     need(isinstance(found, tuple | list) and len(found) == 2, "two numbers: (low, high).")
-    low, high = (float(value) for value in found)
+    low, high = (number(lambda v=value: v) for value in found)
     d = a - b
     need(near((low + high) / 2, d.mean(), 1e-4),
          "its middle is not the mean of a - b.")  # fmt: skip
