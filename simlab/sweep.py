@@ -260,7 +260,8 @@ def collect(folder: str | Path) -> pd.DataFrame:
 
 def main(argv: list[str] | None = None) -> int:
     """``simlab sweep``: 0 if every point is done, 1 if not, 2 if refused, 130 if stopped."""
-    parser = argparse.ArgumentParser("simlab sweep", description="Run a notebook over a grid.")
+    about = "Run a notebook over a grid."
+    parser = argparse.ArgumentParser("simlab sweep", description=about, allow_abbrev=False)
     parser.add_argument("notebook")
     parser.add_argument("grid", nargs="+", metavar="name=values", help="epochs=5,10 seed=0:3")
     parser.add_argument("--out", required=True, help="the sweep's folder")

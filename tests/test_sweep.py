@@ -365,7 +365,9 @@ def start(tmp_path):
     def run(*words: str) -> subprocess.Popen:
         processes.append(subprocess.Popen(
             [sys.executable, "-m", "simlab", "sweep", *words], env=ENV, cwd=tmp_path, text=True,
-            start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+            start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            # tests that were started in the background have it ignored, and so would this
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)))
         return processes[-1]
 
     yield run
