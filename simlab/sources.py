@@ -162,9 +162,9 @@ def from_torchvision(make: Callable, folder: str, download: bool, **split) -> Da
     except (RuntimeError, OSError) as error:  # torchvision raises either for a broken connection
         if download:
             raise ConnectionError(f"{name} could not be downloaded to {root}: {error}") from error
-        files = [(root / make.base_folder / n, md5) for n, md5 in make.train_list + make.test_list]
-        wrong = [str(path) for path, md5 in files if not check_integrity(path, md5)]
+        inside, files = root / make.base_folder, make.train_list + make.test_list
+        wrong = [file for file, md5 in files if not check_integrity(inside / file, md5)]
         raise FileNotFoundError(
-            f"{name}: {', '.join(wrong) or error} missing or damaged. Fetch it with download=True, or "
-            f"`simlab data {name.lower()} --download`; offline, put its files into {root}"
+            f"{name}: {', '.join(wrong) or error} missing or damaged in {inside}. Fetch it with "
+            f"download=True, or `simlab data {name.lower()} --download`; offline, put its files there"
         ) from error
