@@ -13,16 +13,13 @@ import os
 import types
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 import torch.nn as nn
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-Result = TypeVar("Result")
 # long, since the others wait while the first downloads, or waits for another run's lock; that a
 # process died is seen at once all the same
 PATIENCE = timedelta(days=1)
@@ -62,7 +59,7 @@ def restarted() -> bool:
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
-def from_first(function: Callable[[], Result]) -> Result:
+def from_first(function: Callable) -> object:
     """What the first process' call returns, for all of them; the others wait for it."""
     if world() == 1:
         return function()
@@ -71,7 +68,7 @@ def from_first(function: Callable[[], Result]) -> Result:
     return box[0]
 
 
-def first_before_others(function: Callable[[], Result]) -> Result:
+def first_before_others(function: Callable) -> object:
     """Each process' own call, the first one's ahead of the others': it may download."""
     result = function() if rank() == 0 else None
     if world() > 1:
@@ -98,12 +95,10 @@ def gather_rows(part: Tensor, number: int) -> Tensor:
     """[number, ...] of every process' `rows(number)`, in order; no gradients."""
     if world() == 1:
         return part
-    sizes = [len(r) for r in torch.arange(number).tensor_split(world())]
-    padded = part.new_zeros(sizes[0], *part.shape[1:])
-    padded[: len(part)] = part
-    parts = [torch.empty_like(padded) for _ in sizes]
-    dist.all_gather(parts, padded)
-    return torch.cat([p[:size] for p, size in zip(parts, sizes, strict=True)])
+    whole = part.new_zeros(number, *part.shape[1:])
+    whole[rows(number)] = part
+    dist.all_reduce(whole)
+    return whole
 
 
 class _Sum(torch.autograd.Function):
@@ -132,10 +127,10 @@ def gather(x: Tensor) -> Tensor:
 def average(tensors: list[Tensor]):
     """Replace the tensors, of one type, by their mean over all processes, in one exchange."""
     if world() > 1:
-        flat = torch.cat([t.reshape(-1) for t in tensors])
+        flat = torch.cat([t.flatten() for t in tensors])
         dist.all_reduce(flat)
-        for t, mean in zip(tensors, (flat / world()).split([t.numel() for t in tensors]), strict=True):
-            t.copy_(mean.view_as(t))
+        for t, mean in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            t.copy_(mean.view_as(t) / world())
 
 
 def average_gradients(network: nn.Module):
@@ -159,46 +154,26 @@ def with_global_batch_norm(network: nn.Module, device: torch.device) -> nn.Modul
 
 
 def _forward(self: _BatchNorm, x: Tensor) -> Tensor:
-    """BatchNorm's forward pass [N, C, ...], with everybody's mean and variance in training."""
+    """BatchNorm's forward pass [N, C, ...], with everybody's mean and variance in training.
+
+    One exchange forwards, of each process' mean and variance, and one of their gradients backwards.
+    """
     if not (self.training or self.running_mean is None):
         return type(self).forward(self, x)
-    y, mean, var = _BatchNormOfAll.apply(x, self.weight, self.bias, self.eps)
+    own = torch.var_mean(x.float(), [0, *range(2, x.dim())], correction=0)
+    stats = gather(torch.stack(own)[None])  # [world, 2, C]
+    mean = stats[:, 1].mean(0)
+    var = stats[:, 0].mean(0) + stats[:, 1].var(0, correction=0)
     if self.training and self.running_mean is not None:
         self.num_batches_tracked += 1
-        momentum = self.momentum
-        if momentum is None:  # an average over all batches
-            momentum = 1 / float(self.num_batches_tracked)
         n = world() * x.numel() / x.shape[1]
-        self.running_mean.lerp_(mean, momentum)
-        self.running_var.lerp_(var * (n / max(n - 1, 1)), momentum)
-    return y
-
-
-class _BatchNormOfAll(torch.autograd.Function):
-    """x [N, C, ...] -> its normalisation, and mean and variance [C] of all processes' pictures.
-
-    One exchange forwards (each process' mean and variance) and one backwards.
-    """
-
-    @staticmethod
-    def forward(ctx, x, weight, bias, eps):
-        over = [0, *range(2, x.dim())]
-        own_var, own_mean = torch.var_mean(x.float(), over, correction=0)
-        stats = gather(torch.stack([own_mean, own_var])[None])  # [world, 2, C]
-        mean = stats[:, 0].mean(0)
-        var = stats[:, 1].mean(0) + stats[:, 0].var(0, correction=0)
-        ctx.save_for_backward(x, weight, mean, (var + eps).rsqrt())
-        ctx.mark_non_differentiable(mean, var)
-        return F.batch_norm(x, mean, var, weight, bias, eps=eps), mean, var
-
-    @staticmethod
-    def backward(ctx, gradient, *_):
-        x, weight, mean, scale = ctx.saved_tensors
-        over, column = [0, *range(2, x.dim())], [-1] + [1] * (x.dim() - 2)  # [C] -> [C, 1, 1]
-        normal = (x - mean.view(column)) * scale.view(column)
-        sums = torch.stack([gradient.float().sum(over), (gradient * normal).sum(over)])  # [2, C]
-        means = _Sum.apply(sums) / (world() * x.numel() / x.shape[1])
-        dx = gradient - means[0].view(column) - normal * means[1].view(column)
-        dx = dx * (scale if weight is None else scale * weight).view(column)
-        own = (None, None) if weight is None else (sums[1], sums[0])
-        return dx.to(x.dtype), *own, None
+        average_all = 1 / float(self.num_batches_tracked)  # where there is no momentum
+        momentum = average_all if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.detach(), momentum)
+        self.running_var.lerp_(var.detach() * (n / max(n - 1, 1)), momentum)
+    scale, shift = (var + self.eps).rsqrt(), 0.0
+    if self.affine:
+        scale, shift = scale * self.weight, self.bias
+    shift = shift - mean * scale
+    column = [-1] + [1] * (x.dim() - 2)  # [C] -> [C, 1, 1]
+    return torch.addcmul(shift.view(column), x.float(), scale.view(column)).to(x.dtype)

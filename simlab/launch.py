@@ -9,7 +9,9 @@ import dataclasses
 import os
 import subprocess
 import sys
-import tempfile
+from pathlib import Path
+
+from tqdm.auto import tqdm
 
 from .config import PretrainConfig, TrainConfig
 from .runs import Run
@@ -25,31 +27,37 @@ def launch(
         config: its `data` is a name or a folder, since each process loads the pictures itself.
         restarts: how often all start again, from the last checkpoint, after one has died.
         folder, fresh: as in `pretrain`.
-    Raises: RuntimeError with the end of what the processes said, where they gave up.
+    Raises: RuntimeError with the reason that a process gave, where they gave up.
     """
-    if processes < 1:
-        raise ValueError(f"processes={processes}: expected at least 1")
+    if type(processes) is not int or processes < 1:
+        raise ValueError(f"processes={processes!r}: expected a whole number, at least 1")
     kind = "pretrain" if isinstance(config, PretrainConfig) else "supervised"
-    environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes)), **os.environ}
+    path = os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
+    threads = str(max(1, (os.cpu_count() or 1) // processes))
+    environment = {"OMP_NUM_THREADS": threads, **os.environ, "PYTHONPATH": path}
     if folder:
         environment["SIMLAB_RUNS"] = str(folder)
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}",
-        f"--max-restarts={restarts}", "-m", "simlab", kind, *flags_of(config),
+        f"--max-restarts={restarts}", "-m", "simlab", kind, *flags_of(config), *["--fresh"] * fresh,
     ]  # fmt: skip
-    if fresh:
-        command.append("--fresh")
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
-        process = subprocess.Popen(command, env=environment, stdout=said, stderr=said)
-        try:
-            status = process.wait()
-        finally:  # stopped by the user as well: torchrun ends its processes when it is asked to end
-            process.terminate()
-            process.wait()
-        if status:
-            said.seek(0)
-            told = [line for line in said if line.startswith(f"simlab {kind}: ")] or ["see train.log\n"]
-            raise RuntimeError(f"{processes} processes gave up: {told[-1].strip()}")
+    out, told = subprocess.PIPE, "see train.log"
+    process = subprocess.Popen(
+        command, env=environment, stdout=out, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace"
+    )
+    try:
+        with tqdm(bar_format="{desc}") as bar:
+            for line in process.stdout:  # a bar that is drawn anew is a line as well
+                if line.startswith(f"simlab {kind}: "):
+                    told = line.strip()
+                elif " pictures" in line:
+                    bar.set_description_str(line.strip())
+        status = process.wait()
+    finally:  # stopped by the user as well: torchrun ends its processes when it is asked to end
+        process.terminate()
+        process.communicate()
+    if status:
+        raise RuntimeError(f"{processes} processes gave up: {told}")
     again = pretrain if kind == "pretrain" else train_supervised
     return again(config, folder=folder)  # finished: it is loaded
 

@@ -1,12 +1,17 @@
-"""Two processes compute what one does. Run as a script by torchrun, this file is their work."""
+"""Several processes compute what one does. Run as a script by torchrun, this file is their work."""
 
+import functools
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import torch.nn as nn
@@ -14,32 +19,34 @@ import torch.nn as nn
 from simlab import distributed, tasks
 from simlab.augment import RECIPES, two_views
 from simlab.config import PretrainConfig, SupervisedConfig
-from simlab.data import from_arrays
+from simlab.data import DataSet, from_arrays, load_data
 from simlab.distributed import with_global_batch_norm
 from simlab.launch import flags_of, launch
+from simlab.runs import Run
 from simlab.simclr import nt_xent
 from simlab.train import pretrain, train_supervised, untrained
 
 ROOT = Path(__file__).parent.parent
 SMALL = {
-    "encoder": "tiny", "view_size": 8, "epochs": 2, "batch_size": 16, "lr": 0.2, "momentum": 0.9,
+    "encoder": "tiny", "view_size": 8, "epochs": 2, "batch_size": 12, "lr": 0.2, "momentum": 0.9,
     "precision": "float32", "device": "cpu", "threads": 1, "optimizer": "sgd",
 }  # fmt: skip
 HEADS = {"proj_dim": 16, "pred_dim": 8, "knn_k": 5, "monitor_every": 1, "pred_lr": 2.0}
 PRETRAINING = {
     "simsiam": {},
     "simclr": {"method": "simclr"},
-    "accumulated": {"accumulate": 2, "method": "simclr"},
+    "accumulated": {"accumulate": 2, "method": "simclr", "batch_size": 24},
     # (on a map of one position SIM compares pictures, those of one process)
     "sim": {"sim_layers": "blocks.0", "sim_tokens": 8.0, "sim_loss": "mse"},
     "lars": {"optimizer": "lars", "lr": 20.0},
 }
-# float32: of the way that the weights went in eight steps, how far two processes may end from one
+# float32: of the way that the weights went in ten steps, how far several processes may end from one
 TOLERANCE = 5e-3
+SEEDS = range(3)
 
 
 def data():
-    """67 pictures, of which the 64 of an epoch are never quite the same, and 15 to test on."""
+    """67 pictures, of which the 60 of an epoch are never quite the same, and 15 to test on."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (82, 3, 8, 8), generator=generator, dtype=torch.uint8)
     images[:, 0] //= torch.arange(82)[:, None, None] % 4 + 1  # four classes differ in their red
@@ -58,10 +65,21 @@ def train(name, folder, **options):
     return entry(config_of(name), data(), folder=str(folder), progress=False, **options)
 
 
+def learned(seed, folder):
+    """The run of two epochs on 2,000 of the pictures that come along, 1,000 others to test on."""
+    d = load_data("fashion-scattered")
+    train, test = d.train.subset(torch.arange(2000)), d.test.subset(torch.arange(1000))
+    config = PretrainConfig(
+        encoder="tiny", epochs=2, batch_size=80, precision="float32", device="cpu", threads=1,
+        monitor_every=2, seed=seed,
+    )  # fmt: skip
+    return pretrain(config, DataSet("some", train, test), folder=str(folder), progress=False)
+
+
 def norms():
-    """Layers of every kind, in training, and the [16, ...] that they are asked for."""
+    """Layers of every kind, in training, and the [12, ...] that they are asked for."""
     generator = torch.Generator().manual_seed(1)
-    x = 3 * torch.randn(16, 5, 4, 4, generator=generator) + 7
+    x = 3 * torch.randn(12, 5, 4, 4, generator=generator) + 7
     layers = {
         "2d": (nn.BatchNorm2d(5), x), "1d": (nn.BatchNorm1d(5, affine=False), x[..., 0, 0]),
         "average": (nn.BatchNorm2d(5, momentum=None), x),
@@ -88,17 +106,19 @@ def passed(layer, x):
 
 def worker(folder):
     distributed.start()
-    rank, found = distributed.rank(), {}
+    rank, own, found = distributed.rank(), distributed.rows(12), {}
     for name, (layer, x) in norms().items():
         layer = with_global_batch_norm(layer, torch.device("cpu"))
-        found[name] = passed(layer, x[8 * rank : 8 * rank + 8])
-    z = [torch.arange(24.0).view(2, 4, 3).sin()[rank].requires_grad_() for _ in range(2)]
+        found[name] = passed(layer, x[own])
+    z = [torch.arange(36.0).view(12, 3).sin()[own].requires_grad_() for _ in range(2)]
     nt_xent(distributed.gather(z[0]), distributed.gather(z[1].cos())).backward()
     found["gathered"] = [part.grad for part in z]
     for name in (*PRETRAINING, "supervised"):
         run = train(name, folder)
         found[f"encoder {name}"] = run.encoder.state_dict()
         found[f"kind {name}"] = type(run).__name__
+    for seed in SEEDS if distributed.world() == 2 else ():
+        found[f"learned {seed}"] = learned(seed, folder).folder.name
     torch.save(found, f"{folder}/{rank}.pt")
 
 
@@ -107,16 +127,24 @@ def torchrun(arguments, *, restarts=0, folder="", processes=2):
                f"--nproc_per_node={processes}", f"--max-restarts={restarts}", *arguments]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
                    "SIMLAB_RUNS": str(folder)}  # fmt: skip
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def several(request, tmp_path_factory):
+    """What each of two, or three, processes found, and the folder of their runs."""
+    folder = tmp_path_factory.mktemp("several")
+    done = torchrun([__file__, str(folder)], processes=request.param)
+    assert done.returncode == 0, done.stderr[-3000:]
+    ranks = range(request.param)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in ranks], folder
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    """What both processes found, and the folder of their runs."""
-    folder = tmp_path_factory.mktemp("two")
-    done = torchrun([__file__, str(folder)])
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)], folder
+def alone(tmp_path_factory):
+    """One process' run of a name, trained once."""
+    folder = tmp_path_factory.mktemp("alone")
+    return functools.cache(lambda name: train(name, folder))
 
 
 def run_in(folder, one):
@@ -155,29 +183,30 @@ def test_shards_of_an_epoch_do_not_overlap_and_make_up_each_batch(monkeypatch):
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("name", norms())
-def test_batch_norm_is_that_of_all_processes_pictures(name, two):
+def test_batch_norm_is_that_of_all_processes_pictures(name, several):
     layer, x = norms()[name]
     one = passed(layer, x)
-    first, second = (found[name] for found in two[0])
+    parts = [found[name] for found in several[0]]
     close = {"rtol": 2e-2, "atol": 2e-2} if name == "bfloat16" else {"rtol": 1e-4, "atol": 1e-5}
-    torch.testing.assert_close(torch.cat([first["y"], second["y"]]), one["y"], **close)
-    # each process' loss is the mean over half of the pictures
-    torch.testing.assert_close(torch.cat([first["x"], second["x"]]) / 2, one["x"], **close)
+    torch.testing.assert_close(torch.cat([part["y"] for part in parts]), one["y"], **close)
+    # each process' loss is the mean over its share of the pictures
+    gradient = torch.cat([part["x"] for part in parts]) / len(parts)
+    torch.testing.assert_close(gradient, one["x"], **close)
     for key, gradient in one["own"].items():
-        both = (first["own"][key] + second["own"][key]) / 2
-        torch.testing.assert_close(both, gradient, **close)
+        mean = sum(part["own"][key] for part in parts) / len(parts)
+        torch.testing.assert_close(mean, gradient, **close)
     for key, value in one["buffers"].items():
-        torch.testing.assert_close(first["buffers"][key], value, **close)
-        assert torch.equal(first["buffers"][key], second["buffers"][key])
+        torch.testing.assert_close(parts[0]["buffers"][key], value, **close)
+        assert all(torch.equal(part["buffers"][key], parts[0]["buffers"][key]) for part in parts)
 
 
 @pytest.mark.distributed
-def test_simclrs_negatives_are_everybodys_and_carry_gradients(two):
-    z = [torch.arange(24.0).sin().view(8, 3).requires_grad_() for _ in range(2)]
+def test_simclrs_negatives_are_everybodys_and_carry_gradients(several):
+    z = [torch.arange(36.0).sin().view(12, 3).requires_grad_() for _ in range(2)]
     nt_xent(z[0], z[1].cos()).backward()
     for which in range(2):
-        both = torch.cat([found["gathered"][which] for found in two[0]])
-        torch.testing.assert_close(both / 2, z[which].grad)
+        together = torch.cat([found["gathered"][which] for found in several[0]])
+        torch.testing.assert_close(together / len(several[0]), z[which].grad)
 
 
 # ---------------------------------------------------------------------------------------- whole runs
@@ -185,46 +214,60 @@ def test_simclrs_negatives_are_everybodys_and_carry_gradients(two):
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("name", [*PRETRAINING, "supervised"])
-def test_two_processes_train_as_one_at_the_same_batch(name, two, tmp_path):
-    (first, second), folder = two
-    one = train(name, tmp_path)
-    both = run_in(folder, one)
-    assert both.finished, "the same configuration is the same run"
-    assert list(one.history.columns) == list(both.history.columns)
+def test_several_processes_train_as_one_at_the_same_batch(name, several, alone):
+    found, folder = several
+    one = alone(name)
+    together = run_in(folder, one)
+    assert together.finished, "the same configuration is the same run"
+    assert list(one.history.columns) == list(together.history.columns)
     for column in {"loss", "sim_loss", "std_ratio", "knn"} & set(one.history):
         # one picture of the fifteen may come to lie on the other side
         close = {"atol": 1 / 15 + 1e-6, "rtol": 0} if column == "knn" else {"rtol": 1e-3, "atol": 1e-4}
-        mine, theirs = (torch.tensor(run.history[column]) for run in (one, both))
+        mine, theirs = (torch.tensor(run.history[column]) for run in (one, together))
         torch.testing.assert_close(mine, theirs, **close, msg=lambda m, c=column: f"{c}: {m}")
     start = untrained(config_of(name), data())
     moved = apart = 0.0
     for key, value in one.encoder.named_parameters():
-        found = first[f"encoder {name}"][key]
-        assert torch.equal(found, second[f"encoder {name}"][key]), key
+        theirs = found[0][f"encoder {name}"][key]
+        assert all(torch.equal(theirs, own[f"encoder {name}"][key]) for own in found), key
         moved += float((value.detach() - start.get_parameter(key).detach()).square().sum())
-        apart += float((value.detach() - found).square().sum())
+        apart += float((value.detach() - theirs).square().sum())
     print("RATIO", name, (apart / moved) ** 0.5)
     assert moved > 0 and (apart / moved) ** 0.5 < TOLERANCE, (apart / moved) ** 0.5
 
 
 @pytest.mark.distributed
-def test_the_first_process_alone_writes(two):
-    (first, second), folder = two
-    assert first["kind simsiam"] == "Run" and second["kind simsiam"] == "Follower"
+@pytest.mark.parametrize("several", [2], indirect=True)
+def test_after_training_two_processes_know_as_much_as_one(several, tmp_path):
+    """kNN of three seeds: the means differ by less than the noise of 1,000 pictures and of a seed."""
+    found, folder = several
+    both = [Run(folder / found[0][f"learned {seed}"], {}).result["final"]["knn"] for seed in SEEDS]
+    one = [learned(seed, tmp_path).result["final"]["knn"] for seed in SEEDS]
+    print("KNN", one, both)
+    both, one = torch.tensor(both), torch.tensor(one)
+    assert min(one.min(), both.min()) > 0.2, "twice what guessing gives"
+    error = ((one.var() + both.var()) / 3).sqrt() + (0.3 * 0.7 / 1000) ** 0.5
+    assert abs(one.mean() - both.mean()) < 2 * error
+
+
+@pytest.mark.distributed
+def test_the_first_process_alone_writes(several):
+    found, folder = several
+    assert [own["kind simsiam"] for own in found] == ["Run", *["Follower"] * (len(found) - 1)]
     for log in folder.glob("*/train.log"):
         lines = log.read_text().splitlines()
         assert len(lines) == 3, "one start and two epochs"
-        assert "'processes': 2" in lines[0]
+        assert f"'processes': {len(found)}" in lines[0]
     result = json.loads(next(folder.glob("pretrain-*/metrics.json")).read_text())
-    assert result["environment"]["processes"] == 2
+    assert result["environment"]["processes"] == len(found)
 
 
 def test_a_batch_that_can_not_be_cut_is_refused(tmp_path, monkeypatch):
-    config = PretrainConfig(**SMALL | HEADS | {"accumulate": 3})
-    with pytest.raises(ValueError, match=r"batch_size=16 can't be cut into 3"):
+    config = PretrainConfig(**SMALL | HEADS | {"accumulate": 5})
+    with pytest.raises(ValueError, match=r"batch_size=12 can't be cut into 5"):
         pretrain(config, data(), folder=str(tmp_path), progress=False)
     monkeypatch.setattr(tasks.Pretraining, "batch_losses", None)
-    config = PretrainConfig(**SMALL | HEADS | {"accumulate": 16})
+    config = PretrainConfig(**SMALL | HEADS | {"accumulate": 12})
     with pytest.raises(ValueError, match="at least two pictures"):
         pretrain(config, data(), folder=str(tmp_path), progress=False)
 
@@ -240,6 +283,12 @@ def test_flags_say_what_differs_from_the_defaults():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("processes", [0, -1, 1.0, "2", True, None])
+def test_a_number_of_processes_that_makes_no_sense_is_refused(processes):
+    with pytest.raises(ValueError, match=f"^processes={processes!r}: expected a whole number"):
+        launch(PretrainConfig(), processes)
+
+
 def save_pictures(folder):
     from PIL import Image
 
@@ -250,15 +299,41 @@ def save_pictures(folder):
 
 
 @pytest.mark.distributed
-def test_a_notebook_starts_processes_and_gets_their_run(tmp_path):
+def test_a_notebook_starts_processes_sees_their_progress_and_gets_their_run(tmp_path, capsys):
     save_pictures(tmp_path / "pictures")
     config = PretrainConfig(**SMALL | HEADS | {"data": str(tmp_path / "pictures"), "epochs": 1})
     run = launch(config, 2, folder=str(tmp_path / "runs"))
     assert run.finished and run.result["environment"]["processes"] == 2
     assert not run.encoder.training
+    assert "pictures" in capsys.readouterr().err, "the first process' bar"
     with pytest.raises(RuntimeError, match=r"batch_size=15 can't be cut into 1 .* x 2"):
         wrong = PretrainConfig(**SMALL | HEADS | {"data": config.data, "batch_size": 15})
         launch(wrong, 2, folder=str(tmp_path / "runs"), restarts=0)
+
+
+@pytest.mark.distributed
+def test_stopping_the_notebook_stops_its_processes_and_the_same_cell_goes_on(tmp_path):
+    save_pictures(tmp_path / "pictures")
+    runs, many = tmp_path / "runs", 40
+    code = f"""
+import sys
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+from test_distributed import *
+config = PretrainConfig(**SMALL | HEADS | {{"data": {str(tmp_path / "pictures")!r}, "epochs": {many}}})
+launch(config, 2, folder={str(runs)!r})"""
+    kernel = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 300
+    while not (found := list(runs.glob("*/checkpoints/epoch-*.pt"))) and time.monotonic() < until:
+        assert kernel.poll() is None
+        time.sleep(0.1)
+    own = psutil.Process(kernel.pid).children(recursive=True)
+    kernel.send_signal(signal.SIGINT)
+    assert kernel.wait(timeout=120) != 0 and found and len(own) >= 3
+    assert not psutil.wait_procs(own, timeout=60)[1], "nobody is left"
+    config = PretrainConfig(**SMALL | HEADS | {"data": str(tmp_path / "pictures"), "epochs": many})
+    run = pretrain(config, folder=str(runs), progress=False)
+    log = (run.folder / "train.log").read_text()
+    assert run.finished and re.search(r"goes on after epoch \d", log)
 
 
 def dies_once(folder):
@@ -267,7 +342,7 @@ def dies_once(folder):
 
     def batch_losses(*args):
         steps.append(1)
-        if len(steps) == 6 and distributed.rank() == 1 and not mark.exists():
+        if len(steps) == 7 and distributed.rank() == 1 and not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return inner(*args)
@@ -277,19 +352,49 @@ def dies_once(folder):
 
 
 @pytest.mark.distributed
-def test_a_killed_process_is_started_again_and_goes_on_from_the_last_checkpoint(two, tmp_path):
-    done = torchrun([__file__, "--dies", str(tmp_path)], restarts=1)
+def test_a_killed_process_is_started_again_and_goes_on_from_the_last_checkpoint(several, tmp_path):
+    found, folder = several
+    done = torchrun([__file__, "--dies", str(tmp_path)], restarts=1, processes=len(found))
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "died").exists()
     run = next(tmp_path.glob("pretrain-*"))
     assert "goes on after epoch 1" in (run / "train.log").read_text()
-    never = two[1] / run.name
+    never = folder / run.name
     for row, other in zip(*((f / "metrics.csv").read_text().splitlines() for f in (run, never)),
                           strict=True):  # fmt: skip
         assert row.rsplit(",", 1)[0] == other.rsplit(",", 1)[0] or "seconds" in row
     assert (run / "encoder.pt").read_bytes() == (never / "encoder.pt").read_bytes()
 
 
+@pytest.mark.distributed
+def test_two_machines_train_as_one_and_the_first_alone_needs_a_runs_folder(alone, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    machines = [
+        subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1",
+             "--local_addr=127.0.0.1", "--rdzv_backend=c10d", f"--rdzv_endpoint={address}",
+             __file__, "--machine", str(tmp_path / f"of {rank}")],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    assert [machine.wait(timeout=600) for machine in machines] == [0, 0]
+    one = alone("simsiam")
+    runs = list(tmp_path.glob("of */pretrain-*"))
+    assert [run.name for run in runs] == [one.folder.name], "one of the two wrote"
+    theirs = Run(runs[0], {})
+    assert theirs.result["environment"]["processes"] == 2
+    mine = torch.tensor(one.history["loss"])
+    torch.testing.assert_close(torch.tensor(theirs.history["loss"]), mine, rtol=1e-3, atol=1e-4)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    dies_once(sys.argv[2]) if sys.argv[1] == "--dies" else worker(sys.argv[1])
+    if sys.argv[1] == "--dies":
+        dies_once(sys.argv[2])
+    elif sys.argv[1] == "--machine":
+        train("simsiam", sys.argv[2])
+    else:
+        worker(sys.argv[1])

@@ -5,13 +5,16 @@ wrong values in test_config.py. Here processes are killed, stopped and starved. 
 file is the training that they are killed in.
 """
 
+import http.server
 import os
 import random
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,6 +22,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
 from simlab.config import PretrainConfig, SupervisedConfig
@@ -202,6 +206,40 @@ def test_a_folder_larger_than_the_memory_limit_is_trained_on_within_it(tmp_path)
     print(f"{decoded} MB of pictures, {after - before} MB of memory")
     # the sample for mean and std takes 2,000 pictures, 94 MB; the whole set 421 MB
     assert after - before < decoded // 2
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_a_download_that_breaks_off_is_named_and_the_next_one_is_whole(share, tmp_path, monkeypatch):
+    from test_data import make_cifar, md5
+
+    make = torchvision.datasets.CIFAR10
+    make_cifar(tmp_path / "there", 10, monkeypatch)
+    packed = tmp_path / shutil.make_archive(tmp_path / "packed", "gztar", tmp_path / "there")
+    content, asked = packed.read_bytes(), []
+
+    class Serve(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            whole = len(asked) > 1
+            self.wfile.write(content if whole else content[: int(share * len(content))])
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Serve) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(make, "url", f"http://127.0.0.1:{server.server_port}/{make.filename}")
+        monkeypatch.setattr(make, "tgz_md5", md5(packed))
+        with pytest.raises(ConnectionError, match=f"CIFAR10 could not be downloaded to {tmp_path}"):
+            load_data("cifar10", str(tmp_path / "here"), download=True)
+        with pytest.raises(FileNotFoundError, match="download=True"):  # what came is not taken for it
+            load_data("cifar10", str(tmp_path / "here"))
+        found = load_data("cifar10", str(tmp_path / "here"), download=True)
+        server.shutdown()
+    assert found.digest() == load_data("cifar10", str(tmp_path / "there")).digest() and len(asked) == 2
 
 
 # --------------------------------------------------------------------------- data that make no sense
