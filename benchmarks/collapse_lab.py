@@ -1,13 +1,12 @@
 """The sweeps behind notebook 03: what makes SimSiam collapse, what its features keep, and SimCLR.
 
-    python benchmarks/collapse_lab.py switches --seeds 5
-    python benchmarks/collapse_lab.py recipe augment coloured --seeds 3
-    python benchmarks/collapse_lab.py cifar --seeds 3 --folder PATH     a folder of CIFAR-10's pictures
+    python benchmarks/collapse_lab.py switches recipe augment coloured methods --seeds 5
+    python benchmarks/collapse_lab.py cifar --seeds 5 --folder PATH     a folder of CIFAR-10's pictures
     python benchmarks/collapse_lab.py others --seeds 1                  for tests of the diagnosis
 
 Each part trains its settings over the seeds and writes notebooks/tables/collapse_PART.csv: a row an
 epoch, the last one with what the finished encoder's features hold. The lines that begin with # say
-how the table was made. Runs are kept in runs/ and found again; one seed takes 12 seconds a setting.
+how the table was made. Runs are kept in runs/ and found again; one takes 16 seconds on one core.
 """
 
 import argparse
@@ -19,6 +18,7 @@ import torch
 from simlab.collapse import collapse_metrics
 from simlab.config import PretrainConfig, resolve
 from simlab.data import DataSet, load_data
+from simlab.devices import environment, resolve_device
 from simlab.evaluate import features, knn
 from simlab.probe import factor_scores
 from simlab.runs import write_bytes
@@ -26,6 +26,8 @@ from simlab.train import pretrain, untrained
 
 TABLES = Path(__file__).parent.parent / "notebooks" / "tables"
 PICTURES, EPOCHS = 3000, 6  # small enough for seconds
+COLOURS = "simsiam-cifar rotate=180 crop_min=0.4"
+METHODS = {"SimSiam": {"method": "simsiam"}, "SimCLR": {"method": "simclr"}}
 PARTS = {
     "switches": {
         f"{method}, {bn}": {"stop_gradient": stop, "predictor": predictor, "head_bn": head_bn}
@@ -34,13 +36,15 @@ PARTS = {
             ("SimSiam", True, "mlp"), ("no predictor", True, "none"),
             ("fixed predictor", True, "fixed"), ("no stop-gradient", False, "mlp"),
         )
+    } | {
+        "no stop-gradient, no BatchNorm, weight decay x20": {
+            "stop_gradient": False, "head_bn": "none", "weight_decay": 2e-2},
     },
     "recipe": {
         "default": {},
         "predictor's rate x1, decaying": {"pred_lr": 1.0, "fix_pred_lr": False},
         "batch 256": {"batch_size": 256},
         "weight decay x10": {"weight_decay": 1e-2},
-        "SimCLR": {"method": "simclr"},
     },
     "augment": {
         "all": {"augment": "scattered"},
@@ -48,32 +52,34 @@ PARTS = {
         "none": {"augment": "none"},
     },
     "coloured": {
-        "the usual colours": {"augment": "simsiam-cifar rotate=180 crop_min=0.4"},
+        "the usual colours": {"augment": COLOURS},
         "any hue, half grey": {
-            "augment": "simsiam-cifar rotate=180 crop_min=0.4 jitter=1 hue=0.5 grey=0.5 "
+            "augment": f"{COLOURS} jitter=1 hue=0.5 grey=0.5 "
             "brightness=0.8 contrast=0.8 saturation=0.8"
         },
     },
-    "cifar": {"SimSiam": {"method": "simsiam"}, "SimCLR": {"method": "simclr"}},
+    "methods": METHODS, "cifar": METHODS,
     # one of a kind, for tests of the diagnosis; neither: no stop-gradient and no predictor
     "others": {
-        "batch 16": {"batch_size": 16}, "learning rate x4": {"lr": 2.0},
+        "batch 16": {"batch_size": 16},
+        "learning rate x4": {"lr": 2.0},
         "narrow z": {"proj_dim": 32, "pred_dim": 16},
         "no stop-gradient, no BatchNorm, weight decay x10": {
             "stop_gradient": False, "head_bn": "none", "weight_decay": 1e-2},
         "neither": {"stop_gradient": False, "predictor": "none", "head_bn": "hidden"},
     },
 }  # fmt: skip
+DATA = {"coloured": "fashion-coloured"}  # else fashion-scattered, or the folder
 
 
 def lab_data(name: str = "fashion-scattered", pictures: int = PICTURES) -> DataSet:
-    """Some of a set's pictures, evenly spread over it, and half as many to test on."""
+    """Some of a set's pictures, evenly spread over it, and 1500 to test on."""
     whole = load_data(name)
     train, test = (
         part.subset(torch.linspace(0, len(part) - 1, min(n, len(part))).long())
-        for part, n in ((whole.train, pictures), (whole.test, pictures // 2))
+        for part, n in ((whole.train, pictures), (whole.test, PICTURES // 2))
     )
-    called = "a folder of CIFAR-10's pictures" if Path(name).is_dir() else name
+    called = "CIFAR-10 (JPEG copy)" if Path(name).is_dir() else name
     return DataSet(f"{called}, {len(train)}", train, test)
 
 
@@ -85,7 +91,7 @@ def lab_config(**changes) -> PretrainConfig:
 def measured(config: PretrainConfig, data: DataSet) -> pd.DataFrame:
     """A run's history; the last row has measures of the backbone (h_...) and scores of factors."""
     run = pretrain(config, data, progress=False)
-    table = run.history.drop(columns=["seconds", "lr", "knn_k", "knn_temperature"])
+    table = run.history.drop(columns=["lr", "knn_k", "knn_temperature"])
     h = collapse_metrics(features(run.encoder, data.test, data.mean, data.std))
     found = {f"h_{name}": value for name, value in h.items()}
     if data.train.factor_names:
@@ -97,22 +103,27 @@ def measured(config: PretrainConfig, data: DataSet) -> pd.DataFrame:
 
 
 def sweep(part: str, seeds: int, folder: str):
-    names = {"coloured": "fashion-coloured", "cifar": folder}
-    data = lab_data(names.get(part, "fashion-scattered"))
+    if part == "cifar" and not folder:
+        raise SystemExit("cifar needs --folder, with CIFAR-10's pictures as train/<class>/*.jpg")
+    data = lab_data(folder if part == "cifar" else DATA.get(part, "fashion-scattered"))
+    varied = list(dict.fromkeys(name for changes in PARTS[part].values() for name in changes))
     tables = []
     for setting, changes in PARTS[part].items():
         for seed in range(seeds):
-            table = measured(lab_config(seed=seed, **changes), data)
+            config = lab_config(seed=seed, **changes)
+            table = measured(config, data)
             last = table.iloc[-1]
             print(f"{setting}, {seed}: kNN {last['knn']:.3f}, std {last['std_ratio']:.3f}", flush=True)
-            tables.append(table.assign(setting=setting, seed=seed, **changes))
-    head = ["setting", *next(iter(PARTS[part].values())), "seed"]
+            own = {name: getattr(config, name) for name in varied}
+            tables.append(table.assign(setting=setting, **own, seed=seed))
+    head = ["setting", *varied, "seed"]
     table = pd.concat(tables)
     table = table[[*head, *[name for name in table if name not in head]]]
     made = [
-        f"python benchmarks/collapse_lab.py {part} --seeds {seeds}",
+        f"python benchmarks/collapse_lab.py {part} --seeds {seeds}" + " --folder PATH" * bool(folder),
         f"data: {data.name} training pictures, {len(data.test)} for testing",
         str(resolve(lab_config(), data)),
+        str(environment(resolve_device("auto"))),
     ]
     TABLES.mkdir(exist_ok=True)
     text = "".join(f"# {line}\n" for line in made) + table.to_csv(index=False, float_format="%.4g")
@@ -123,7 +134,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("parts", nargs="+", choices=PARTS)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--folder", default="", help="of CIFAR-10's pictures: train/<class>/*.jpg")
+    parser.add_argument("--folder", default="", help="of CIFAR-10 as JPEG files: train/<class>/*.jpg")
     options = parser.parse_args()
     for name in options.parts:
         sweep(name, options.seeds, options.folder)

@@ -89,11 +89,9 @@ def participation_ratio(z: Tensor) -> float:
     through weak noise. Misses: complete collapse (it sees the shape of what is left, however
     small), and everything in the small eigenvalues."""
     u = _unit(z)
-    u = u - u.mean(0)
-    if float(u.square().mean()) < 1e-24:  # float64 rounding of the mean, not variance
-        return 0.0
-    gram = _gram(u)
-    return float(gram.trace() ** 2 / gram.square().sum())
+    gram = _gram(u - u.mean(0))
+    varies = gram.trace() > 1e-24 * u.numel()  # less is float64 rounding of the mean
+    return float(gram.trace() ** 2 / gram.square().sum()) if varies else 0.0
 
 
 def alignment(z1: Tensor, z2: Tensor) -> float:
@@ -209,13 +207,12 @@ def diagnose(run: object, *, knn_random: float | None = None) -> Diagnosis:
                          f"{near(missing[0], table.columns)}")
     last = table.ffill().iloc[-1]
     m = {name: float(last[name]) for name in (*names, "loss", "knn") if name in table}
-    std, rank, spread, dimension = (
-        m[name] for name in ("std_ratio", "rank", "participation", "twin_dimension"))
-    full = rank / m["rank_ratio"] if rank else math.inf  # min(N, D)
+    std, rank, rank_ratio, spread, twin_share, distinct, dimension = (m[name] for name in names)
+    full = rank / rank_ratio if rank else math.inf  # min(N, D)
     least = min(DIMENSIONAL_PARTICIPATION, full / 2)
     if std < COMPLETE_STD_RATIO:
         kind = "complete"
-    elif m["twin_share"] >= LOCAL_TWIN_SHARE and dimension < LOCAL_DIMENSION:
+    elif twin_share >= LOCAL_TWIN_SHARE and dimension < LOCAL_DIMENSION:
         kind = "local"
     elif spread < least and rank < max(DIMENSIONAL_RANK_RATIO * full, 3):  # 3: of a narrow z
         kind = "dimensional"
@@ -229,12 +226,12 @@ def diagnose(run: object, *, knn_random: float | None = None) -> Diagnosis:
         why.append(f"it has been so since epoch {table['epoch'][table.index > alive[-1]].iloc[0]:g}; "
                    f"before, the std was up to {table['std_ratio'].max():.1%}")
     why += [
-        f"effective rank {rank:.1f}, {m['rank_ratio']:.1%} of the possible; variance in {spread:.1f} "
+        f"effective rank {rank:.1f}, {rank_ratio:.1%} of the possible; variance in {spread:.1f} "
         f"directions (dimensional collapse: rank under {DIMENSIONAL_RANK_RATIO:.0%}, and under "
         f"{least:g} directions)",
-        f"{m['twin_share']:.0%} of the pictures share their point with another (local collapse: from "
+        f"{twin_share:.0%} of the pictures share their point with another (local collapse: from "
         f"{LOCAL_TWIN_SHARE:.0%}, of dimension {dimension:.1f} under {LOCAL_DIMENSION:g}); distinct "
-        f"points: {m['distinct']:.1f}"]
+        f"points: {distinct:.1f}"]
     if kind == "complete" and m.get("loss", 0) <= WARN_LOSS:
         why.append(f"the loss of {m['loss']:.3f} only looks good: equal features get it for free")
     if knn_random is not None and m.get("knn", 1) <= knn_random:
