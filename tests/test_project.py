@@ -163,7 +163,7 @@ def test_every_figure_takes_its_colours_from_the_palette():
             assert color in safe or re.fullmatch(r"0?\.\d+|transparent", color), color
         assert not re.search(r"[\"']C(\d|\{)", source), "matplotlib's own colours"
         for cmap in re.findall(r"cmap(?:: str)? ?= ?\"(\w+)\"", source):
-            assert cmap in ("gray", "Blues", "cividis", "viridis"), cmap
+            assert cmap in ("gray", "Blues", "cividis", "viridis", "magma"), cmap
 
 
 def test_no_line_is_longer_than_the_linter_allows():
