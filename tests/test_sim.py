@@ -36,7 +36,6 @@ from simlab.sim import (
     detach_sim,
     forward_with_sim_cache,
     init_proj,
-    sim_losses,
 )
 
 VERSIONS = ("v0", "v1", "v2")
@@ -211,6 +210,13 @@ def test_norm_mse_has_finite_gradients_where_a_channel_is_constant(n):
     assert z.grad.isfinite().all() and z.grad[..., 1].abs().sum() > 0
 
 
+def test_norm_mse_by_hand_has_the_numerical_gradient_of_both_sides():
+    samples = [torch.randn(2, 20, 3, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    loss = functools.partial(compute_sim_loss, loss_type="norm_mse")
+    assert torch.autograd.gradcheck(loss, samples)
+    torch.testing.assert_close(loss(*samples), reference_loss(*samples, "norm_mse"))
+
+
 def test_half_precision_is_compared_in_float32():
     a, b = torch.randn(2, 30, 8).bfloat16() * 1e-4, torch.randn(2, 30, 8).bfloat16() * 1e-4
     got = compute_sim_loss(a, b, "norm_mse")
@@ -288,7 +294,8 @@ def test_torchvision_networks_train_a_finite_step_with_sim_on_all_their_blocks(
     assert len(attach_sim(model, block)) == count
     loss = trained(model, x)
     assert 0 < loss.item() < math.inf
-    assert len(sim_losses(model)) == count and all(v > 0 for v in sim_losses(model).values())
+    values = LossSimTracker(model).report().values()
+    assert len(values) == count and all(v > 0 for v in values)
 
 
 def predict_nothing(block):
@@ -400,7 +407,7 @@ def test_ratio_zero_is_off_without_parameters_or_random_draws():
     torch.randn(2, 6, 4, 4)
     assert torch.equal(block(x), plain(x)) and torch.equal(torch.rand(1), after)
     assert list(block.state_dict()) == ["f.weight", "f.bias"]
-    assert compute_loss_sim(block).item() == 0 and sim_losses(block) == {}
+    assert compute_loss_sim(block).item() == 0 and LossSimTracker(block).report() == {}
 
 
 def test_sim_cfg_overrides_every_option():
@@ -458,7 +465,7 @@ def test_blocks_may_take_more_inputs_and_return_tuples_and_dicts():
     plain = nn.GRU(6, 9, batch_first=True)
     attach_sim(plain, "", sample_input=torch.randn(2, 5, 6))
     plain(torch.randn(2, 30, 6))
-    assert compute_loss_sim(plain) > 0 and list(sim_losses(plain)) == [""]
+    assert compute_loss_sim(plain) > 0 and list(LossSimTracker(plain).report()) == [""]
 
 
 def test_errors_name_what_is_missing_and_the_nearest_right_name():
@@ -535,7 +542,7 @@ def test_passes_whose_loss_was_never_taken_do_not_count_after_their_backward_pas
     model, x = small(token_sampling_ratio=1.0), torch.randn(2, 6, 8, 8)
     for _ in range(3):
         model(10 + x.flip(2)).mean().backward()  # a loop that forgets SIM
-    assert len(model[0]._sim_calls.pending) == 1
+        assert not model[0]._sim_calls.pending
     model(x)
     late = compute_loss_sim(model)
     model(x)
@@ -582,29 +589,26 @@ def test_in_eval_mode_the_loss_is_a_zero_that_can_be_added():
     assert torch.equal(y, plain)
 
 
-def test_a_block_in_eval_mode_counts_as_zero_in_the_mean():
+def test_a_block_in_eval_mode_counts_as_zero_and_one_that_did_not_run_is_left_out():
     model, x = small(token_sampling_ratio=1.0), torch.randn(2, 6, 8, 8)
     model[1].eval()
     model(x)
-    assert compute_loss_sim(model).item() == pytest.approx(sim_losses(model)["0"] / 2)
-
-
-def test_a_block_that_did_not_run_is_left_out_of_the_mean():
-    model, x = small(token_sampling_ratio=1.0), torch.randn(2, 6, 8, 8)
-    model(x)
-    compute_loss_sim(model)
+    assert compute_loss_sim(model).item() == pytest.approx(LossSimTracker(model).report()["0"] / 2)
+    model[1].train()
     model[0](x)
-    assert compute_loss_sim(model).item() == pytest.approx(sim_losses(model)["0"])
+    assert compute_loss_sim(model).item() == pytest.approx(LossSimTracker(model).report()["0"])
 
 
-def test_a_second_take_gives_the_number_without_a_graph_and_warns():
+def test_the_report_takes_nothing_and_a_second_take_gives_the_number_alone_and_warns():
     model = small()
     model(torch.randn(2, 6, 8, 8))
+    values = LossSimTracker(model).report()
     first = compute_loss_sim(model)
+    assert list(values) == ["0", "1"] and first.requires_grad
+    assert first.item() == pytest.approx(sum(values.values()) / 2)
     with pytest.warns(UserWarning, match="taken before"):
         second = LossSimTracker(model).compute_loss_sim()
     assert second.item() == first.item() and not second.requires_grad
-    assert first.item() == pytest.approx(sum(LossSimTracker(model).report().values()) / 2)
 
 
 def test_no_graph_is_kept_once_the_loss_was_taken():
@@ -645,21 +649,12 @@ def test_nan_stays_in_the_sum_and_is_named():
     with torch.no_grad():
         model[1].f.weight[0] = math.nan
     model(torch.randn(2, 6, 8, 8))
-    report = sim_losses(model)
+    report = LossSimTracker(model).report()
     assert math.isfinite(report["0"]) and math.isnan(report["1"])
     assert compute_loss_sim(model).isnan()
     model(torch.randn(2, 6, 8, 8))
     with pytest.raises(FloatingPointError, match=r"not finite.*\{'1': nan\}"):
         LossSimTracker(model).compute_loss_sim(check=True)
-
-
-def test_the_values_of_the_blocks_average_to_the_loss_and_reading_takes_nothing():
-    model = small()
-    model(torch.randn(2, 6, 8, 8))
-    values = sim_losses(model)
-    loss = compute_loss_sim(model)
-    assert loss.requires_grad and list(values) == ["0", "1"]
-    assert loss.item() == pytest.approx(sum(values.values()) / 2)
 
 
 # ---- copies, precision, compilation --------------------------------------------------------------
@@ -696,9 +691,9 @@ def test_copies_made_between_forward_and_loss_train_alike_and_apart(how, build):
     assert compute_loss_sim(model).requires_grad  # the copy took nothing away, and starts empty
     assert not any(h._sim_calls.pending for _, h in LossSimTracker(twin).holders)
     assert torch.equal(two_steps(model, x), two_steps(twin, x))
-    before = sim_losses(model)
+    before = LossSimTracker(model).report()
     twin(x + 1)
-    assert sim_losses(model) == before
+    assert LossSimTracker(model).report() == before
     if build is attached:
         detach_sim(twin)
         assert not hasattr(twin[0], "sim") and hasattr(model[0], "sim")
