@@ -120,6 +120,13 @@ def test_compiled_parts_inside_a_model_are_watched_too_without_compiling_again()
     assert seen.keys() == expected.keys()
     assert all(torch.equal(seen[n], expected[n]) for n in seen)
     assert 0 < before == len(compiled)
+    in_place = Net().eval()
+    in_place.load_state_dict({k.replace("_orig_mod.", ""): v for k, v in net.state_dict().items()})
+    in_place.head.compile(backend=backend)
+    in_place(x)
+    before = len(compiled)
+    assert torch.equal(watch(in_place, ["head"], x)["head"], expected["head"])
+    assert before == len(compiled)
 
 
 def test_repeated_calls_of_a_module_are_kept_apart_in_every_pass():

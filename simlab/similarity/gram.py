@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-CHUNK = 2**19  # features that are centred at once: about as many as stay in a core's cache
+CHUNK = 2**18  # features that are centred at once: as many as stay in a core's cache
 BLOCK = 64  # rows of a Gram that are computed at once, up to the diagonal
 
 

@@ -4,7 +4,6 @@ import contextlib
 import difflib
 import fnmatch
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -132,6 +131,7 @@ def tapped(model: nn.Module, names: Iterable[str], sink: Sink, *,
         raise ValueError(f"device={device!r}: this model is spread over {sorted(map(str, homes))}; "
                          "leave device=None")
     modes = [(module, module.training) for module in base.modules()]
+    compiled = any(hasattr(m, "_orig_mod") or m._compiled_call_impl for m in base.modules())
     handles, calls, size = [], Counter(), 0
 
     def hook(name: str, module: nn.Module, output: Any) -> None:
@@ -149,9 +149,8 @@ def tapped(model: nn.Module, names: Iterable[str], sink: Sink, *,
         calls.clear()
         size = len(x)
         where = device if device is not None else next(iter(homes), x.device)
-        # Compiled parts skip hooks: run them eagerly. Nothing is compiled without dynamo loaded.
-        eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules \
-            else contextlib.nullcontext()
+        # Compiled parts skip hooks: run them eagerly. It slows every call in Python, so only then.
+        eager = torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
         with torch.no_grad(), eager:
             base(x.to(where))
         size = 0
