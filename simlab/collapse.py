@@ -20,6 +20,7 @@ from .names import near
 COMPLETE_STD_RATIO = 0.10  # std over 1/sqrt(d)
 DIMENSIONAL_PARTICIPATION = 2.2  # nearly all variance in two directions, and
 DIMENSIONAL_RANK_RATIO = 0.10  # little beside it: effective rank over min(N, D)
+# no measured run collapsed locally: these are set by made features, and raise no false alarm there
 LOCAL_TWIN_SHARE = 0.90  # nearly every picture shares its point with another one, and
 LOCAL_DIMENSION = 0.5  # those points are no smooth cloud, in which a line has 1 and a plane 2
 TWIN_DISTANCE = 0.01  # twins: squared distance under 1 % of the mean one; cosine .99 if isotropic
