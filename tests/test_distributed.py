@@ -41,7 +41,7 @@ PRETRAINING = {
     "lars": {"optimizer": "lars", "lr": 20.0},
 }
 # float32: of the way that the weights went in ten steps, how far several processes may end from one
-TOLERANCE = 5e-3
+TOLERANCE = 5e-4  # measured: 2e-6 to 2e-5
 SEEDS = range(3)
 
 
