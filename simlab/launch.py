@@ -14,6 +14,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from .config import PretrainConfig, TrainConfig
+from .identity import SOURCES_AT_IMPORT, training_sources
 from .runs import Run
 from .train import pretrain, train_supervised
 
@@ -31,6 +32,8 @@ def launch(
     """
     if type(processes) is not int or processes < 1:
         raise ValueError(f"processes={processes!r}: expected a whole number, at least 1")
+    if training_sources() != SOURCES_AT_IMPORT:  # the processes would train another run
+        raise RuntimeError("simlab's sources were changed since they were imported: restart the kernel")
     kind = "pretrain" if isinstance(config, PretrainConfig) else "supervised"
     path = os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
     threads = str(max(1, (os.cpu_count() or 1) // processes))

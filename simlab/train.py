@@ -117,7 +117,9 @@ def fit(
                     refuse_nan([total, *network.parameters(), *network.buffers()], where)
                     bar.set_postfix_str(_short(history[-1:], total[0] / (step + 1)), refresh=False)
                 if config.log_every and (step + 1) % config.log_every == 0:
-                    run.log(told.line(step + 1, total[0]))
+                    so_far = total[:1].clone()  # everybody's
+                    distributed.average([so_far])
+                    run.log(told.line(step + 1, so_far[0]))
                 bar.update(batch_size)
 
             distributed.average([total])
