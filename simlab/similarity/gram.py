@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 CHUNK = 2**18  # features that are centred at once: as many as stay in a core's cache
-BLOCK = 64  # rows of a Gram that are computed at once, up to the diagonal
 
 
 @contextlib.contextmanager
@@ -50,11 +49,7 @@ def centred_gram(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         for part in x.split(max(1, CHUNK // n), dim=1):
             part = part.to(wide)
             part = (part - part[::max(1, n // 16)].mean(0)).to(dtype)
-            for start in range(0, n, BLOCK):  # symmetric: the lower triangle is enough
-                end = start + BLOCK
-                gram[start:end, :end].addmm_(part[start:end], part[:end].T)
-    for end in range(BLOCK, n, BLOCK):
-        gram[:end, end:end + BLOCK] = gram[end:end + BLOCK, :end].T
+            gram.addmm_(part, part.T)
     # Features that differ by less than two roundings of their size hold no information.
     noise = (2 * torch.finfo(x.dtype).eps * x[0].to(dtype).norm()) ** 2 * n
     trace = gram.trace()
