@@ -350,7 +350,7 @@ def test_the_diagnosis_misses_no_measured_run_and_raises_no_false_alarm():
 def test_every_setting_of_the_tables_was_run_with_as_many_seeds_as_the_table_says():
     for path in TABLES.glob("collapse_*.csv"):
         seeds = int(path.read_text().split(" --seeds ")[1].split()[0])
-        assert seeds >= (1 if path.stem == "collapse_others" else 3), path.stem
+        assert seeds >= (1 if path.stem == "collapse_others" else 5), path.stem
         table = pd.read_csv(path, comment="#")
         assert (table.groupby("setting")["seed"].nunique() == seeds).all(), path.stem
 
@@ -374,5 +374,5 @@ def test_complete_collapse_has_the_least_loss_and_leaves_neighbours_of_the_untra
     assert (plain["std_ratio"] < 0.1).all() and (plain["loss"] < -0.99).all()
     assert plain["knn"].mean() < plain["knn_random"].mean() + 0.03
     decayed = ends("no stop-gradient, no BatchNorm, weight decay x20")
-    assert len(decayed) >= 4 and (decayed["std_ratio"] < 0.1).all()
+    assert len(decayed) >= 5 and (decayed["std_ratio"] < 0.1).all()
     assert decayed["knn"].mean() <= decayed["knn_random"].mean()
