@@ -315,8 +315,10 @@ def test_a_notebook_starts_processes_sees_their_progress_and_gets_their_run(tmp_
 def test_stopping_the_notebook_stops_its_processes_and_the_same_cell_goes_on(tmp_path):
     save_pictures(tmp_path / "pictures")
     runs, many = tmp_path / "runs", 40
+    # a job in the background inherits that Ctrl-C is ignored; a kernel hears it
     code = f"""
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
 from test_distributed import *
 config = PretrainConfig(**SMALL | HEADS | {{"data": {str(tmp_path / "pictures")!r}, "epochs": {many}}})
