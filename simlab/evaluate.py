@@ -141,7 +141,7 @@ def _k_nearest(
     if rough is None:
         return (queries @ bank.T).topk(k, dim=1, sorted=False)
     m, n = len(queries), len(bank)
-    coarse = queries.bfloat16() @ rough.T  # [m, N, padded]
+    coarse = queries.bfloat16() @ rough.T  # [m, N], N padded to whole groups
     coarse[:, n:] = -math.inf
     groups = coarse.view(m, GROUP, -1)
     nearest_of = groups.amax(1)  # [m, N / GROUP]
