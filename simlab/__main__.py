@@ -22,8 +22,7 @@ COMMANDS = ("pretrain", "supervised", "probe", "knn", "compare", "sweep", "data"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    words = sys.argv[1:] if arguments is None else arguments
-    command, rest = (words[0], words[1:]) if words else ("--help", [])
+    command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if command in ("-h", "--help"):
         print(__doc__)
         return 0
@@ -62,23 +61,21 @@ def _train(command: str, arguments: list[str]) -> int:
     from . import distributed, train
     from .config import RECIPES, PretrainConfig, SupervisedConfig, make_config
 
-    pretraining = command == "pretrain"
-    kind = PretrainConfig if pretraining else SupervisedConfig
+    kind, recipes, start = {
+        "pretrain": (PretrainConfig, RECIPES, train.pretrain),
+        "supervised": (SupervisedConfig, {}, train.train_supervised)}[command]
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--fresh", action="store_true")
     parser.add_argument("--recipe", default="")
     own, rest = parser.parse_known_args(arguments)
-    recipes = RECIPES if pretraining else {}
     if own.recipe and own.recipe not in recipes:
         raise ValueError(f"{command} has no recipe {own.recipe!r}{near(own.recipe, recipes)}")
     about = f"{kind.__doc__}\n\n--fresh: forget what is stored of this run and start anew"
-    if pretraining:
+    if recipes:
         about += f"\n--recipe STR: start from a published configuration: {', '.join(RECIPES)}"
-    config = tyro.cli(
-        kind, args=rest, prog=f"simlab {command}", description=about,
-        default=make_config(kind, **recipes.get(own.recipe, {})),
-    )  # fmt: skip
-    run = (train.pretrain if pretraining else train.train_supervised)(config, fresh=own.fresh)
+    config = tyro.cli(kind, args=rest, prog=f"simlab {command}", description=about,
+                      default=make_config(kind, **recipes.get(own.recipe, {})))
+    run = start(config, fresh=own.fresh)
     if distributed.rank() == 0:
         for name, value in run.result["final"].items():
             print(f"{name:<16} {value}")

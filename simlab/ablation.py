@@ -25,9 +25,8 @@ from .names import near
 from .similarity.layers import select, tapped
 
 
-def paired_differences(
-    table: pd.DataFrame, change: str, y: str, base: object, group: Sequence[str] = ()
-) -> pd.DataFrame:
+def paired_differences(table: pd.DataFrame, change: str, y: str, base: object,
+                       group: Sequence[str] = ()) -> pd.DataFrame:
     """y minus the same seed's y at `change` == `base`, for each value of `change` and each group.
 
     Columns: n, base (its mean), mean, low and high (Student's 95 % interval of the mean
@@ -38,7 +37,7 @@ def paired_differences(
     from scipy.stats import t
 
     keys = [*group, change]
-    _need(table, *keys, y, "seed")
+    need_columns(table, *keys, y, "seed")
     if table.duplicated([*keys, "seed"]).any():
         raise ValueError(f"rows of one seed differ in more than {', '.join(keys)}: give group=")
     wide = table.set_index([*keys, "seed"])[y].unstack(change)
@@ -53,8 +52,7 @@ def paired_differences(
             half, power = t.ppf([0.975, 0.8], max(n - 1, 1)) * error
             rows.append(dict(zip(group, name, strict=True)) | {
                 change: value, "n": n, "base": own[base].mean(), "mean": gap.mean(),
-                "low": gap.mean() - half, "high": gap.mean() + half, "visible": half + power,
-            })  # fmt: skip
+                "low": gap.mean() - half, "high": gap.mean() + half, "visible": half + power})
     return pd.DataFrame(rows)
 
 
@@ -65,18 +63,16 @@ def interval_table(table: pd.DataFrame, x: str, y: str, group: str | None = None
     more than seeds; a warning if points are not done or have no y.
     """
     keys = [group, x] if group else [x]
-    _need(table, *keys, y)
+    need_columns(table, *keys, y)
     good = table[(table["status"] == "done") & table[y].notna()]
     if len(good) < len(table):
         warnings.warn(f"{len(table) - len(good)} of {len(table)} points are not done, or have no "
                       f"{y}", stacklevel=2)
-    if good.duplicated([*keys, *({"seed"} & set(good))]).any():
-        raise ValueError(f"points of the same {', '.join(keys)} differ in more than the seed: "
-                         "filter the table, or pass group=")
+    need_seeds_alone(good, keys, "filter the table, or pass group=")
     rows = good.groupby(keys)[y]
     mean, half = plots.mean_and_interval(rows)
-    return pd.DataFrame(
-        {"n": rows.count(), "mean": mean, "low": mean - half, "high": mean + half}).reset_index()
+    found = {"n": rows.count(), "mean": mean, "low": mean - half, "high": mean + half}
+    return pd.DataFrame(found).reset_index()
 
 
 def plot_sweep(table: pd.DataFrame, x: str, y: str, group: str | None = None) -> Figure:
@@ -92,15 +88,22 @@ def plot_sweep(table: pd.DataFrame, x: str, y: str, group: str | None = None) ->
     return figure
 
 
-def _need(table: pd.DataFrame, *columns: str):
+def need_columns(table: pd.DataFrame, *columns: str):
+    """ValueError for a column that the table has not."""
     for column in columns:
         if column not in table:
-            raise ValueError(f"no column {column!r}{near(column, table.columns)}")
+            raise ValueError(f"the table has no column {column!r}{near(column, table.columns)}")
 
 
-def what_is_kept(
-    encoder: nn.Module, data: DataSet, layers: Sequence[str], pictures: int = 1000
-) -> pd.DataFrame:
+def need_seeds_alone(table: pd.DataFrame, keys: Sequence[str], way_out: str):
+    """ValueError where rows of equal keys differ in more than the seed: a mean would mix them."""
+    if table.duplicated([*keys, *({"seed"} & set(table))]).any():
+        mixed = f"rows of the same {', '.join(keys)} differ in more than the seed"
+        raise ValueError(f"{mixed}: {way_out}")
+
+
+def what_is_kept(encoder: nn.Module, data: DataSet, layers: Sequence[str],
+                 pictures: int = 1000) -> pd.DataFrame:
     """What a linear map can read from each layer's output, a row a layer.
 
     rebuild: R² of the picture itself (16 x 16 pixels), read from the layer's map, averaged to at

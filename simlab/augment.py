@@ -13,7 +13,7 @@ pictures only is computed for all, and then chosen for each: nothing branches.
 """
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -49,11 +49,9 @@ class Augment:
     blur_sigma_max: float = 2.0
 
     def __post_init__(self):
-        limits = {
-            "crop_max": (0.001, 1), "crop_min": (0.001, self.crop_max), "ratio": (1, 100),
-            "rotate": (0, 180), "hue": (0, 0.5),
-            "blur_sigma_max": (0.01, 100), "blur_sigma_min": (0.01, self.blur_sigma_max),
-        }  # fmt: skip
+        limits = {"crop_max": (0.001, 1), "crop_min": (0.001, self.crop_max), "ratio": (1, 100),
+                  "rotate": (0, 180), "hue": (0, 0.5), "blur_sigma_max": (0.01, 100),
+                  "blur_sigma_min": (0.01, self.blur_sigma_max)}
         for name, value in vars(self).items():
             low, high = limits.get(name, (0, 1))
             if not low <= value <= high:  # also refuses NaN
@@ -65,9 +63,8 @@ RECIPES = {
     "simsiam-cifar": Augment(),
     "simsiam-imagenet": Augment(blur=0.5),
     # SimCLR, appendix A: s = 1 for ImageNet
-    "simclr": Augment(
-        crop_min=0.08, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur=0.5
-    ),
+    "simclr": Augment(crop_min=0.08, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2,
+                      blur=0.5),
     # turns as well, since the scattered pictures are turned; see notebook 01
     "scattered": Augment(crop_min=0.4, rotate=180.0, hue=0.0, saturation=0.0, grey=0.0),
     "none": Augment(crop_min=1, ratio=1, flip=0, jitter=0, grey=0),
@@ -82,7 +79,7 @@ def parse_augment(text: str) -> Augment:
     name, *changes = text.split() or [""]
     if name not in RECIPES:
         raise ValueError(f"augmentation {name!r} is unknown{near(name, RECIPES)}")
-    known, values = [field.name for field in fields(Augment)], {}
+    known, values = vars(RECIPES[name]), {}
     for change in changes:
         key, _, value = change.partition("=")
         if key not in known:
@@ -94,10 +91,9 @@ def parse_augment(text: str) -> Augment:
     return replace(RECIPES[name], **values)
 
 
-def two_views(
-    images: Tensor, augment: Augment, mean: Tensor, std: Tensor, size: int = 0,
-    generator: torch.Generator | None = None, share: tuple[int, int] | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+def two_views(images: Tensor, augment: Augment, mean: Tensor, std: Tensor, size: int = 0,
+              generator: torch.Generator | None = None,
+              share: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
     """Two independent views of every picture.
 
     Args:
@@ -114,15 +110,12 @@ def two_views(
     return tuple(view(images, augment, mean, std, size, generator, share) for _ in range(2))
 
 
-def view(
-    images: Tensor, augment: Augment, mean: Tensor, std: Tensor, size: int = 0,
-    generator: torch.Generator | None = None, share: tuple[int, int] | None = None,
-) -> Tensor:  # fmt: skip
+def view(images: Tensor, augment: Augment, mean: Tensor, std: Tensor, size: int = 0,
+         generator: torch.Generator | None = None, share: tuple[int, int] | None = None) -> Tensor:
     """One random view [N, C, size, size] of every picture [N, C, H, W]; see `two_views`."""
     if images.dtype != torch.uint8 or images.dim() != 4:
-        raise ValueError(
-            f"pictures must be uint8 [N, C, H, W], not {images.dtype} {tuple(images.shape)}"
-        )
+        raise ValueError("pictures must be uint8 [N, C, H, W], not "
+                         f"{images.dtype} {tuple(images.shape)}")
     n, c, h, w = images.shape
     # `color_jitter` shifts the hue of one quarter of its pictures after the other: shuffled, each
     # may come into any quarter. The batch is filled up to four equal ones.
@@ -154,9 +147,8 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------- the single steps
 
 
-def resample(
-    x: Tensor, box: Tensor, flip: Tensor, angle: Tensor, size: int | tuple[int, int]
-) -> Tensor:
+def resample(x: Tensor, box: Tensor, flip: Tensor, angle: Tensor,
+             size: int | tuple[int, int]) -> Tensor:
     """Crop, flip and turn every picture in one bilinear resampling.
 
     Args:
@@ -215,9 +207,8 @@ def shift_hue(x: Tensor, shift: Tensor) -> Tensor:
     return torch.clamp(level, low, high)
 
 
-def color_jitter(
-    x: Tensor, factors: Tensor, order: Tensor, shift: Tensor | None, parts: list[int] | None = None
-) -> Tensor:
+def color_jitter(x: Tensor, factors: Tensor, order: Tensor, shift: Tensor | None,
+                 parts: list[int] | None = None) -> Tensor:
     """Brightness, contrast, saturation and hue, in an own order for every picture.
 
     Args:
@@ -235,10 +226,8 @@ def color_jitter(
     if not colour:
         factors = factors.masked_fill(order == 2, 1)
     # each step blends with something: black (0), the picture's mean grey (1), or its grey (2)
-    factors, to_mean, to_grey = (
-        t.to(x.dtype).T[..., None, None, None]  # [M, N, 1, 1, 1]
-        for t in (factors, order == 1, order == 2)
-    )
+    factors, to_mean, to_grey = (t.to(x.dtype).T[..., None, None, None]  # [M, N, 1, 1, 1]
+                                 for t in (factors, order == 1, order == 2))
     for step in range(steps + 1):
         if shift is not None:
             part = slice(parts[step], parts[step + 1])

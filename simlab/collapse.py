@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
-from torch import Tensor
-from torch.nn.functional import normalize
+from torch import Tensor, nn
 
 from .names import near
 
@@ -39,7 +38,7 @@ def _unit(z: Tensor) -> Tensor:
         raise ValueError(f"NaN or infinity in {len(bad)} of {len(z)} rows, first in row "
                          f"{int(bad[0])}: training diverged, which is not collapse")
     z = z.cpu() if z.device.type == "mps" else z  # that device has no float64
-    return normalize(z.double(), dim=1)
+    return nn.functional.normalize(z.double(), dim=1)
 
 
 def _gram(u: Tensor) -> Tensor:
@@ -165,8 +164,7 @@ _KINDS = {  # what it means, and what usually helps
     "local": ("the features sit on a few tight points; pictures on one point look the same", (
         "look for duplicate pictures in the data first",
         "look at one point's pictures: augment away what they share (colour, place)",
-        "negatives push twins apart: try method='simclr'; less weight decay")),
-}  # fmt: skip
+        "negatives push twins apart: try method='simclr'; less weight decay"))}
 
 
 @dataclass(frozen=True, repr=False)
@@ -211,14 +209,11 @@ def diagnose(run: object, *, knn_random: float | None = None) -> Diagnosis:
     std, rank, rank_ratio, spread, twin_share, distinct, dimension = (m[name] for name in names)
     full = rank / rank_ratio if rank else math.inf  # min(N, D)
     least = min(DIMENSIONAL_PARTICIPATION, full / 2)
-    if std < COMPLETE_STD_RATIO:
-        kind = "complete"
-    elif twin_share >= LOCAL_TWIN_SHARE and dimension < LOCAL_DIMENSION:
-        kind = "local"
-    elif spread < least and rank < max(DIMENSIONAL_RANK_RATIO * full, 3):  # 3: of a narrow z
-        kind = "dimensional"
-    else:
-        kind = "healthy"
+    kinds = {"complete": std < COMPLETE_STD_RATIO,
+             "local": twin_share >= LOCAL_TWIN_SHARE and dimension < LOCAL_DIMENSION,
+             # 3: of a narrow z
+             "dimensional": spread < least and rank < max(DIMENSIONAL_RANK_RATIO * full, 3)}
+    kind = next((name for name, holds in kinds.items() if holds), "healthy")
 
     advice = _KINDS[kind][1]
     why = [f"std of z: {std:.1%} of 1/sqrt(d) (complete collapse: under {COMPLETE_STD_RATIO:.0%})"]
@@ -226,13 +221,12 @@ def diagnose(run: object, *, knn_random: float | None = None) -> Diagnosis:
     if kind == "complete" and len(alive) and "epoch" in table:
         why.append(f"it has been so since epoch {table['epoch'][table.index > alive[-1]].iloc[0]:g}; "
                    f"before, the std was up to {table['std_ratio'].max():.1%}")
-    why += [
-        f"effective rank {rank:.1f}, {rank_ratio:.1%} of the possible; variance in {spread:.1f} "
-        f"directions (dimensional collapse: rank under {DIMENSIONAL_RANK_RATIO:.0%}, and under "
-        f"{least:g} directions)",
-        f"{twin_share:.0%} of the pictures share their point with another (local collapse: from "
-        f"{LOCAL_TWIN_SHARE:.0%}, of dimension {dimension:.1f} under {LOCAL_DIMENSION:g}); distinct "
-        f"points: {distinct:.1f}"]
+    why += [f"effective rank {rank:.1f}, {rank_ratio:.1%} of the possible; variance in "
+            f"{spread:.1f} directions (dimensional collapse: rank under "
+            f"{DIMENSIONAL_RANK_RATIO:.0%}, and under {least:g} directions)",
+            f"{twin_share:.0%} of the pictures share their point with another (local collapse: "
+            f"from {LOCAL_TWIN_SHARE:.0%}, of dimension {dimension:.1f} under "
+            f"{LOCAL_DIMENSION:g}); distinct points: {distinct:.1f}"]
     if kind == "complete" and m.get("loss", 0) <= WARN_LOSS:
         why.append(f"the loss of {m['loss']:.3f} only looks good: equal features get it for free")
     if knn_random is not None and m.get("knn", 1) <= knn_random:

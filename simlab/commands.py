@@ -21,10 +21,8 @@ from .probe import encode, linear_probe
 from .runs import Run, read_json, runs_folder, write_bytes
 
 
-def knn(
-    run: Positional[str], k: int = 200, temperature: float = 0.1,
-    data_folder: str = "", device: str = "auto",
-):  # fmt: skip
+def knn(run: Positional[str], k: int = 200, temperature: float = 0.1, data_folder: str = "",
+        device: str = "auto"):
     """kNN accuracy of a run's encoder: the whole clean bank, every test picture.
 
     Args:
@@ -40,10 +38,8 @@ def knn(
     print(f"k, temperature   {min(k, len(data.train))}, {temperature}")
 
 
-def probe(
-    run: Positional[str], labels: int = 0, seed: int = 0, solver: str = "lbfgs", epochs: int = 90,
-    views: int = 1, data_folder: str = "", device: str = "auto",
-):  # fmt: skip
+def probe(run: Positional[str], labels: int = 0, seed: int = 0, solver: str = "lbfgs",
+          epochs: int = 90, views: int = 1, data_folder: str = "", device: str = "auto"):
     """Linear probe of a run's frozen encoder.
 
     Args:
@@ -59,14 +55,13 @@ def probe(
     _positive(epochs=epochs, views=views)
     _, config, encoder, data = open_run(run, data_folder, device)
     encoded = encode(encoder, data, views, parse_augment(config.augment), seed)
-    for name, value in dataclasses.asdict(linear_probe(encoded, labels, seed, solver, epochs)).items():
+    found = linear_probe(encoded, labels, seed, solver, epochs)
+    for name, value in dataclasses.asdict(found).items():
         print(f"{name:<16} {value}")
 
 
-def compare(
-    runs: Positional[tuple[str, ...]], measure: str = "cka", layers: str = "", pictures: int = 1000,
-    out: str = "", data_folder: str = "", device: str = "auto",
-):  # fmt: skip
+def compare(runs: Positional[tuple[str, ...]], measure: str = "cka", layers: str = "",
+            pictures: int = 1000, out: str = "", data_folder: str = "", device: str = "auto"):
     """How alike two runs' layers see the test pictures; one run alone is compared with itself.
 
     Args:
@@ -93,9 +88,10 @@ def compare(
     print(table.to_string(index=False, float_format="{:.3f}".format))
     if out.endswith(".png"):
         result.plot().figure.savefig(out)
+    elif out.endswith(".csv"):
+        write_bytes(Path(out), table.to_csv(index=False).encode())
     elif out:
-        as_text = table.to_csv(index=False) if out.endswith(".csv") else table.to_json(orient="records")
-        write_bytes(Path(out), as_text.encode())
+        write_bytes(Path(out), table.to_json(orient="records").encode())
 
 
 def _positive(**values: float):
@@ -104,15 +100,15 @@ def _positive(**values: float):
             raise ValueError(f"{name}={value}: expected more than 0")
 
 
-def open_run(
-    name: str, data_folder: str = "", device: str = "auto"
-) -> tuple[Run, TrainConfig, nn.Module, DataSet]:
+def open_run(name: str, data_folder: str = "",
+             device: str = "auto") -> tuple[Run, TrainConfig, nn.Module, DataSet]:
     """A finished run by its folder or name, with its configuration, encoder and data.
 
     Raises: FileNotFoundError where there is no such run; ValueError where it isn't finished, was
         damaged, had a module of the user's as its encoder, or the data are not those it learned from.
     """
-    folder = next((p for p in (Path(name), runs_folder() / name) if (p / "config.json").exists()), None)
+    places = [Path(name), runs_folder() / name]
+    folder = next((place for place in places if (place / "config.json").exists()), None)
     if folder is None:
         raise FileNotFoundError(f"there is no run {name}: neither here nor in {runs_folder()}")
     identity = read_json(folder / "config.json")
@@ -123,12 +119,10 @@ def open_run(
         raise ValueError(f"{folder} is not finished: start it again with its own command first")
     if identity.get("encoder"):
         raise ValueError(f"{folder}: its encoder is a module of yours; load it from Python")
-    c = make_config(
-        PretrainConfig if identity.get("kind") == "pretrain" else SupervisedConfig, **run.config
-    )
+    kind = PretrainConfig if identity.get("kind") == "pretrain" else SupervisedConfig
+    c = make_config(kind, **run.config)
     where = devices.resolve_device(device)
-    size = 0 if c.data in sources.DATASETS else c.image_size
-    data = load_data(c.data, data_folder, image_size=size, device=where)
+    data = load_data(c.data, data_folder, image_size=c.image_size, device=where)
     if data.digest() != identity.get("data"):
         raise ValueError(f"{c.data} is not the data that {folder} learned from: its pictures differ")
     encoder, _ = build_encoder(c.encoder, data.train.channels, data.train.size, c.stem)
@@ -136,10 +130,8 @@ def open_run(
     return run, c, encoder.to(where, memory_format=torch.channels_last).eval(), data
 
 
-def data(
-    name: Positional[str] = "fashion-scattered", folder: str = "", download: bool = False,
-    image_size: int = 0,
-):  # fmt: skip
+def data(name: Positional[str] = "fashion-scattered", folder: str = "", download: bool = False,
+         image_size: int = 0):
     """Load a data set, fetching it if asked, and say what is in it.
 
     Args:
@@ -166,7 +158,7 @@ def doctor():
     device = devices.resolve_device()
     fast = devices.resolve_precision("auto", device)
     print(f"{'devices':<16} cpu{''.join(f', cuda:{i} ({name})' for i, name in enumerate(gpus))}"
-          f"{', mps' if torch.backends.mps.is_available() else ''}; auto is {device}")  # fmt: skip
+          f"{', mps' if torch.backends.mps.is_available() else ''}; auto is {device}")
     print(f"{'fast precisions':<16} {', '.join(dict.fromkeys(('float32', fast)))}; auto is {fast}")
     print(f"{'threads':<16} {torch.get_num_threads()} of {os.cpu_count()} cores")
     print(f"{'processes':<16} torchrun with gloo{' and nccl' if gpus else ''}")

@@ -19,26 +19,17 @@ from .sim import LOSS_TYPES, SAMPLING_TYPES
 
 # fields that say where and how a run is computed and shown, not what it computes
 NOT_IDENTITY = frozenset(
-    {"device", "threads", "data_folder", "download", "log_every", "keep_checkpoints"}
-)
-
-
-AT_LEAST = {
-    1: ("epochs", "accumulate", "decay_every", "keep_checkpoints", "proj_dim", "pred_dim",
-        "monitor_every", "knn_k"),
-    0: ("lr", "weight_decay", "warmup_epochs", "decay", "seed", "sim_beta", "sim_tokens",
-        "image_size", "view_size", "threads", "log_every", "proj_layers", "pred_lr", "labels"),
-}  # fmt: skip
-ONE_OF = {
-    "optimizer": ("sgd", "adam", "adamw", "rmsprop", "lars"),
-    "schedule": ("constant", "step", "multistep", "cosine"),
-    "stem": ("auto", "small", "large"),
-    "sim_sampling": SAMPLING_TYPES,
-    "sim_loss": LOSS_TYPES,
-    "method": ("simsiam", "simclr"),
-    "predictor": ("mlp", "none", "fixed"),
-    "head_bn": ("all", "hidden", "none"),
-}
+    {"device", "threads", "data_folder", "download", "log_every", "keep_checkpoints"})
+AT_LEAST = {1: ("epochs", "accumulate", "decay_every", "keep_checkpoints", "proj_dim", "pred_dim",
+                "monitor_every", "knn_k"),
+            0: ("lr", "weight_decay", "warmup_epochs", "decay", "seed", "sim_beta", "sim_tokens",
+                "image_size", "view_size", "threads", "log_every", "proj_layers", "pred_lr",
+                "labels")}
+ONE_OF = {"optimizer": ("sgd", "adam", "adamw", "rmsprop", "lars"),
+          "schedule": ("constant", "step", "multistep", "cosine"),
+          "sim_sampling": SAMPLING_TYPES, "sim_loss": LOSS_TYPES, "method": ("simsiam", "simclr"),
+          "stem": ("auto", "small", "large"), "predictor": ("mlp", "none", "fixed"),
+          "head_bn": ("all", "hidden", "none")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,10 +119,9 @@ class SupervisedConfig(TrainConfig):
 
 
 # complete published configurations, for `simlab pretrain --recipe NAME` and `make_config`
-_CIFAR = {
-    "data": "cifar10", "encoder": "resnet18", "augment": "simsiam-cifar", "view_size": 32,
-    "epochs": 800, "batch_size": 512, "weight_decay": 5e-4, "monitor_every": 10, "pred_lr": 1.0,
-}  # fmt: skip
+_CIFAR = {"data": "cifar10", "encoder": "resnet18", "augment": "simsiam-cifar", "view_size": 32,
+          "epochs": 800, "batch_size": 512, "weight_decay": 5e-4, "monitor_every": 10,
+          "pred_lr": 1.0}
 RECIPES = {
     # SimSiam, appendix D
     "cifar-paper": _CIFAR | {"lr": 0.03, "proj_layers": 2, "proj_dim": 2048, "pred_dim": 512},
@@ -141,9 +131,8 @@ RECIPES = {
     "imagenet-paper": _CIFAR | {
         "data": "imagenet", "image_size": 256, "encoder": "resnet50", "augment": "simsiam-imagenet",
         "view_size": 224, "epochs": 100, "lr": 0.05, "weight_decay": 1e-4, "proj_layers": 3,
-        "proj_dim": 2048, "pred_dim": 512,
-    },
-}  # fmt: skip
+        "proj_dim": 2048, "pred_dim": 512},
+}
 
 Config = TypeVar("Config", bound=TrainConfig)
 
@@ -169,29 +158,24 @@ def resolve(config: Config, data: DataSet, encoder: nn.Module | None = None) -> 
     for n, what in ((number, "train"), (len(data.test), "test")):
         if n < 2:
             raise ValueError(f"there is only {n} picture to {what} on: expected at least 2")
-    small, augment = size <= SMALL_PICTURE, config.augment
+    small, tiny, augment = size <= SMALL_PICTURE, size <= 40, config.augment
     if augment.split()[:1] == ["auto"]:
-        name = "scattered" if not colour else f"simsiam-{'cifar' if size <= 40 else 'imagenet'}"
-        augment = augment.replace("auto", name, 1)
+        of_colour = "simsiam-cifar" if tiny else "simsiam-imagenet"
+        augment = augment.replace("auto", of_colour if colour else "scattered", 1)
     open_choices = {
-        "encoder": "tiny" if size <= 40 else "resnet18",
-        "stem": "small" if small else "large",
+        "encoder": "tiny" if tiny else "resnet18", "stem": "small" if small else "large",
         "proj_layers": 2 if small else 3,
         # a crop shows things larger than the whole picture does; smaller views undo that (Touvron et
         # al., arXiv 1906.06423) and cost half. A module of the user's may take one size alone
         "view_size": max(size * 3 // 4, 1) if encoder is None else size,
     }
-    changes = {
-        "data": data.name,
-        "image_size": size,
-        "augment": augment,
-        "precision": resolve_precision(config.precision, resolve_device(config.device)),
-        "batch_size": min(config.batch_size, number),
-        **{k: v for k, v in open_choices.items() if getattr(config, k, None) in ("auto", 0)},
-    }
+    changes = {k: v for k, v in open_choices.items() if getattr(config, k, None) in ("auto", 0)}
     if encoder is not None:
         changes["encoder"] = type(encoder).__name__
-    return dataclasses.replace(config, **changes)
+    return dataclasses.replace(
+        config, data=data.name, image_size=size, augment=augment,
+        precision=resolve_precision(config.precision, resolve_device(config.device)),
+        batch_size=min(config.batch_size, number), **changes)
 
 
 def milestones(config: TrainConfig) -> list[float]:
@@ -201,10 +185,8 @@ def milestones(config: TrainConfig) -> list[float]:
     except ValueError:
         shares = [math.nan]
     if not all(0 < share < 1 for share in shares):
-        raise ValueError(
-            f"milestones={config.milestones!r}: expected shares of the run between 0 and 1, "
-            "such as '0.6,0.8'"
-        )
+        raise ValueError(f"milestones={config.milestones!r}: expected shares of the run between 0 "
+                         "and 1, such as '0.6,0.8'")
     return shares
 
 
@@ -216,8 +198,7 @@ def _check_types(config: object):
             value = float(value)
             object.__setattr__(config, f.name, value)
         if type(value) is not f.type:
-            raise TypeError(
-                f"{f.name}={value!r} is {type(value).__name__}: expected {f.type.__name__}"
-            )
+            raise TypeError(f"{f.name}={value!r} is {type(value).__name__}: expected "
+                            f"{f.type.__name__}")
         if f.type is float and not math.isfinite(value):
             raise ValueError(f"{f.name}={value}: expected a finite number")

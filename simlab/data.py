@@ -40,9 +40,8 @@ class Pictures:
     def __post_init__(self):
         images, labels = self.images, self.labels
         if images.dtype != torch.uint8 or images.dim() != 4:
-            raise ValueError(
-                f"pictures must be uint8 [N, C, H, W], not {images.dtype} {tuple(images.shape)}"
-            )
+            raise ValueError("pictures must be uint8 [N, C, H, W], not "
+                             f"{images.dtype} {tuple(images.shape)}")
         if len(images) == 0:
             raise ValueError("there is not one picture in this data set")
         if images.shape[1] not in (1, 3):
@@ -55,26 +54,16 @@ class Pictures:
             raise ValueError(f"labels must be int64, not {labels.dtype}")
         wrong = (labels < -1) | (labels >= len(self.classes))
         if bool(wrong.any()):
-            at = int(wrong.nonzero()[0])
-            raise ValueError(
-                f"label {int(labels[at])} of picture {at} is out of range: expected -1 (none) to "
-                f"{len(self.classes) - 1}, for {len(self.classes)} classes"
-            )
+            at, classes = int(wrong.nonzero()[0]), len(self.classes)
+            raise ValueError(f"label {int(labels[at])} of picture {at} is out of range: expected "
+                             f"-1 (none) to {classes - 1}, for {classes} classes")
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    @property
-    def channels(self) -> int:
-        return self.images.shape[1]
-
-    @property
-    def size(self) -> int:
-        return self.images.shape[-1]
-
-    @property
-    def device(self) -> torch.device:
-        return self.labels.device
+    channels = property(lambda self: self.images.shape[1])
+    size = property(lambda self: self.images.shape[-1])
+    device = property(lambda self: self.labels.device)
 
     def batches(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(index, uint8 pictures) for one batch of `order` [M] after the other."""
@@ -129,22 +118,18 @@ class DataSet:
             if (other.channels, other.size) != (self.train.channels, self.train.size):
                 raise ValueError(
                     f"{self.name}: pictures of {self.train.channels} x {self.train.size} and of "
-                    f"{other.channels} x {other.size} (channels x pixels) do not go together"
-                )
+                    f"{other.channels} x {other.size} (channels x pixels) do not go together")
         if self.test.classes != self.train.classes:
             raise ValueError(f"{self.name}: the test pictures' classes are not the training's")
         if self.mean is None or self.std is None:
-            mean, std = self.pretrain.moments()
-            self.mean, self.std = mean.to(self.train.device), std.to(self.train.device)
+            self.mean, self.std = (m.to(self.train.device) for m in self.pretrain.moments())
 
     @property
     def pretrain(self) -> Pictures:
         """What self-supervised training sees: the unlabeled pictures where there are any."""
         return self.train if self.unlabeled is None else self.unlabeled
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.train.classes
+    classes = property(lambda self: self.train.classes)
 
     def digest(self) -> str:
         parts = (self.pretrain.digest(), self.train.digest(), self.test.digest())
@@ -155,10 +140,8 @@ class DataSet:
         return replace(self, **{k: v.to(device) for k, v in parts.items()})
 
 
-def load_data(
-    name: str, folder: str = "", download: bool = False, image_size: int = 0,
-    device: torch.device | str = "cpu",
-) -> DataSet:  # fmt: skip
+def load_data(name: str, folder: str = "", download: bool = False, image_size: int = 0,
+              device: torch.device | str = "cpu") -> DataSet:
     """A data set by name, or by the path of a folder of pictures.
 
     Args:
@@ -176,37 +159,36 @@ def load_data(
     if name in DATASETS:
         data = DATASETS[name](folder, download)
         if image_size not in (0, data.train.size):
-            raise ValueError(
-                f"image_size={image_size}: {name} has pictures of {data.train.size} pixels; leave it 0"
-            )
+            raise ValueError(f"image_size={image_size}: {name} has pictures of {data.train.size} "
+                             "pixels; leave it 0")
         return data.to(device)
     if os.sep in name or (name and Path(name).is_dir()):
         return load_folder(name, image_size, device)
     raise ValueError(f"data set {name!r} is unknown{near(name, DATASETS)}; a folder is a path")
 
 
-def from_arrays(
-    images, labels=None, test_images=None, test_labels=None, classes: tuple[str, ...] = ()
-) -> DataSet:
+def from_arrays(images, labels=None, test_images=None, test_labels=None,
+                classes: tuple[str, ...] = ()) -> DataSet:
     """A data set of arrays or tensors: uint8 [N, H, W], [N, H, W, C] or [N, C, H, W].
 
     Without test pictures, every fifth picture is held out. Without labels every label is -1.
     """
     if test_images is None and test_labels is not None:
         raise ValueError("there are test_labels, but no test_images")
-    train_labels, test_labels = _as_labels(labels, images), _as_labels(test_labels, test_images)
+    train_labels, test_labels = as_labels(labels, images), as_labels(test_labels, test_images)
     greatest = max([-1, *(int(part.max()) for part in (train_labels, test_labels) if len(part))])
     classes = tuple(classes) or tuple(str(c) for c in range(greatest + 1))
-    train = Pictures(_as_pictures(images), train_labels, classes)
+    train = Pictures(as_pictures(images), train_labels, classes)
     if test_images is not None:
-        return DataSet("arrays", train, Pictures(_as_pictures(test_images), test_labels, classes))
+        return DataSet("arrays", train, Pictures(as_pictures(test_images), test_labels, classes))
     if len(train) < 5:
         raise ValueError(f"{len(train)} pictures are too few to hold a fifth out; give test_images")
     fifth = torch.arange(len(train)) % 5 == 4
     return DataSet("arrays", *(train.subset(part.nonzero()[:, 0]) for part in (~fifth, fifth)))
 
 
-def _as_pictures(array) -> Tensor:
+def as_pictures(array) -> Tensor:
+    """[N, C, H, W] of any layout that `from_arrays` takes."""
     x = _as_tensor(array)
     if x.dim() == 3:
         x = x[:, None]  # [N, H, W] -> [N, 1, H, W]
@@ -215,7 +197,7 @@ def _as_pictures(array) -> Tensor:
     return x.contiguous()
 
 
-def _as_labels(array, pictures) -> Tensor:
+def as_labels(array, pictures=()) -> Tensor:
     """int64; -1 for every one of `pictures` where there are no labels."""
     if array is None:
         return torch.full((0 if pictures is None else len(pictures),), -1)

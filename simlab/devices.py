@@ -32,10 +32,10 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     bfloat16 where the hardware multiplies in it (emulated, it is slower than float32), float16 on
     older GPUs, else float32.
     """
-    if precision != "auto":
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision={precision!r}: expected 'auto' or one of {PRECISIONS}")
+    if precision in PRECISIONS:
         return precision
+    if precision != "auto":
+        raise ValueError(f"precision={precision!r}: expected 'auto' or one of {PRECISIONS}")
     if device.type == "cuda":
         major = torch.cuda.get_device_capability(device)[0]
         return "bfloat16" if major >= 8 else "float16" if major == 7 else "float32"
@@ -44,11 +44,9 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
 def cpu_has_bfloat16() -> bool:
     """Whether the processor itself multiplies matrices in bfloat16 (AVX512-BF16, AMX, Arm BF16)."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text().split()
-    except OSError:  # not Linux
-        return False
-    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags))
+    info = Path("/proc/cpuinfo")  # of Linux alone
+    flags = info.read_text().split() if info.exists() else []
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:
@@ -68,8 +66,6 @@ def full_precision(device: torch.device) -> AbstractContextManager:
 def environment(device: torch.device) -> dict[str, str | int]:
     """What a result may depend on beside its configuration, as recorded with every run."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {
-        "python": platform.python_version(), "torch": torch.__version__,
-        "system": platform.system(), "device": str(device), "device_name": name,
-        "threads": torch.get_num_threads(),
-    }  # fmt: skip
+    return {"python": platform.python_version(), "torch": torch.__version__,
+            "system": platform.system(), "device": str(device), "device_name": name,
+            "threads": torch.get_num_threads()}

@@ -167,8 +167,8 @@ def _forward(self: _BatchNorm, x: Tensor) -> Tensor:
     if self.training and self.running_mean is not None:
         self.num_batches_tracked += 1
         n = world() * x.numel() / x.shape[1]
-        average_all = 1 / float(self.num_batches_tracked)  # where there is no momentum
-        momentum = average_all if self.momentum is None else self.momentum
+        # without a momentum they are the average over all batches
+        momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean.detach(), momentum)
         self.running_var.lerp_(var.detach() * (n / max(n - 1, 1)), momentum)
     scale, shift = (var + self.eps).rsqrt(), 0.0

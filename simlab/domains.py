@@ -69,9 +69,7 @@ def by_factor(pictures: Pictures, factor: str, parts: int = 4) -> Domains:
     return Domains(factor, pictures, torch.bucketize(values, edges[1:-1]), names)
 
 
-def by_colour(
-    pictures: Pictures, colours: Mapping[str, tuple] = COLOURS, seed: int = 0
-) -> Domains:
+def by_colour(pictures: Pictures, colours: Mapping[str, tuple] = COLOURS, seed: int = 0) -> Domains:
     """Grey pictures [N, 1, H, W], each dyed in one of the colours (red, green, blue in 0 .. 1)."""
     if pictures.channels != 1:
         raise ValueError("these pictures have colours already: expected grey ones")
@@ -96,9 +94,7 @@ def domain_folder(folder: str, image_size: int = 0) -> Domains:
     files = _Files(tuple(paths), *_size_and_mode(paths, image_size))
     if (need := len(paths) * len(files.mode) * files.size**2) > FITS:
         raise MemoryError(f"{root} takes {need / 2**30:.1f} GB decoded: give a smaller image_size")
-    domain, labels = (
-        torch.tensor([known[i].index(parts[i]) for parts in inside]) for i in (0, 1)
-    )
+    domain, labels = (torch.tensor([known[i].index(parts[i]) for parts in inside]) for i in (0, 1))
     pictures = Pictures(files.read_all(f"reading {root}"), labels, classes)
     return Domains(str(root), pictures, domain, names)
 
@@ -110,9 +106,8 @@ def classify(run: Run, pictures: Pictures, data: DataSet) -> torch.Tensor:
     return F.linear(x, *(state[f"classifier.{part}"].to(x) for part in ("weight", "bias")))
 
 
-def leave_each_out(
-    domains: Domains, config: TrainConfig, seeds: Iterable[int] = (0,), **options
-) -> pd.DataFrame:
+def leave_each_out(domains: Domains, config: TrainConfig, seeds: Iterable[int] = (0,),
+                   **options) -> pd.DataFrame:
     """Leave out one domain after the other: a row a seed and domain, with accuracies.
 
     `test` is of the left-out domain, `validation` of the others. A SupervisedConfig trains on

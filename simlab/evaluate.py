@@ -24,15 +24,9 @@ GROUP = 20  # pictures of the bank whose greatest similarity is looked at first
 
 
 @torch.no_grad()
-def features(
-    encoder: Callable[[Tensor], Tensor],
-    pictures: Pictures,
-    mean: Tensor,
-    std: Tensor,
-    batch_size: int = 512,
-    prepare: Callable[[Tensor, Tensor, Tensor], Tensor] = normalise,
-    only: Tensor | None = None,
-) -> Tensor:
+def features(encoder: Callable[[Tensor], Tensor], pictures: Pictures, mean: Tensor, std: Tensor,
+             batch_size: int = 512, prepare: Callable[[Tensor, Tensor, Tensor], Tensor] = normalise,
+             only: Tensor | None = None) -> Tensor:
     """The encoder's features of every picture, clean and in order: float32 [N, D].
 
     `prepare` makes the encoder's input of (uint8 pictures, mean, std): clean ones, if not said.
@@ -46,10 +40,8 @@ def features(
         encoder.eval()
     try:
         order = torch.arange(len(pictures)) if only is None else only
-        parts = [
-            encoder(prepare(images, mean, std)).float()
-            for _, images in pictures.batches(order, batch_size)
-        ]
+        parts = [encoder(prepare(images, mean, std)).float()
+                 for _, images in pictures.batches(order, batch_size)]
     finally:
         for module, training in modes.items():
             module.training = training
@@ -68,15 +60,19 @@ def stratified(labels: Tensor, number: int, generator: torch.Generator) -> Tenso
         return order
     classes = int(labels.max()) + 1
     if number < 1 or number % classes or number > len(labels):
-        raise ValueError(
-            f"labels={number}: expected a multiple of the {classes} classes, at most {len(labels)}"
-        )
+        raise ValueError(f"labels={number}: expected a multiple of the {classes} classes, at most "
+                         f"{len(labels)}")
     each = number // classes
     own = [order[labels[order] == c][:each] for c in range(classes)]
     short = [c for c in range(classes) if len(own[c]) < each]
     if short:
         raise ValueError(f"labels={number}: class {short[0]} has only {len(own[short[0]])} pictures")
     return torch.stack(own, dim=1).flatten()  # class 0, 1, ..., 0, 1, ...: any prefix is balanced
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Share of rows [N, classes] whose greatest entry is the label's, 0 .. 1."""
+    return float((logits.argmax(1) == labels).float().mean())
 
 
 def refuse_diverged(*parts: Tensor):
@@ -92,14 +88,8 @@ def raw_pixels(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def knn_predict(
-    bank: Tensor,
-    bank_labels: Tensor,
-    queries: Tensor,
-    k: int = 200,
-    temperature: float = 0.1,
-    classes: int = 0,
-) -> Tensor:
+def knn_predict(bank: Tensor, bank_labels: Tensor, queries: Tensor, k: int = 200,
+                temperature: float = 0.1, classes: int = 0) -> Tensor:
     """Classes of `queries` [M, D] by a vote of their k nearest in `bank` [N, D]: int64 [M].
 
     Nearness is the cosine s; a neighbour votes with weight exp(s / temperature) (Wu et al.,
@@ -114,14 +104,12 @@ def knn_predict(
         raise ValueError("the bank holds pictures without a label (-1): kNN needs all of them")
     refuse_diverged(bank, queries)
     classes = classes or int(bank_labels.max()) + 1
-    bank = F.normalize(bank.float(), dim=1)
-    queries = F.normalize(queries.float(), dim=1)
+    bank, queries = (F.normalize(x.float(), dim=1) for x in (bank, queries))
     rough = None
     if len(bank) >= LARGE * k and bank.device.type == "cpu" and cpu_has_bfloat16():
         rough = F.pad(bank.bfloat16(), (0, 0, 0, -len(bank) % GROUP))  # in whole groups
-    block = max(1, BLOCK // len(bank))
     predicted = []
-    for part in queries.split(block):
+    for part in queries.split(max(1, BLOCK // len(bank))):
         similarity, nearest = _k_nearest(part, bank, rough, k)  # [m, k]
         # relative to the greatest, so that a small temperature does not overflow
         weight = ((similarity - similarity.amax(1, keepdim=True)) / temperature).exp()
@@ -130,9 +118,8 @@ def knn_predict(
     return torch.cat(predicted)
 
 
-def _k_nearest(
-    queries: Tensor, bank: Tensor, rough: Tensor | None, k: int
-) -> tuple[Tensor, Tensor]:
+def _k_nearest(queries: Tensor, bank: Tensor, rough: Tensor | None,
+               k: int) -> tuple[Tensor, Tensor]:
     """The k greatest cosines of normalised rows and their places in the bank: [m, k], unsorted.
 
     Given `rough`, the bank in bfloat16, all are compared in that first, and in float32 only those
@@ -166,9 +153,8 @@ def _k_nearest(
     return similarity, column[start[:-1, None] + at]
 
 
-def knn(
-    encoder: Callable[[Tensor], Tensor], data: DataSet, k: int = 200, temperature: float = 0.1
-) -> float:
+def knn(encoder: Callable[[Tensor], Tensor], data: DataSet, k: int = 200,
+        temperature: float = 0.1) -> float:
     """kNN accuracy (0 .. 1) of an encoder on the test pictures, by the protocol above.
 
     k is cut to the size of the bank where that is smaller.
@@ -178,22 +164,15 @@ def knn(
     return knn_accuracy(bank, data.train.labels, queries, data.test.labels, k, temperature)
 
 
-def knn_accuracy(
-    bank: Tensor,
-    bank_labels: Tensor,
-    queries: Tensor,
-    labels: Tensor,
-    k: int = 200,
-    temperature: float = 0.1,
-) -> float:
+def knn_accuracy(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor, k: int = 200,
+                 temperature: float = 0.1) -> float:
     """Share of `queries` [M, D] whose class `knn_predict` finds, 0 .. 1."""
     predicted = knn_predict(bank, bank_labels, queries, min(k, len(bank)), temperature)
     return float((predicted == labels).float().mean())
 
 
-def nearest(
-    encoder: Callable[[Tensor], Tensor], data: DataSet, queries: Pictures, k: int
-) -> Tensor:
+def nearest(encoder: Callable[[Tensor], Tensor], data: DataSet, queries: Pictures,
+            k: int) -> Tensor:
     """The k training pictures with the most similar features, nearest first: int64 [M, k]."""
     bank = F.normalize(features(encoder, data.train, data.mean, data.std), dim=1)
     wanted = F.normalize(features(encoder, queries, data.mean, data.std), dim=1)

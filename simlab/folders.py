@@ -33,9 +33,8 @@ AHEAD = 3  # batches decoded ahead of the training
 SAMPLE = 2000  # pictures from which a streamed set's mean and std are estimated
 
 
-def load_folder(
-    folder: str, image_size: int = 0, device: torch.device | str = "cpu", fits: int = FITS
-) -> DataSet:
+def load_folder(folder: str, image_size: int = 0, device: torch.device | str = "cpu",
+                fits: int = FITS) -> DataSet:
     """The pictures below `folder`; see the module's head.
 
     Args: image_size: side in pixels; 0 takes the first picture's shorter side. fits: bytes.
@@ -47,32 +46,27 @@ def load_folder(
         raise FileNotFoundError(f"there is no folder {root}")
     train_root = root / "train" if (root / "train").is_dir() else root
     test_root = next((root / n for n in ("test", "val") if (root / n).is_dir()), None)
-    splits = {"train": _list(train_root)}
-    classes = tuple(sorted({name for _, name in splits["train"] if name}))
+    train = _list(train_root)
+    classes = tuple(sorted({name for _, name in train} - {""}))
+    number_of = {name: number for number, name in enumerate(classes)} | {"": -1}
     if train_root != root and test_root:
-        splits["test"] = _list(test_root)
-        unknown = {name for _, name in splits["test"] if name} - set(classes)
-        if unknown:
-            raise ValueError(
-                f"{test_root} has classes that {train_root} has not: {', '.join(sorted(unknown))}"
-            )
+        test = _list(test_root)
+        if unknown := {name for _, name in test} - number_of.keys():
+            raise ValueError(f"{test_root} has classes that {train_root} has not: "
+                             f"{', '.join(sorted(unknown))}")
+    elif len(train) < 5:
+        raise ValueError(f"{root} has {len(train)} pictures: expected at least 5")
     else:
-        if len(splits["train"]) < 5:
-            raise ValueError(f"{root} has {len(splits['train'])} pictures: expected at least 5")
-        splits["test"] = splits["train"][4::5]
-        splits["train"] = [found for i, found in enumerate(splits["train"]) if i % 5 != 4]
+        train, test = [found for i, found in enumerate(train) if i % 5 != 4], train[4::5]
 
-    size, mode = _size_and_mode([path for path, _ in splits["train"]], image_size)
-    streamed = sum(map(len, splits.values())) * size * size * len(mode) > fits
-    number_of = {name: number for number, name in enumerate(classes)}
+    size, mode = _size_and_mode([path for path, _ in train], image_size)
+    streamed = (len(train) + len(test)) * size * size * len(mode) > fits
     made = []
-    for split, found in splits.items():
+    for split, found in (("train", train), ("test", test)):
         files = _Files(tuple(path for path, _ in found), size, mode)
-        labels = torch.tensor([number_of.get(name, -1) for _, name in found])
-        if streamed:
-            made.append(StreamedPictures(files, labels, classes))
-        else:
-            made.append(Pictures(files.read_all(f"reading {split}"), labels, classes))
+        labels = torch.tensor([number_of[name] for _, name in found])
+        made.append(StreamedPictures(files, labels, classes) if streamed else
+                    Pictures(files.read_all(f"reading {split}"), labels, classes))
     return DataSet(str(root), *made).to(device)
 
 
@@ -101,14 +95,12 @@ class _Files:
         number, side = len(self.paths), self.size
         out = torch.empty((number, len(self.mode), side, side), dtype=torch.uint8)
 
-        def read_block(block: range) -> int:
-            for index in block:
+        def read_block(block: Tensor) -> int:
+            for index in block.tolist():
                 out[index] = self.read(index)
             return len(block)
 
-        every = range(number)
-        # a task for each picture would be slower
-        blocks = [every[start : start + BLOCK] for start in every[::BLOCK]]
+        blocks = torch.arange(number).split(BLOCK)  # a task for each picture would be slower
         shown = {"total": number, "desc": label, "unit": " pictures", "disable": not label}
         with ThreadPoolExecutor(THREADS) as pool, tqdm(leave=False, **shown) as bar:
             for done in pool.map(read_block, blocks):
@@ -131,10 +123,8 @@ class StreamedPictures(Pictures):
 
     @property
     def images(self) -> Tensor:
-        raise MemoryError(
-            f"these {len(self)} pictures are streamed since they do not fit in memory: use "
-            "batches(), or subset() and then images"
-        )
+        raise MemoryError(f"these {len(self)} pictures are streamed since they do not fit in "
+                          "memory: use batches(), or subset() and then images")
 
     def batches(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         pool, started = ThreadPoolExecutor(THREADS), deque()
@@ -181,16 +171,11 @@ def _list(root: Path) -> list[tuple[Path, str]]:
     paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
     inside = [(path, path.relative_to(root).parts) for path in paths]
     # hidden files and folders are not the user's pictures but some program's
-    found = [
-        (path, parts[0] if len(parts) > 1 else "")
-        for path, parts in inside
-        if not any(part.startswith(".") for part in parts)
-    ]
+    found = [(path, parts[0] if len(parts) > 1 else "") for path, parts in inside
+             if not any(part.startswith(".") for part in parts)]
     if not found:
-        raise FileNotFoundError(
-            f"{root} holds no pictures ({', '.join(sorted(ENDINGS))}); expected them in it, or in "
-            "one folder for each class"
-        )
+        raise FileNotFoundError(f"{root} holds no pictures ({', '.join(sorted(ENDINGS))}); "
+                                "expected them in it, or in one folder for each class")
     return found
 
 

@@ -5,7 +5,6 @@ Whatever changes the result changes one of these, or the data's digest (data.py)
 
 import ast
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import inspect
@@ -17,10 +16,9 @@ import torch.nn as nn
 from .config import NOT_IDENTITY, TrainConfig
 
 # the modules whose code decides what a training run computes; config.py does so by its values alone
-TRAINING_SOURCES = (
-    "augment", "collapse", "data", "devices", "distributed", "evaluate", "folders", "models",
-    "optim", "scatter", "simclr", "simsiam", "sim", "sources", "tasks", "train",
-)  # fmt: skip
+TRAINING_SOURCES = ("augment", "collapse", "data", "devices", "distributed", "evaluate", "folders",
+                    "models", "optim", "scatter", "simclr", "simsiam", "sim", "sources", "tasks",
+                    "train")
 
 
 def digest(data: bytes) -> str:
@@ -30,8 +28,7 @@ def digest(data: bytes) -> str:
 
 def fields_that_count(config: TrainConfig) -> dict:
     """The fields of a configuration that change the result."""
-    values = dataclasses.asdict(config)
-    return {name: value for name, value in values.items() if name not in NOT_IDENTITY}
+    return {name: value for name, value in vars(config).items() if name not in NOT_IDENTITY}
 
 
 def training_sources() -> list[str]:

@@ -19,9 +19,8 @@ from .runs import Run
 from .train import pretrain, train_supervised
 
 
-def launch(
-    config: TrainConfig, processes: int = 2, folder: str = "", restarts: int = 3, fresh: bool = False
-) -> Run:
+def launch(config: TrainConfig, processes: int = 2, folder: str = "", restarts: int = 3,
+           fresh: bool = False) -> Run:
     """The finished run of a configuration, trained by several processes on this machine.
 
     Args:
@@ -40,14 +39,12 @@ def launch(
     environment = {"OMP_NUM_THREADS": threads, **os.environ, "PYTHONPATH": path}
     if folder:
         environment["SIMLAB_RUNS"] = str(folder)
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}",
-        f"--max-restarts={restarts}", "-m", "simlab", kind, *flags_of(config), *["--fresh"] * fresh,
-    ]  # fmt: skip
-    out, told = subprocess.PIPE, "see train.log"
-    process = subprocess.Popen(
-        command, env=environment, stdout=out, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace"
-    )
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone",
+                f"--nproc_per_node={processes}", f"--max-restarts={restarts}"]
+    command = [*torchrun, "-m", "simlab", kind, *flags_of(config), *["--fresh"] * fresh]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, encoding="utf-8", errors="replace")
+    told = "see train.log"
     try:
         with tqdm(bar_format="{desc}") as bar:
             for line in process.stdout:  # a bar that is drawn anew is a line as well

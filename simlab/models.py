@@ -9,6 +9,7 @@ maps pictures to vectors serves as well.
 """
 
 import copy
+import itertools
 
 import torch
 import torch.nn as nn
@@ -36,10 +37,8 @@ class ResidualBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.shortcut = nn.Identity()
         if stride > 1 or in_channels != out_channels:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
-                nn.BatchNorm2d(out_channels),
-            )
+            conv = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(conv, nn.BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)))
@@ -56,15 +55,10 @@ class TinyResNet(nn.Module):
 
     def __init__(self, channels: int = 1, widths: tuple[int, ...] = TINY_WIDTHS["tiny"]):
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(channels, widths[0], 3, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(widths[0]),
-            nn.ReLU(),
-        )
-        sizes = [widths[0], *widths]
-        self.blocks = nn.Sequential(
-            *[ResidualBlock(sizes[i], sizes[i + 1], 1 if i == 0 else 2) for i in range(len(widths))]
-        )
+        conv = nn.Conv2d(channels, widths[0], 3, stride=2, padding=1, bias=False)
+        self.stem = nn.Sequential(conv, nn.BatchNorm2d(widths[0]), nn.ReLU())
+        self.blocks = nn.Sequential(ResidualBlock(widths[0], widths[0]))
+        self.blocks.extend(ResidualBlock(a, b, stride=2) for a, b in itertools.pairwise(widths))
         self.norm = nn.BatchNorm1d(widths[-1], affine=False)
         self.feature_dim = widths[-1]
 
@@ -72,9 +66,8 @@ class TinyResNet(nn.Module):
         return self.norm(self.blocks(self.stem(x)).mean((2, 3)))  # [N, w2, h, w] -> [N, w2]
 
 
-def build_encoder(
-    name: str | nn.Module, channels: int, size: int, stem: str = "auto"
-) -> tuple[nn.Module, int]:
+def build_encoder(name: str | nn.Module, channels: int, size: int,
+                  stem: str = "auto") -> tuple[nn.Module, int]:
     """An encoder and its number of features.
 
     Args:
@@ -110,18 +103,15 @@ def build_encoder(
 def _feature_dim(module: nn.Module, channels: int, size: int) -> int:
     """The D of a module of the user's, from one picture in evaluation mode."""
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    shape = [1, channels, size, size]
     tried = copy.deepcopy(module).eval()  # the module itself keeps its mode
     try:
         with torch.no_grad():
-            out = tried(torch.zeros(1, channels, size, size, device=device))
+            out = tried(torch.zeros(shape, device=device))
     except Exception as error:  # whatever a module may raise
-        raise ValueError(
-            f"the encoder does not take a picture [1, {channels}, {size}, {size}]: {error}"
-        ) from error
+        raise ValueError(f"the encoder does not take a picture {shape}: {error}") from error
     if not isinstance(out, Tensor) or out.dim() != 2:
         got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-        raise ValueError(
-            f"the encoder gives {got} for one picture [1, {channels}, {size}, {size}]: expected a "
-            "tensor [1, D]; end it with pooling and nn.Flatten()"
-        )
+        raise ValueError(f"the encoder gives {got} for one picture {shape}: expected a tensor "
+                         "[1, D]; end it with pooling and nn.Flatten()")
     return out.shape[1]

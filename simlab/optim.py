@@ -35,9 +35,8 @@ class LARS(torch.optim.Optimizer):
     BatchNorm's scales and shifts move as by SGD, and do not decay (SimCLR, appendix B.6).
     """
 
-    def __init__(
-        self, params: list, lr: float, momentum: float, weight_decay: float, trust: float = 1e-3
-    ):
+    def __init__(self, params: list, lr: float, momentum: float, weight_decay: float,
+                 trust: float = 1e-3):
         common = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust}
         super().__init__(params, common)
 
@@ -75,8 +74,7 @@ def rate_factor(config: TrainConfig, epoch: float) -> float:
     if config.schedule == "step":
         return config.decay ** int(epoch // config.decay_every)
     if config.schedule == "multistep":
-        passed = sum(epoch >= share * config.epochs for share in milestones(config))
-        return config.decay**passed
+        return config.decay ** sum(epoch >= at * config.epochs for at in milestones(config))
     done = (epoch - warmup) / max(config.epochs - warmup, 1e-9)
     return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 

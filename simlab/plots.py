@@ -37,9 +37,8 @@ def png(figure: Figure) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def new_figure(
-    columns: int = 1, rows: int = 1, width: float = 9.0, height: float = 3.2
-) -> tuple[Figure, np.ndarray]:
+def new_figure(columns: int = 1, rows: int = 1, width: float = 9.0,
+               height: float = 3.2) -> tuple[Figure, np.ndarray]:
     """A white figure of `width` x `height` inches and its axes [rows, columns].
 
     Lines that are given no colour and dashes get those of the palette.
@@ -59,11 +58,8 @@ def label(ax: Axes, title: str = "", x: str = "", y: str = ""):
     ax.set_ylabel(y, fontsize=FONT)
 
 
-def picture_rows(
-    rows: Mapping[str, Tensor],
-    titles: Mapping[str, Sequence[str]] | None = None,
-    right: Mapping[str, Sequence[bool | None]] | None = None,
-) -> Figure:
+def picture_rows(rows: Mapping[str, Tensor], titles: Mapping[str, Sequence[str]] | None = None,
+                 right: Mapping[str, Sequence[bool | None]] | None = None) -> Figure:
     """Rows of pictures, each a tensor [N, C, H, W] under its name, uint8 or float in 0 .. 1.
 
     titles: a word above each. right: what is right gets a green frame, what is wrong an orange one
@@ -92,9 +88,8 @@ def undo_normalise(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return (x * std.view(1, -1, 1, 1) + mean.view(1, -1, 1, 1)).clamp(0, 1)
 
 
-def training_curves(
-    histories: Mapping[str, pd.DataFrame], baselines: Mapping[str, float]
-) -> Figure:
+def training_curves(histories: Mapping[str, pd.DataFrame],
+                    baselines: Mapping[str, float]) -> Figure:
     """Loss, std of z and kNN accuracy over the epochs, of one run or several.
 
     `baselines` are kNN accuracies of what was not trained, drawn as horizontal lines.
@@ -107,10 +102,8 @@ def training_curves(
         knn.plot(measured["epoch"], measured["knn"], marker=MARKERS[i])
     for i, (name, accuracy) in enumerate(baselines.items()):
         knn.axhline(accuracy, color="0.45", linestyle=DASHES[i + 1], linewidth=1)
-        knn.annotate(
-            name, (0.99, accuracy), xycoords=("axes fraction", "data"), fontsize=FONT - 2,
-            ha="right", va="bottom", color="0.3",
-        )  # fmt: skip
+        knn.annotate(name, (0.99, accuracy), xycoords=("axes fraction", "data"),
+                     fontsize=FONT - 2, ha="right", va="bottom", color="0.3")
     std.axhline(1, color="0.45", linestyle=":", linewidth=1)
     std.set_ylim(0, 1.15)
     label(loss, "loss (lower limit -1)", "epoch")
@@ -131,10 +124,8 @@ def feature_map(points: Mapping[str, np.ndarray], labels: Tensor, classes: Seque
             ax.scatter(*xy[labels == c].T, s=14, alpha=0.75, label=word, **style)
         label(ax, name)
         ax.set(xticks=[], yticks=[])
-    figure.legend(
-        *axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=FONT - 2,
-        frameon=False, markerscale=2,
-    )  # fmt: skip
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center",
+                  fontsize=FONT - 2, frameon=False, markerscale=2)
     return figure
 
 
@@ -183,8 +174,7 @@ def confusion_matrix(truth: Tensor, predicted: Tensor, classes: Sequence[str]) -
     shown = ConfusionMatrixDisplay.from_predictions(
         truth.cpu(), predicted.cpu(), labels=range(len(classes)), display_labels=classes,
         normalize="true", values_format=".0%", cmap="Blues", xticks_rotation=45, ax=ax,
-        im_kw={"vmin": 0, "vmax": 1},
-    )  # fmt: skip
+        im_kw={"vmin": 0, "vmax": 1})
     for share, text in zip(shown.confusion_matrix.flat, shown.text_.flat, strict=True):
         text.set(text=f"{100 * share:.0f}" if share >= 0.05 else "", fontsize=FONT - 2)
     label(ax, "per cent of each true class", "said", "true")

@@ -5,6 +5,7 @@ labelled pictures, chooses the regulariser by its loss; the probe is then fitted
 pictures and the test pictures are asked once. What was chosen is stored with each number.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,10 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .augment import Augment, view
+from .augment import Augment, normalise, view
 from .data import DataSet
-from .evaluate import features, refuse_diverged, stratified
+from .evaluate import accuracy, features, refuse_diverged, stratified
+from .names import near
 
+SOLVERS = ("lbfgs", "sgd")
 REGULARISERS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of the squared norm, for unit-variance features
 PART = 8  # rows for every feature that tell the curvature well enough
 TOLERANCE = 3e-4  # of the gradient there: the loss is within about 1e-6 of its minimum
@@ -51,34 +54,27 @@ class Probe:
     epochs: int = 0  # of SGD
 
 
-def encode(
-    encoder: Callable[[Tensor], Tensor],
-    data: DataSet,
-    views: int = 1,
-    augment: Augment | None = None,
-    seed: int = 0,
-) -> Features:
+def encode(encoder: Callable[[Tensor], Tensor], data: DataSet, views: int = 1,
+           augment: Augment | None = None, seed: int = 0) -> Features:
     """Features of all training and test pictures.
 
     views: above 1, the clean training pictures are followed by views - 1 augmented copies of all.
     """
     if views < 1 or (views > 1 and augment is None):
         raise ValueError(f"views={views}: expected 1, or more together with a recipe in `augment`")
-    blocks = [features(encoder, data.train, data.mean, data.std)]
     generator = torch.Generator(data.train.device).manual_seed(seed)
 
     def augmented(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         return view(images, augment, mean, std, generator=generator)
 
-    for _ in range(views - 1):
-        blocks.append(features(encoder, data.train, data.mean, data.std, prepare=augmented))
+    train = [features(encoder, data.train, data.mean, data.std, prepare=prepare)
+             for prepare in (normalise, *[augmented] * (views - 1))]
     test = features(encoder, data.test, data.mean, data.std)
-    return Features(torch.cat(blocks), data.train.labels, test, data.test.labels, views)
+    return Features(torch.cat(train), data.train.labels, test, data.test.labels, views)
 
 
-def linear_probe(
-    feats: Features, labels: int = 0, seed: int = 0, solver: str = "lbfgs", epochs: int = 90
-) -> Probe:
+def linear_probe(feats: Features, labels: int = 0, seed: int = 0, solver: str = "lbfgs",
+                 epochs: int = 90) -> Probe:
     """Fit a linear classifier on `labels` pictures (0: all) and ask it the test pictures.
 
     Args:
@@ -95,15 +91,13 @@ def linear_probe(
 
 def predictions(feats: Features, labels: int = 0, seed: int = 0, **options) -> Tensor:
     """The classes [M] that the probe of `linear_probe` gives to the test pictures."""
-    options = {"solver": "lbfgs", "epochs": 90, **options}
     return _probe(feats, labels, seed, **options)[1](feats.test).argmax(1)
 
 
-def _probe(
-    feats: Features, labels: int, seed: int, solver: str, epochs: int
-) -> tuple[Probe, Callable[[Tensor], Tensor]]:
-    if solver not in ("lbfgs", "sgd"):
-        raise ValueError(f"solver={solver!r}: expected 'lbfgs' or 'sgd'")
+def _probe(feats: Features, labels: int, seed: int, solver: str = "lbfgs",
+           epochs: int = 90) -> tuple[Probe, Callable[[Tensor], Tensor]]:
+    if solver not in SOLVERS:
+        raise ValueError(f"solver={solver!r} is unknown{near(solver, SOLVERS)}")
     refuse_diverged(feats.train, feats.test)
     classes = int(feats.train_labels.max()) + 1
     n, device = len(feats.train_labels), feats.train.device
@@ -130,23 +124,17 @@ def _probe(
         best = min(outputs, key=lambda l2: float(F.cross_entropy(outputs[l2], check_y)))
         held = outputs[best]
         classifier = _LogisticRegression(*rows(chosen), classes).fit(best)
-    found = Probe(
-        accuracy(classifier(feats.test), feats.test_labels), accuracy(held, check_y),
-        best, len(chosen), seed, solver, feats.views, epochs,
-    )  # fmt: skip
+    found = Probe(accuracy(classifier(feats.test), feats.test_labels), accuracy(held, check_y),
+                  best, len(chosen), seed, solver, feats.views, epochs)
     return found, classifier
 
 
-def probe_table(
-    encoded: dict[str, Features], budgets: Sequence[int], seeds: Sequence[int], **options
-) -> pd.DataFrame:
+def probe_table(encoded: dict[str, Features], budgets: Sequence[int], seeds: Sequence[int],
+                **options) -> pd.DataFrame:
     """A row for every encoder, label budget and seed: the fields of `Probe` and `encoder`."""
-    jobs = [(name, b, s) for name in encoded for b in budgets for s in seeds]
-    rows = []
-    for name, budget, seed in tqdm(jobs, "linear probes", leave=False):
-        found = linear_probe(encoded[name], budget, seed, **options)
-        rows.append({"encoder": name, **asdict(found)})
-    return pd.DataFrame(rows)
+    jobs = list(itertools.product(encoded, budgets, seeds))
+    return pd.DataFrame([{"encoder": name} | asdict(linear_probe(encoded[name], *which, **options))
+                         for name, *which in tqdm(jobs, "linear probes", leave=False)])
 
 
 def factor_scores(encoder: Callable[[Tensor], Tensor], data: DataSet) -> dict[str, float]:
@@ -155,9 +143,7 @@ def factor_scores(encoder: Callable[[Tensor], Tensor], data: DataSet) -> dict[st
     1: exactly; 0: no better than the mean (may be a little below). Ridge regression from all
     training pictures; an angle in degrees is asked for as its cosine and sine.
     """
-    from sklearn.linear_model import RidgeCV
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    from sklearn import linear_model, pipeline, preprocessing
 
     if not data.train.factor_names:
         raise ValueError(f"{data.name} has no known factors: fashion-scattered has")
@@ -166,15 +152,11 @@ def factor_scores(encoder: Callable[[Tensor], Tensor], data: DataSet) -> dict[st
         train, test = (part.factors[:, i].cpu() for part in (data.train, data.test))
         if name == "angle":  # whose -180 and 180 are one
             train, test = (torch.stack((a.cos(), a.sin()), 1) for a in (train.deg2rad(), test.deg2rad()))
-        model = make_pipeline(StandardScaler(), RidgeCV((1.0, 10.0, 100.0, 1000.0)))
+        ridge = linear_model.RidgeCV((1.0, 10.0, 100.0, 1000.0))
+        model = pipeline.make_pipeline(preprocessing.StandardScaler(), ridge)
         model.fit(x.train.cpu().numpy(), train.numpy())
         scores[name] = float(model.score(x.test.cpu().numpy(), test.numpy()))
     return scores
-
-
-def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Share of rows [N, classes] whose greatest entry is the label's, 0 .. 1."""
-    return float((logits.argmax(1) == labels).float().mean())
 
 
 class _LogisticRegression:
@@ -212,9 +194,8 @@ class _LogisticRegression:
     def _descend(self, scale: Tensor, l2: float, x: Tensor, y: Tensor):
         free = (self.weights / scale).requires_grad_()
         optimizer = torch.optim.LBFGS(
-            [free], max_iter=60, tolerance_grad=TOLERANCE, tolerance_change=1e-7,
-            history_size=20, line_search_fn="strong_wolfe",
-        )  # fmt: skip
+            [free], max_iter=60, tolerance_grad=TOLERANCE, tolerance_change=1e-7, history_size=20,
+            line_search_fn="strong_wolfe")
 
         def loss() -> Tensor:
             optimizer.zero_grad()
@@ -243,27 +224,23 @@ def _principal_axes(x: Tensor) -> Tensor:
     return x.T @ turned[:, kept] / (n * variance[kept]).sqrt()
 
 
-def _sgd(
-    x: Tensor, y: Tensor, classes: int, epochs: int, seed: int
-) -> Callable[[Tensor], Tensor]:
+def _sgd(x: Tensor, y: Tensor, classes: int, epochs: int,
+         seed: int) -> Callable[[Tensor], Tensor]:
     """The papers' linear classifier on features as they are; lr is 30 for a batch of 256."""
     generator = torch.Generator().manual_seed(seed)
-    weight = 0.01 * torch.randn(x.shape[1], classes, generator=generator)
-    layer = [weight.to(x.device).requires_grad_(), torch.zeros(classes, device=x.device)]
-    layer[1].requires_grad_()
+    weight = (0.01 * torch.randn(x.shape[1], classes, generator=generator)).to(x.device)
+    bias = torch.zeros(classes, device=x.device)
     batch = min(256, len(x))
-    steps = len(x) // batch
-    top = 30 * batch / 256
-    optimizer = torch.optim.SGD(layer, lr=top, momentum=0.9)
+    steps, top = len(x) // batch, 30 * batch / 256
+    optimizer = torch.optim.SGD([weight.requires_grad_(), bias.requires_grad_()], top, momentum=0.9)
     for epoch in range(epochs):
         order = torch.randperm(len(x), generator=generator)[: steps * batch].to(x.device)
         for step, index in enumerate(order.split(batch)):
             done = (epoch + step / steps) / epochs
             optimizer.param_groups[0]["lr"] = top * 0.5 * (1 + math.cos(math.pi * done))
-            loss = F.cross_entropy(x[index] @ layer[0] + layer[1], y[index])
+            loss = F.cross_entropy(x[index] @ weight + bias, y[index])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    weight, bias = (p.detach() for p in layer)
-    return lambda z: z @ weight + bias
+    return lambda z: z @ weight.detach() + bias.detach()
 

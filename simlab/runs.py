@@ -21,7 +21,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import filelock
@@ -43,8 +43,7 @@ class Run:
         self.encoder: nn.Module | None = None  # set by what opened the run
 
     def __repr__(self) -> str:
-        state = "finished" if self.finished else "unfinished"
-        return f"Run({str(self.folder)!r}, {state})"
+        return f"Run({str(self.folder)!r}, {'finished' if self.finished else 'unfinished'})"
 
     @property
     def finished(self) -> bool:
@@ -83,14 +82,10 @@ class Run:
         elif read_json(path) != json.loads(json.dumps(self.identity)):
             raise ValueError(
                 f"{path} is not what this run was started with: it was changed by hand, or belongs "
-                "to another run. Start anew with fresh=True, or move the folder away"
-            )
-        if self.finished:
+                "to another run. Start anew with fresh=True, or move the folder away")
+        if self.finished:  # where it is damaged, the last checkpoint holds the same weights
             path, expected = self.folder / "encoder.pt", self.result.get("encoder_digest")
-            try:
-                _whole_bytes(path, expected)
-            except ValueError as error:  # the last checkpoint holds the same weights
-                self._pass_over(path, error)
+            self._unless_damaged(_whole_bytes, path, expected)
 
     def log(self, line: str):
         path = self.folder / "train.log"
@@ -98,10 +93,10 @@ class Run:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
 
     def log_knn(self, epoch: int, accuracy: float):
-        path, rows = self.folder / "knn.csv", ["now,name,epoch,knn_acc"]
-        if path.exists():  # without those of a stopped attempt that went further
-            old = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()[1:]]
-            rows += [",".join(row) for row in old if row[2].isdigit() and int(row[2]) < epoch]
+        path, earlier = self.folder / "knn.csv", set(map(str, range(epoch)))
+        old = path.read_text(encoding="utf-8").splitlines()[1:] if path.exists() else []
+        # without those of a stopped attempt that went further
+        rows = ["now,name,epoch,knn_acc", *(row for row in old if row.split(",")[2] in earlier)]
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         rows.append(f"{now},{self.folder.name},{epoch},{100 * accuracy:.2f}\n")
         write_bytes(path, "\n".join(rows).encode())
@@ -127,14 +122,13 @@ class Run:
         data = _tensor_bytes({"run": self.folder.name, **state})
         write_bytes(self.checkpoints / f"epoch-{epoch:06d}-{digest(data)}.pt", data)
         best = self.best_checkpoint()
-        for other in self._newest_first()[keep:]:
-            number = int(other.stem.split("-")[1])
+        for number, other in list(self._kept().items())[keep:]:
             if other != best and number & (number - 1):  # powers of two show how a network learned
                 other.unlink()
 
     def encoder_at(self, epoch: int) -> nn.Module:
         """A copy of `encoder` as it was after an epoch; ValueError where that was not kept."""
-        kept = {int(path.stem.split("-")[1]): path for path in self._newest_first()}
+        kept = self._kept()
         if epoch not in kept:
             raise ValueError(f"epoch={epoch}: expected one that was kept, of {sorted(kept)}")
         state = self.read_checkpoint(kept[epoch])["network"]
@@ -147,17 +141,12 @@ class Run:
         history = self.history
         if "knn" not in history:
             return None
-        epoch = int(history["epoch"][history["knn"].idxmax()])
-        return next(self.checkpoints.glob(f"epoch-{epoch:06d}-*.pt"), None)
+        return self._kept().get(int(history["epoch"][history["knn"].idxmax()]))
 
     def load_checkpoint(self) -> dict | None:
         """The newest one that is whole. A damaged one is named, put aside and passed over."""
-        for path in self._newest_first():
-            try:
-                return self.read_checkpoint(path)
-            except ValueError as error:
-                self._pass_over(path, error)
-        return None
+        found = (self._unless_damaged(self.read_checkpoint, p) for p in self._kept().values())
+        return next(filter(None, found), None)
 
     def read_checkpoint(self, path: Path) -> dict:
         """One checkpoint; ValueError where it is damaged, or another run's."""
@@ -166,14 +155,19 @@ class Run:
             raise ValueError(f"{path} belongs to another run, {state.get('run')}")
         return state
 
-    def _newest_first(self) -> list[Path]:
-        return sorted(self.checkpoints.glob("epoch-*.pt"), reverse=True)
+    def _kept(self) -> dict[int, Path]:
+        """The checkpoints by their epoch, newest first."""
+        paths = sorted(self.checkpoints.glob("epoch-*.pt"), reverse=True)
+        return {int(path.stem.split("-")[1]): path for path in paths}
 
-    def _pass_over(self, path: Path, error: ValueError):
-        """Say what is wrong with a file, and put it aside."""
-        path.replace(path.with_suffix(".damaged"))
-        for tell in (self.log, print):
-            tell(f"passed over, and renamed to *.damaged: {error}")
+    def _unless_damaged(self, read: Callable, path: Path, *expected: str | None) -> object:
+        """What `read` makes of a file; say what is wrong with a damaged one, and put it aside."""
+        try:
+            return read(path, *expected)
+        except ValueError as error:
+            path.replace(path.with_suffix(".damaged"))
+            for tell in (self.log, print):
+                tell(f"passed over, and renamed to *.damaged: {error}")
 
 
 class Follower(Run):
@@ -186,9 +180,8 @@ class Follower(Run):
 
 
 @contextlib.contextmanager
-def claim(
-    kind: str, config: TrainConfig, extra: dict, folder: str | Path = "", fresh: bool = False
-) -> Iterator[Run]:
+def claim(kind: str, config: TrainConfig, extra: dict, folder: str | Path = "",
+          fresh: bool = False) -> Iterator[Run]:
     """The run of this configuration, with nobody else working on it.
 
     Args:
@@ -202,9 +195,8 @@ def claim(
     heeds `fresh` when they start, and not when they start again because one had died.
     """
     identity = {"kind": kind, "config": fields_that_count(config), "code": code_digest(), **extra}
-    text = json.dumps(identity, sort_keys=True)
-    name = f"{kind}-{digest(text.encode())[:12]}"
-    home = Path(folder) if folder else runs_folder()
+    name = f"{kind}-{digest(json.dumps(identity, sort_keys=True).encode())[:12]}"
+    home = Path(folder or runs_folder())
     if distributed.rank() > 0:
         yield Follower(home / name, identity)
         return
@@ -212,26 +204,23 @@ def claim(
     with naming(home):
         home.mkdir(parents=True, exist_ok=True)
         try:
-            lock.acquire(timeout=0)
+            held = lock.acquire(timeout=0)
         except filelock.Timeout:
             print(f"another process is at {home / name}; waiting for it", flush=True)
-            lock.acquire()
-    try:
+            held = lock.acquire()
+    with held:
         run = Run(home / name, identity)
         if fresh and not distributed.restarted() and run.folder.exists():
             shutil.rmtree(run.folder)
         run.prepare()
         yield run
-    finally:
-        lock.release()
 
 
 def runs_folder() -> Path:
     """Where runs are kept: $SIMLAB_RUNS, or runs/ beside the notebooks, or runs/ right here."""
-    if os.environ.get("SIMLAB_RUNS"):
-        return Path(os.environ["SIMLAB_RUNS"])
     checkout = Path(__file__).parent.parent
-    return (checkout if (checkout / "pyproject.toml").exists() else Path.cwd()) / "runs"
+    here = checkout if (checkout / "pyproject.toml").exists() else Path.cwd()
+    return Path(os.environ.get("SIMLAB_RUNS") or here / "runs")
 
 
 def save_metrics(name: str, metrics: dict) -> Path:
@@ -239,10 +228,10 @@ def save_metrics(name: str, metrics: dict) -> Path:
 
     That folder is $SIMLAB_OUT where a sweep or `make run` has set it, else runs/book/<name>.
     """
-    folder = Path(os.environ.get("SIMLAB_OUT") or runs_folder() / "book" / name)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "metrics.json", metrics)
-    return folder / "metrics.json"
+    path = Path(os.environ.get("SIMLAB_OUT") or runs_folder() / "book" / name, "metrics.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, metrics)
+    return path
 
 
 # --------------------------------------------------------------------------------- reading, writing

@@ -37,10 +37,8 @@ def scatter(images: Tensor, seed: int, canvas: int = CANVAS) -> tuple[Tensor, Te
     x = (2 * x - 1) * (canvas - w * scale) / 2  # the upright picture stays on the canvas
     y = (2 * y - 1) * (canvas - h * scale) / 2
     factors = torch.stack((x, y, angle, scale), dim=1)
-    parts = [
-        _draw_on_canvas(part, own, canvas)
-        for part, own in zip(images.cpu().split(1000), factors.split(1000), strict=True)
-    ]
+    parts = [_draw_on_canvas(part, own, canvas)
+             for part, own in zip(images.cpu().split(1000), factors.split(1000), strict=True)]
     return torch.cat(parts).to(images.device), factors.to(images.device)
 
 

@@ -150,9 +150,8 @@ def _build(holder: nn.Module, dim_in: int, dim_out: int, options: dict[str, Any]
     holder.loss_sim = None  # the latest value, detached: for logging
     if holder.token_sampling_ratio == 0:
         return  # parameters that never get a gradient would stop DistributedDataParallel
-    k_in, k_out = (max(int(holder.channel_sampling_ratio * d), 1) for d in (dim_in, dim_out))
-    hidden, dim = holder.proj_hidden, holder.proj_dim
-    holder.sim_dims = k_in, k_out
+    ratio, hidden, dim = holder.channel_sampling_ratio, holder.proj_hidden, holder.proj_dim
+    holder.sim_dims = k_in, k_out = tuple(max(int(ratio * d), 1) for d in (dim_in, dim_out))
     holder.pre_proj = _Part() if k_in == k_out else _Part(nn.Linear(k_out, k_in, bias=False))
     holder.proj_x = holder.proj_y = _Part(
         nn.Linear(k_in, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim),
@@ -288,29 +287,24 @@ def _first_tensor(value: Any) -> Tensor | None:
     return next((t for t in map(_first_tensor, parts) if t is not None), None)
 
 
-def _channels(t: Tensor) -> int:
-    return t.shape[1 if t.dim() == 4 else -1]
-
-
 def _align(x: Tensor, y: Tensor, holder: nn.Module, label: str) -> tuple[Tensor, Tensor]:
     """Choose the channels, bring x onto y's grid; both come back as views [B, K, N]."""
     x, y = (t[..., None, None] if t.dim() == 2 else t for t in (x, y))
     label = f"{label}: x {list(x.shape)}, y {list(y.shape)}"
     if not {x.dim(), y.dim()} <= {3, 4} or len(x) != len(y):
         raise ValueError(f"{label}: expected [B, C, H, W], [B, N, C] or [B, C], one B")
-    k_in, k_out = holder.sim_dims
-    ratio, c_x, c_y = holder.channel_sampling_ratio, _channels(x), _channels(y)
+    x, y = (t.transpose(1, 2) if t.dim() == 3 else t for t in (x, y))  # [B, C, N] or [B, C, H, W]
+    (k_in, k_out), ratio = holder.sim_dims, holder.channel_sampling_ratio
+    c_x, c_y = x.shape[1], y.shape[1]
     if max(int(ratio * c_x), 1) != k_in or c_y < k_out or (ratio == 1 and c_y > k_out):
         raise ValueError(f"{label}: {c_x} and {c_y} channels, but SIM was built to take {k_in} and "
                          f"{k_out}: give the true dims (attach_sim: sample_input=)")
     # Only where some are left out: the backward pass of narrow copies the whole map.
-    x, y = (t if c == k else t.narrow(1 if t.dim() == 4 else 2, 0, k)
-            for t, c, k in ((x, c_x, k_in), (y, c_y, k_out)))
-    if x.dim() == y.dim() == 4 and x.shape[2:] != y.shape[2:]:
-        x = F.adaptive_avg_pool2d(x, y.shape[2:])
-    elif x.dim() == y.dim() == 3 and x.shape[1] != y.shape[1]:
-        x = F.adaptive_avg_pool1d(x.transpose(1, 2), y.shape[1]).transpose(1, 2)
-    x, y = (t.flatten(2) if t.dim() == 4 else t.transpose(1, 2) for t in (x, y))
+    x, y = (t if t.shape[1] == k else t.narrow(1, 0, k) for t, k in ((x, k_in), (y, k_out)))
+    if x.dim() == y.dim() and x.shape[2:] != y.shape[2:]:
+        pool = F.adaptive_avg_pool2d if x.dim() == 4 else F.adaptive_avg_pool1d
+        x = pool(x, y.shape[2:])
+    x, y = x.flatten(2), y.flatten(2)
     if x.shape[2] != y.shape[2]:
         raise ValueError(f"{label}: a map and tokens can be paired only if positions are as many")
     return x, y
@@ -502,8 +496,10 @@ def _match(model: nn.Module, layers: Any) -> dict[str, nn.Module]:
            for m in part.modules()}
     modules = {name: m for name, m in model.named_modules() if id(m) not in own}
     items = layers if isinstance(layers, (list, tuple, set)) else [layers]
-    hits = [{name for name, m in modules.items() if _fits(item, name, m)} for item in items]
-    for item, found in zip(items, hits, strict=True):
+    chosen: set[str] = set()
+    for item in items:
+        found = {name for name, m in modules.items() if _fits(item, name, m)}
+        chosen |= found
         if not found:
             types = sorted({type(m).__name__ for m in modules.values()})
             blocks = [name for name, m in modules.items() if name and any(m.children())]
@@ -512,9 +508,9 @@ def _match(model: nn.Module, layers: Any) -> dict[str, nn.Module]:
                 f"attach_sim: {label!r} matches nothing in this {type(model).__name__} of "
                 + ", ".join(types) + (_nearest(label, [*blocks, *modules, *types])
                                       or f"; its blocks are {', '.join(blocks[:12])}"))
-    if not hits:
+    if not chosen:
         raise ValueError("attach_sim: layers is empty")
-    return {name: m for name, m in modules.items() if any(name in found for found in hits)}
+    return {name: m for name, m in modules.items() if name in chosen}
 
 
 def _fits(item: Any, name: str, module: nn.Module) -> bool:
@@ -552,18 +548,14 @@ def _dims_of_run(model: nn.Module, blocks: dict[str, nn.Module],
 
     def watch(block: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         tensors = [_first_tensor((args, kwargs)), _first_tensor(output)]
-        seen[block] = [_channels(t) for t in tensors if t is not None]
+        seen[block] = [t.shape[1 if t.dim() == 4 else -1] for t in tensors if t is not None]
 
-    handles = [b.register_forward_hook(watch, with_kwargs=True) for b in blocks.values()]
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        with torch.no_grad():
-            model.eval()(*sample_input if isinstance(sample_input, tuple) else (sample_input,))
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, mode in modes:
-            module.training = mode
+    with torch.no_grad(), contextlib.ExitStack() as afterwards:
+        for block in blocks.values():
+            afterwards.enter_context(block.register_forward_hook(watch, with_kwargs=True))
+        for module in model.modules():
+            afterwards.callback(setattr, module, "training", module.training)
+        model.eval()(*sample_input if isinstance(sample_input, tuple) else (sample_input,))
     missing = [name for name, block in blocks.items() if len(seen.get(block, ())) < 2]
     if missing:
         raise ValueError(f"attach_sim: no floating tensors of sample_input's run in {missing}")

@@ -8,33 +8,20 @@
 import math
 
 import torch
-import torch.nn as nn
-from torch import Tensor
-from torch.nn import functional as F
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from .devices import full_precision
-from .simsiam import View, projector
+from .simsiam import SimSiam, View
 
 
-class SimCLR(nn.Module):
-    """An encoder with SimCLR's head; arguments as `SimSiam`."""
+class SimCLR(SimSiam):
+    """An encoder with SimCLR's head, SimSiam's without a predictor (p = z); arguments as there."""
 
-    def __init__(
-        self,
-        encoder: nn.Module,
-        feature_dim: int,
-        proj_layers: int = 2,
-        proj_dim: int = 128,
-        head_bn: str = "all",
-    ):
-        super().__init__()
-        self.encoder = encoder
-        self.projector = projector(feature_dim, proj_layers, proj_dim, head_bn)
-
-    def forward(self, x: Tensor) -> View:
-        h = self.encoder(x)  # [N, C, H, W] -> [N, D]
-        z = self.projector(h)  # [N, D] -> [N, d]
-        return View(h, z, z)
+    def __init__(self, encoder: nn.Module, feature_dim: int, proj_layers: int = 2,
+                 proj_dim: int = 128, head_bn: str = "all"):
+        super().__init__(encoder, feature_dim, proj_layers, proj_dim, predictor="none",
+                         head_bn=head_bn)
 
 
 class SimCLRLoss(nn.Module):
@@ -61,10 +48,9 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.5) -> Tensor:
     if z1.ndim != 2 or z1.shape != z2.shape:
         raise ValueError("nt_xent takes two views [N, D] of one shape, got "
                          f"{list(z1.shape)} and {list(z2.shape)}")
-    n = len(z1)
-    if n < 2:
+    if (n := len(z1)) < 2:
         raise ValueError(f"nt_xent needs at least 2 pictures, got {n}: one has no negatives")
-    if not (math.isfinite(temperature) and temperature > 0):
+    if not 0 < temperature < math.inf:
         raise ValueError(f"temperature must be positive and finite, got {temperature}")
     with full_precision(z1.device):
         z = torch.cat([z1, z2])  # [2N, D]

@@ -11,9 +11,8 @@ each has a switch, so that the collapse can be watched (notebook 03).
 
 from typing import NamedTuple
 
-import torch.nn as nn
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from .devices import full_precision
 
@@ -39,28 +38,18 @@ class SimSiam(nn.Module):
             (section 4.4).
     """
 
-    def __init__(
-        self,
-        encoder: nn.Module,
-        feature_dim: int,
-        proj_layers: int = 2,
-        proj_dim: int = 2048,
-        pred_dim: int = 512,
-        predictor: str = "mlp",
-        head_bn: str = "all",
-    ):
+    def __init__(self, encoder: nn.Module, feature_dim: int, proj_layers: int = 2,
+                 proj_dim: int = 2048, pred_dim: int = 512, predictor: str = "mlp",
+                 head_bn: str = "all"):
         super().__init__()
         _check("predictor", predictor, ("mlp", "none", "fixed"))
-        hidden_bn = head_bn != "none"
         self.encoder = encoder
         self.projector = projector(feature_dim, proj_layers, proj_dim, head_bn)
         self.predictor = nn.Identity()
         if predictor != "none":
-            self.predictor = nn.Sequential(
-                *_hidden(proj_dim, pred_dim, hidden_bn), nn.Linear(pred_dim, proj_dim)
-            )
-        if predictor == "fixed":
-            self.predictor.requires_grad_(False)
+            self.predictor = nn.Sequential(*_hidden(proj_dim, pred_dim, head_bn != "none"),
+                                           nn.Linear(pred_dim, proj_dim))
+        self.predictor.requires_grad_(predictor != "fixed")
 
     def forward(self, x: Tensor) -> View:
         h = self.encoder(x)  # [N, C, H, W] -> [N, D]
@@ -98,9 +87,7 @@ def projector(feature_dim: int, layers: int, dim: int, head_bn: str) -> nn.Seque
     if layers < 1:
         raise ValueError(f"proj_layers={layers}: expected at least 1")
     widths = [feature_dim] + [dim] * (layers - 1)
-    parts = []
-    for d_in, d_out in zip(widths[:-1], widths[1:], strict=True):
-        parts += _hidden(d_in, d_out, head_bn != "none")
+    parts = [m for width in widths[:-1] for m in _hidden(width, dim, head_bn != "none")]
     # the output's BatchNorm has no scale and shift: they would be lost in the normalised z
     parts.append(nn.Linear(widths[-1], dim, bias=head_bn != "all"))
     if head_bn == "all":

@@ -17,23 +17,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision import datasets
 from torchvision.datasets.utils import check_integrity
 
-from .data import DataSet, Pictures
+from .data import DataSet, Pictures, as_labels, as_pictures
 from .scatter import COLOUR_NAMES, FACTOR_NAMES, colour, scatter
 
-FASHION_CLASSES = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
-    "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-)  # fmt: skip
+FASHION_CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt",
+                   "Sneaker", "Bag", "Ankle boot")
 
 
 def _fashion(folder: str, download: bool) -> DataSet:
     if download:
-        from_torchvision(torchvision.datasets.FashionMNIST, folder, download)
+        from_torchvision(datasets.FashionMNIST, folder, download)
     root = download_folder(folder) if folder or download else come_along() / "fashion"
     if (root / "FashionMNIST" / "raw").is_dir():  # where torchvision puts them
         root = root / "FashionMNIST" / "raw"
@@ -44,10 +42,8 @@ def _fashion(folder: str, download: bool) -> DataSet:
         try:
             splits.append(Pictures(images[:, None], labels.long(), FASHION_CLASSES))
         except ValueError as error:
-            raise ValueError(
-                f"{files[0]} and {files[1].name}: {error}; they do not belong together or are "
-                "damaged, fetch both again"
-            ) from error
+            raise ValueError(f"{files[0]} and {files[1].name}: {error}; they do not belong "
+                             "together or are damaged, fetch both again") from error
     return DataSet("fashion", *splits)
 
 
@@ -56,17 +52,16 @@ def _fashion_scattered(folder: str, download: bool) -> DataSet:
 
 
 def _fashion_coloured(folder: str, download: bool) -> DataSet:
-    def coloured(images: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        return colour(images, seed + 2)  # numbers that placed nothing
-
     scattered = _fashion_scattered(folder, download)
-    return _changed("fashion-coloured", scattered, coloured, COLOUR_NAMES)
+    # drawn by seeds that placed nothing
+    return _changed("fashion-coloured", scattered, colour, COLOUR_NAMES, first_seed=2)
 
 
-def _changed(name: str, data: DataSet, change: Callable, factor_names: tuple) -> DataSet:
+def _changed(name: str, data: DataSet, change: Callable, factor_names: tuple,
+             first_seed: int = 0) -> DataSet:
     """The data after change(images, seed), which gives pictures and the factors [N, F] behind them."""
     splits = []
-    for seed, part in enumerate((data.train, data.test)):
+    for seed, part in enumerate((data.train, data.test), first_seed):
         images, factors = change(part.images, seed)
         known = [part.factors] if part.factor_names else []
         factors, names = torch.cat((*known, factors), dim=1), (*part.factor_names, *factor_names)
@@ -74,34 +69,27 @@ def _changed(name: str, data: DataSet, change: Callable, factor_names: tuple) ->
     return DataSet(name, *splits)
 
 
-def _cifar(make: Callable) -> Callable[[str, bool], DataSet]:
+def _torchvisions(make: Callable, labels: str, split: str, splits: tuple) -> Callable:
+    """A loader; `labels` is the attribute that holds them, `split` the argument for `splits`."""
+
     def load(folder: str, download: bool) -> DataSet:
-        splits = []
-        for train in (True, False):
-            raw = from_torchvision(make, folder, download, train=train)
-            images = torch.from_numpy(raw.data).permute(0, 3, 1, 2).contiguous()
-            splits.append(Pictures(images, torch.tensor(raw.targets), tuple(raw.classes)))
-        return DataSet(make.__name__.lower(), *splits)
+        parts = []
+        for value in splits:
+            raw = from_torchvision(make, folder, download, **{split: value})
+            images = as_pictures(torch.from_numpy(raw.data))
+            parts.append(Pictures(images, as_labels(getattr(raw, labels)), tuple(raw.classes)))
+        return DataSet(make.__name__.lower(), *parts)
 
     return load
-
-
-def _stl10(folder: str, download: bool) -> DataSet:
-    parts = {}
-    for split in ("train", "test", "unlabeled"):
-        raw = from_torchvision(torchvision.datasets.STL10, folder, download, split=split)
-        labels = torch.as_tensor(np.asarray(raw.labels)).long()
-        parts[split] = Pictures(torch.from_numpy(raw.data), labels, tuple(raw.classes))
-    return DataSet("stl10", parts["train"], parts["test"], parts["unlabeled"])
 
 
 DATASETS: dict[str, Callable[[str, bool], DataSet]] = {
     "fashion": _fashion,
     "fashion-scattered": _fashion_scattered,
     "fashion-coloured": _fashion_coloured,
-    "cifar10": _cifar(torchvision.datasets.CIFAR10),
-    "cifar100": _cifar(torchvision.datasets.CIFAR100),
-    "stl10": _stl10,
+    "cifar10": _torchvisions(datasets.CIFAR10, "targets", "train", (True, False)),
+    "cifar100": _torchvisions(datasets.CIFAR100, "targets", "train", (True, False)),
+    "stl10": _torchvisions(datasets.STL10, "labels", "split", ("train", "test", "unlabeled")),
 }
 
 
@@ -113,12 +101,10 @@ def come_along() -> Path:
 
 def download_folder(folder: str = "") -> Path:
     """Where torchvision's downloads are: `folder`, $SIMLAB_DATA, or data/downloads."""
-    if folder or os.environ.get("SIMLAB_DATA"):
-        return Path(folder or os.environ["SIMLAB_DATA"])
     checkout = Path(__file__).parent.parent
-    if (checkout / "pyproject.toml").exists():
-        return checkout / "data" / "downloads"
-    return Path.home() / ".cache" / "simlab" / "downloads"
+    is_one = (checkout / "pyproject.toml").exists()
+    data = checkout / "data" if is_one else Path.home() / ".cache" / "simlab"
+    return Path(folder or os.environ.get("SIMLAB_DATA") or data / "downloads")
 
 
 def read_idx(path: Path, dims: int) -> Tensor:
@@ -126,14 +112,12 @@ def read_idx(path: Path, dims: int) -> Tensor:
 
     Raises FileNotFoundError or ValueError that name the file and say how to mend it.
     """
-    plain = path.with_suffix("")
-    if not path.exists() and not plain.exists():
+    found = next((p for p in (path, path.with_suffix("")) if p.exists()), None)
+    if found is None:
         raise FileNotFoundError(
             f"{path} is missing. Fashion-MNIST is four files (train- and t10k-, images-idx3-ubyte.gz "
-            "and labels-idx1-ubyte.gz): give their folder, or download=True"
-        )
-    path = path if path.exists() else plain
-    mend = "fetch the file again"
+            "and labels-idx1-ubyte.gz): give their folder, or download=True")
+    path, mend = found, "fetch the file again"
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (EOFError, OSError, zlib.error) as error:
@@ -166,5 +150,5 @@ def from_torchvision(make: Callable, folder: str, download: bool, **split) -> Da
         wrong = [file for file, md5 in files if not check_integrity(inside / file, md5)]
         raise FileNotFoundError(
             f"{name}: {', '.join(wrong) or error} missing or damaged in {inside}. Fetch it with "
-            f"download=True, or `simlab data {name.lower()} --download`; offline, put its files there"
-        ) from error
+            f"download=True, or `simlab data {name.lower()} --download`; offline, put its files "
+            "there") from error

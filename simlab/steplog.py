@@ -34,10 +34,8 @@ class StepLog:
         """After `step` steps, whose losses add up to `loss`; reading it waits for the device."""
         sums = {"loss": float(loss)}
         sums = {"time": time.monotonic() - self.began, "data": self.waited} | sums
-        means = [
-            f"{name} {(value - self.told[name]) / (step - self.at):.4f} ({value / step:.4f})"
-            for name, value in sums.items()
-        ]
+        means = [f"{name} {(value - self.told[name]) / (step - self.at):.4f} ({value / step:.4f})"
+                 for name, value in sums.items()]
         self.told, self.at = sums, step
         left = timedelta(seconds=round(sums["time"] / step * (self.left - step)))
         return "  ".join([f"epoch {self.epoch} step {step}/{self.steps}", *means, f"left {left}"])

@@ -259,12 +259,17 @@ def collect(folder: str | Path) -> pd.DataFrame:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """``simlab sweep``: 0 if every point is done, 1 if not, 2 if refused, 130 if stopped."""
-    about = "Run a notebook over a grid."
-    parser = argparse.ArgumentParser("simlab sweep", description=about, allow_abbrev=False)
-    parser.add_argument("notebook")
+    """``simlab sweep``: 0 if every point is done, 1 if not, 2 if refused.
+
+    Stopped by ctrl-c, the command ends with 130 (in ``__main__``).
+    """
+    parser = argparse.ArgumentParser(
+        "simlab sweep", description="Run a notebook over a grid.", allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("notebook", help="the notebook's file")
     parser.add_argument("grid", nargs="+", metavar="name=values", help="epochs=5,10 seed=0:3")
-    parser.add_argument("--out", required=True, help="the sweep's folder")
+    parser.add_argument("--out", required=True, default=argparse.SUPPRESS,
+                        help="the sweep's folder (required)")
     parser.add_argument("--jobs", type=int, default=1, help="points at once")
     parser.add_argument("--threads", type=int, default=1, help="threads of each point")
     parser.add_argument("--dry-run", action="store_true", help="print a command a line instead")
@@ -274,9 +279,6 @@ def main(argv: list[str] | None = None) -> int:
         if Path(args.notebook).is_file():  # else sweep says what there is
             args.grid = parse_grid(args.grid, read_parameters(args.notebook))
         table = sweep(**vars(args))
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return 130
     except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
         print(f"simlab sweep: {error}", file=sys.stderr)
         return 2

@@ -13,7 +13,7 @@ from .collapse import collapse_metrics
 from .config import PretrainConfig, SupervisedConfig, TrainConfig
 from .data import DataSet, Pictures
 from .distributed import gather, gather_rows, rows, share
-from .evaluate import features, knn_accuracy, stratified
+from .evaluate import accuracy, features, knn_accuracy, stratified
 from .sim import LossSimTracker, attach_sim
 from .simclr import SimCLR, SimCLRLoss
 from .simsiam import SimSiam, SimSiamLoss, View
@@ -21,15 +21,36 @@ from .simsiam import SimSiam, SimSiamLoss, View
 MONITOR_PICTURES = 1000  # clean pictures on which std and rank of z are measured
 
 
-class Pretraining:
+class _Task:
+    """What both have in common."""
+
+    def __init__(self, config: TrainConfig, data: DataSet, encoder: nn.Module):
+        self.config, self.data = config, data
+        self.augment = parse_augment(config.augment)
+        self.losses, self.sim = ("loss",), None
+        if config.sim_layers:  # SIM on the blocks that it names, before any optimizer is made
+            sample = torch.zeros(1, data.train.channels, config.view_size, config.view_size)
+            device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
+            attach_sim(encoder, config.sim_layers.split(","), sample.to(device),
+                       beta=config.sim_beta, token_sampling_ratio=config.sim_tokens,
+                       token_sampling_type=config.sim_sampling, loss_type=config.sim_loss)
+            self.losses, self.sim = ("loss", "sim_loss"), LossSimTracker(encoder)
+
+    def with_sim(self, loss: Tensor) -> Tensor:
+        """The losses that `self.losses` names, to be added up: [L]."""
+        if self.sim is None:
+            return loss[None]
+        return torch.stack((loss, self.sim.compute_loss_sim().to(loss)))
+
+
+class Pretraining(_Task):
     """SimSiam or SimCLR: two views of every picture, no labels."""
 
     kind, config_class = "pretrain", PretrainConfig
 
     def __init__(self, config: PretrainConfig, data: DataSet, encoder: nn.Module, dim: int):
-        self.config, self.data, self.pictures = config, data, data.pretrain
-        self.augment = parse_augment(config.augment)
-        self.sim = _put_sim_on(encoder, config, data)
+        super().__init__(config, data, encoder)
+        self.pictures = data.pretrain
         heads = {k: getattr(config, k) for k in ("proj_layers", "proj_dim", "head_bn")}
         if config.method == "simclr":
             self.network = SimCLR(encoder, dim, **heads)
@@ -38,17 +59,14 @@ class Pretraining:
             heads |= {"pred_dim": config.pred_dim, "predictor": config.predictor}
             self.network = SimSiam(encoder, dim, **heads)
             self.loss = SimSiamLoss(config.stop_gradient)
-        self.losses = ("loss", "sim_loss") if self.sim else ("loss",)
 
     def groups(self) -> list[dict]:
         """The optimizer's parameter groups: the predictor may learn at a rate of its own."""
         c, named = self.config, self.network.named_parameters()
         learned = [(n.startswith("predictor."), p) for n, p in named if p.requires_grad]
         predictor, rest = ([p for its, p in learned if its == which] for which in (True, False))
-        return [
-            {"params": rest, "factor": 1.0, "fixed": False},
-            {"params": predictor, "factor": c.pred_lr, "fixed": c.fix_pred_lr},
-        ]
+        return [{"params": rest, "factor": 1.0, "fixed": False},
+                {"params": predictor, "factor": c.pred_lr, "fixed": c.fix_pred_lr}]
 
     def batch_losses(self, index: Tensor, images: Tensor, generator: torch.Generator) -> Tensor:
         """The losses that `self.losses` names, to be added up: [L]."""
@@ -58,7 +76,7 @@ class Pretraining:
         view1, view2 = self.network(x1), self.network(x2)
         if c.method == "simclr":  # the negatives are every process' pictures
             view1, view2 = (View(*map(gather, view)) for view in (view1, view2))
-        return _with_sim(self.loss(view1, view2), self.sim)
+        return self.with_sim(self.loss(view1, view2))
 
     def measure(self, epoch: int) -> dict[str, float]:
         """Is it collapsing (every epoch), and what do the features know (every few)?"""
@@ -78,24 +96,20 @@ class Pretraining:
         return found
 
 
-class Supervised:
+class Supervised(_Task):
     """Cross-entropy on the labels, with one augmented view of every picture."""
 
     kind, config_class = "supervised", SupervisedConfig
 
     def __init__(self, config: SupervisedConfig, data: DataSet, encoder: nn.Module, dim: int):
-        self.config, self.data = config, data
-        generator = torch.Generator().manual_seed(config.seed)
-        number = config.labels or len(data.train)
         if len(data.classes) < 2 or int(data.train.labels.min()) < 0:
             raise ValueError(
-                f"{data.name}: expected a label for every picture, of at least two classes; here "
-                f"are {len(data.classes)} classes, and the least label is {data.train.labels.min()}"
-            )
+                f"{data.name}: expected a label for every picture, of at least two classes; here are "
+                f"{len(data.classes)} classes, and the least label is {data.train.labels.min()}")
+        super().__init__(config, data, encoder)
+        generator = torch.Generator().manual_seed(config.seed)
+        number = config.labels or len(data.train)
         self.pictures = data.train.subset(stratified(data.train.labels, number, generator))
-        self.augment = parse_augment(config.augment)
-        self.sim = _put_sim_on(encoder, config, data)
-        self.losses = ("loss", "sim_loss") if self.sim else ("loss",)
         self.network = nn.Sequential()
         self.network.add_module("encoder", encoder)
         self.network.add_module("classifier", nn.Linear(dim, len(data.classes)))
@@ -108,7 +122,7 @@ class Supervised:
         part = share(len(images))
         x = view(images, self.augment, d.mean, d.std, c.view_size, generator, part)
         labels = self.pictures.labels[index.to(x.device)]
-        return _with_sim(F.cross_entropy(self.network(x).float(), labels), self.sim)
+        return self.with_sim(F.cross_entropy(self.network(x).float(), labels))
 
     def measure(self, epoch: int) -> dict[str, float]:
         d = self.data
@@ -116,7 +130,7 @@ class Supervised:
             return {}
         logits = _features_of_all(self.network, d.test, d)
         refuse_nan([logits], f"in the outputs after epoch {epoch}")
-        return {"test_accuracy": float((logits.argmax(1) == d.test.labels).float().mean())}
+        return {"test_accuracy": accuracy(logits, d.test.labels)}
 
 
 def _features_of_all(encoder: nn.Module, pictures: Pictures, data: DataSet) -> Tensor:
@@ -125,29 +139,10 @@ def _features_of_all(encoder: nn.Module, pictures: Pictures, data: DataSet) -> T
     return gather_rows(part, len(pictures))
 
 
-def _put_sim_on(encoder: nn.Module, config: TrainConfig, data: DataSet) -> LossSimTracker | None:
-    """SIM on the blocks that the configuration names, before any optimizer is made."""
-    if not config.sim_layers:
-        return None
-    sample = torch.zeros(1, data.train.channels, config.view_size, config.view_size)
-    device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
-    attach_sim(
-        encoder, config.sim_layers.split(","), sample.to(device), beta=config.sim_beta,
-        token_sampling_ratio=config.sim_tokens, token_sampling_type=config.sim_sampling,
-        loss_type=config.sim_loss,
-    )  # fmt: skip
-    return LossSimTracker(encoder)
-
-
-def _with_sim(loss: Tensor, sim: LossSimTracker | None) -> Tensor:
-    return loss[None] if sim is None else torch.stack((loss, sim.compute_loss_sim().to(loss)))
-
-
 def refuse_nan(values: list[Tensor], where: str):
     """Stop before anything broken is stored: a loss, weights, or what comes out of them."""
     # a sum is finite only if every number is; one look at the device for all of them
     if not bool(torch.stack([v.sum(dtype=torch.float32) for v in values]).isfinite().all()):
         raise FloatingPointError(
             f"training diverged: a loss, weight or feature is NaN or infinite {where}. Lower lr, "
-            "add warmup_epochs, or set precision='float32'. What was stored before is whole"
-        )
+            "add warmup_epochs, or set precision='float32'. What was stored before is whole")

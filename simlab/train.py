@@ -53,19 +53,17 @@ def train_supervised(config: SupervisedConfig, data: DataSet | None = None, **op
     return _run(Supervised, config, data, **options)
 
 
-def fit(
-    task: Pretraining | Supervised, config: TrainConfig, run: Run, device: torch.device,
-    progress: bool = True, on_epoch: Callable[[list[dict]], None] | None = None,
-) -> list[dict]:  # fmt: skip
+def fit(task: Pretraining | Supervised, config: TrainConfig, run: Run, device: torch.device,
+        progress: bool = True, on_epoch: Callable[[list[dict]], None] | None = None) -> list[dict]:
     """Train from the newest checkpoint, or from the start; returns the history, a row an epoch."""
-    pictures, network = task.pictures, task.network.to(device, memory_format=torch.channels_last)
+    network = task.network.to(device, memory_format=torch.channels_last)
     network = task.network = distributed.with_global_batch_norm(network, device)
     batch_size, parts = config.batch_size, config.accumulate
     if batch_size % (parts * distributed.world()) or batch_size == parts:
         raise ValueError(
             f"batch_size={batch_size} can't be cut into {parts} (accumulate) x {distributed.world()} "
-            "(processes) equal parts; one of `accumulate` parts needs at least two pictures"
-        )
+            "(processes) equal parts; one of `accumulate` parts needs at least two pictures")
+    pictures, part_size = task.pictures, batch_size // parts
     steps = len(pictures) // batch_size  # of an epoch; what is left over waits for the next
     optimizer = build_optimizer(config, task.groups())
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
@@ -79,11 +77,9 @@ def fit(
     network.train()
     first_epoch, generator = len(history), torch.Generator(device)
     started = time.monotonic() - (history[-1]["seconds"] if history else 0)
-    with tqdm(
-        total=config.epochs * steps * batch_size, initial=first_epoch * steps * batch_size,
-        desc=run.folder.name.split("-")[0], unit=" pictures", unit_scale=True,
-        disable=not progress or distributed.rank() > 0, mininterval=0.5,
-    ) as bar:  # fmt: skip
+    with tqdm(total=config.epochs * steps * batch_size, initial=first_epoch * steps * batch_size,
+              desc=run.folder.name.split("-")[0], unit=" pictures", unit_scale=True,
+              mininterval=0.5, disable=not progress or distributed.rank() > 0) as bar:
         for epoch in range(first_epoch, config.epochs):
             # own random numbers for every epoch, whether or not the run was stopped before: for the
             # order, the views, and the global generators, from which dropout and SIM draw
@@ -93,13 +89,12 @@ def fit(
             # dropout differs between processes; the positions that SIM compares must not
             torch.manual_seed(at + 2 + (0 if config.sim_layers else distributed.rank() << 52))
             order = torch.randperm(len(pictures), generator=order_of_epoch)[: steps * batch_size]
-            order = distributed.shard(order, batch_size // parts)
-            order = order.to(device)  # once: a copy at every step would wait for the device
+            # once: a copy at every step would wait for the device
+            order = distributed.shard(order, part_size).to(device)
             total = torch.zeros(len(task.losses), device=device)
-            own_size = batch_size // parts // distributed.world()
             told = StepLog(epoch + 1, steps, (config.epochs - epoch) * steps)
-            batches = told.waiting(pictures.batches(order, own_size))
-            for part, (index, images) in enumerate(batches, 1):
+            batches = pictures.batches(order, part_size // distributed.world())
+            for part, (index, images) in enumerate(told.waiting(batches), 1):
                 with autocast(config.precision, device):
                     losses = task.batch_losses(index, images, generator)  # [1], [2] with SIM
                 scaler.scale(losses.sum() / parts).backward()
@@ -146,8 +141,7 @@ def fit(
 
 def untrained(config: TrainConfig, data: DataSet) -> nn.Module:
     """The encoder as training finds it, with its random first weights: a baseline."""
-    device = resolve_device(config.device)
-    shape = data.train.channels, data.train.size
+    device, shape = resolve_device(config.device), (data.train.channels, data.train.size)
     with settled(config, device):
         encoder, _ = build_encoder(config.encoder, *shape, config.stem)
     return encoder.to(device, memory_format=torch.channels_last).eval()
@@ -166,11 +160,9 @@ def settled(config: TrainConfig, device: torch.device) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def _run(
-    task_of: type[Pretraining] | type[Supervised], config: TrainConfig, data: DataSet | None,
-    encoder: nn.Module | None = None, fresh: bool = False, progress: bool = True,
-    on_epoch: Callable[[list[dict]], None] | None = None, folder: str = "",
-) -> Run:  # fmt: skip
+def _run(task_of: type[Pretraining] | type[Supervised], config: TrainConfig, data: DataSet | None,
+         encoder: nn.Module | None = None, fresh: bool = False, progress: bool = True,
+         on_epoch: Callable[[list[dict]], None] | None = None, folder: str = "") -> Run:
     if not isinstance(config, task_of.config_class):
         wanted = task_of.config_class.__name__
         raise TypeError(f"config is a {type(config).__name__}: expected a {wanted}")

@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 FLOOR = 1e-12  # least norm to divide by
 _TORCH = {f"{ours}_{kind[0]}{i + 1}": f"{theirs}.{2 * i}.{kind}"  # proj_w1: projector.0.weight
@@ -162,9 +161,9 @@ class VectorSimSiam:
 
     def _head(self, head: str, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Hidden layer before ReLU [..., hidden], and output before the norm [..., d_out]."""
-        w = self.weights
-        hidden = x @ w[f"{head}_w1"].T + w[f"{head}_b1"]
-        return hidden, np.maximum(hidden, 0) @ w[f"{head}_w2"].T + w[f"{head}_b2"]
+        w1, b1, w2, b2 = (self.weights[f"{head}_{name}"] for name in ("w1", "b1", "w2", "b2"))
+        hidden = x @ w1.T + b1
+        return hidden, np.maximum(hidden, 0) @ w2.T + b2
 
     def _apply(self, head: str, x: np.ndarray) -> np.ndarray:
         v = self._head(head, x)[1]
@@ -268,10 +267,10 @@ class TorchHeads(nn.Module):
             for d_in, hidden in ((c.d_encoder, c.d_projector), (c.d_out, c.d_predictor)))
 
     def project(self, x: Tensor) -> Tensor:
-        return normalize(self.projector(x), dim=-1, eps=FLOOR)
+        return nn.functional.normalize(self.projector(x), dim=-1, eps=FLOOR)
 
     def predict(self, z: Tensor) -> Tensor:
-        return normalize(self.predictor(z), dim=-1, eps=FLOOR)
+        return nn.functional.normalize(self.predictor(z), dim=-1, eps=FLOOR)
 
     def forward(self, x1: Tensor, x2: Tensor, stop_gradient: bool = True) -> Tensor:
         """The loss of views [D] or [N, D], a scalar."""

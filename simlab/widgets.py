@@ -13,6 +13,7 @@ alternative. The drawing is by plots.py, with its colours.
 import html
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import product
 from textwrap import fill
 from typing import Any
 
@@ -27,18 +28,16 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from . import plots
+from .ablation import need_columns, need_seeds_alone
 from .augment import Augment, view
 from .collapse import COMPLETE_STD_RATIO
 from .data import DataSet
-from .names import near
 from .probe import Features
 from .similarity import Result, cka_similarity
 
 # least, most and step of a strength's slider; 0 to 1 by 0.1 where nothing is said
-STRENGTHS = {
-    "crop": (0.05, 1.0, 0.05), "ratio": (1.0, 4.0, 0.1), "rotate": (0.0, 180.0, 15.0),
-    "hue": (0.0, 0.5, 0.05), "blur_sigma": (0.1, 5.0, 0.1),
-}  # fmt: skip
+STRENGTHS = {"crop": (0.05, 1.0, 0.05), "ratio": (1.0, 4.0, 0.1), "rotate": (0.0, 180.0, 15.0),
+             "hue": (0.0, 0.5, 0.05), "blur_sigma": (0.1, 5.0, 0.1)}
 CURVES = ["loss", "std_ratio", "knn"]
 RANGES = ("crop", "blur_sigma")  # least and most on one slider
 MOUSE_CELLS = 900  # cells of a heat map that can be clicked; each is a button
@@ -73,19 +72,19 @@ class Explorer(ipywidgets.VBox):
         except Exception as error:  # a kernel hides what an observer raises
             self.picture.value = f'<p role="alert">{html.escape(f"{error!r}")}</p>'
             raise
-        self.picture.value = (
-            f'<img alt="{html.escape(self.alt)}" src="data:image/png;base64,{self.png}" '
-            'style="display: block; max-width: 100%">'
-        )
+        alt, source = html.escape(self.alt), f"data:image/png;base64,{self.png}"
+        style = "display: block; max-width: 100%"
+        self.picture.value = f'<img alt="{alt}" src="{source}" style="{style}">'
 
     def _ipython_display_(self):
         """One output for both: whatever shows no widget shows the picture and its alternative."""
         from IPython.display import display
 
         live = "application/vnd.jupyter.widget-view+json"
-        still = {"text/plain": self.alt, "image/png": self.png} if self.png else {}
-        data = {live: self._repr_mimebundle_()[live]} | still
-        display(data, raw=True, metadata={"image/png": {"alt": self.alt}} if still else {})
+        data = {live: self._repr_mimebundle_()[live]}
+        if self.png:
+            data |= {"text/plain": self.alt, "image/png": self.png}
+        display(data, raw=True, metadata={"image/png": {"alt": self.alt}})
 
 
 def two_view_explorer(images: Tensor, mean: Tensor, std: Tensor, recipe: Augment) -> Explorer:
@@ -108,15 +107,12 @@ def two_view_explorer(images: Tensor, mean: Tensor, std: Tensor, recipe: Augment
         said = ", ".join(f"{name} {value:.3g}" for name, value in strengths.items())
         return plots.picture_rows(rows), (
             f"{len(shown)} pictures, and below each two views of it, draw {draw_number}. A pixel "
-            f"of the two differs by {apart:.3f} on average, of 1 from black to white. {said}."
-        )
+            f"of the two differs by {apart:.3f} on average, of 1 from black to white. {said}.")
 
-    controls = {"draw_number": _slider("draw", 0, 100, 0, 1)}
+    controls = {"draw_number": _slider("draw", 0, 0, 100, 1)}
     for name in dict.fromkeys(name.removesuffix("_min").removesuffix("_max") for name in own):
         value = (own[f"{name}_min"], own[f"{name}_max"]) if name in RANGES else own[name]
-        low, high, step = STRENGTHS.get(name, (0.0, 1.0, 0.1))
-        low, high = min(low, np.min(value)), max(high, np.max(value))
-        controls[name] = _slider(name, low, high, value, step)
+        controls[name] = _slider(name, value, *STRENGTHS.get(name, ()))
         controls[name].disabled = name in ("saturation", "hue", "grey") and images.shape[1] == 1
     return Explorer(draw, **controls)
 
@@ -138,20 +134,18 @@ def live_curves(epochs: int, baselines: Mapping[str, float] | None = None) -> Ex
         for ax in figure.axes:
             ax.set_xlim(0.5, epochs + 0.5)
         last, knn = history.iloc[-1], history["knn"].dropna()
+        accuracy = f"{knn.iloc[-1]:.1%}" if len(knn) else "not measured yet"
         return figure, (
             f"Three curves up to epoch {last['epoch']:.0f} of {epochs}: loss {last['loss']:.2f}, "
-            f"std of z {last['std_ratio']:.2f} (1 is healthy), kNN accuracy "
-            + (f"{knn.iloc[-1]:.1%}." if len(knn) else "not measured yet.")
-        )
+            f"std of z {last['std_ratio']:.2f} (1 is healthy), kNN accuracy {accuracy}.")
 
     explorer = Explorer(draw)  # no controls: it waits for its first history
     explorer.on_epoch = lambda history: explorer.redraw(history=history)
     return explorer
 
 
-def epoch_scrubber(
-    maps: Mapping[int, np.ndarray], labels: Tensor, classes: Sequence[str]
-) -> Explorer:
+def epoch_scrubber(maps: Mapping[int, np.ndarray], labels: Tensor,
+                   classes: Sequence[str]) -> Explorer:
     """A two-dimensional map of the features that moves through the epochs of a run.
 
     maps: {epoch: [N, 2]}, the same pictures in each and laid out alike (start each t-SNE from the
@@ -166,15 +160,14 @@ def epoch_scrubber(
         same[epoch] = float((labels[nearest] == labels).double().mean())
 
     def draw(epoch) -> tuple[Figure, str]:
-        figure = plots.feature_map({"": maps[epoch]}, labels, classes)
-        ax = figure.axes[0]
-        ax.plot(*stacked.T, linestyle="none")  # nothing to see: it makes room for every epoch
-        plots.label(ax, f"epoch {epoch}: {same[epoch]:.0%} lie next to their own class")
+        title = f"epoch {epoch}: {same[epoch]:.0%} lie next to their own class"
+        figure = plots.feature_map({title: maps[epoch]}, labels, classes)
+        # nothing to see: it makes room for every epoch
+        figure.axes[0].plot(*stacked.T, linestyle="none")
         return figure, (
             f"Map of {len(labels)} pictures, coloured by class, after epoch {epoch}. The nearest "
             f"neighbour on the map is of the same class for {same[epoch]:.1%}; at epoch "
-            f"{[*maps][0]} it was {[*same.values()][0]:.1%}."
-        )
+            f"{[*maps][0]} it was {[*same.values()][0]:.1%}.")
 
     return Explorer(draw, epoch=_steps("epoch", sorted(maps)))
 
@@ -189,9 +182,9 @@ def neighbour_browser(encoded: Mapping[str, Features], data: DataSet) -> Explore
     for name, feats in encoded.items():
         if (len(bank[name]), len(feats.test)) != (len(data.train), len(data.test)):
             raise ValueError(f"{name}: features of {len(feats.train)} and {len(feats.test)} "
-                             f"pictures, not {len(data.train)} and {len(data.test)}")  # fmt: skip
+                             f"pictures, not {len(data.train)} and {len(data.test)}")
     places = {data.classes[c]: (data.test.labels == c).nonzero()[:, 0]
-              for c in data.test.labels.unique().tolist()}  # fmt: skip
+              for c in data.test.labels.unique().tolist()}
 
     def draw(kind, number, neighbours) -> tuple[Figure, str]:
         at = int(places[kind][number % len(places[kind])])
@@ -205,15 +198,11 @@ def neighbour_browser(encoded: Mapping[str, Features], data: DataSet) -> Explore
             said.append(f"{name} {sum(right[name][1:])} of {neighbours}")
         return plots.picture_rows(rows, titles, right), (
             f"Test picture {at}, of the class {kind}, and its {neighbours} nearest training "
-            f"pictures. Of the same class, in a green frame: {'; '.join(said)}."
-        )
+            f"pictures. Of the same class, in a green frame: {'; '.join(said)}.")
 
-    return Explorer(
-        draw,
-        kind=_buttons("class of the query", places),
-        number=_slider("which of them", 0, 49, 0, 1),
-        neighbours=_slider("neighbours", 1, 9, 7, 1),
-    )
+    number, neighbours = _slider("which of them", 0, 0, 49, 1), _slider("neighbours", 7, 1, 9, 1)
+    kind = _buttons("class of the query", places)
+    return Explorer(draw, kind=kind, number=number, neighbours=neighbours)
 
 
 def budget_slider(table: pd.DataFrame) -> Explorer:
@@ -222,15 +211,14 @@ def budget_slider(table: pd.DataFrame) -> Explorer:
     table: of `probe.probe_table`, with the columns encoder, labels, accuracy and seed.
     """
     _need(table, ["encoder", "labels", "accuracy"], ["encoder", "labels"])
-    means = table.pivot_table(index="labels", columns="encoder", values="accuracy", sort=False)
-    means = means.sort_index()
+    means = table.pivot_table("accuracy", "labels", "encoder", sort=False).sort_index()
 
     def draw(encoder, labels) -> tuple[Figure, str]:
         target, needs = means.loc[labels, encoder], []
         for name, mean in means.drop(columns=encoder).items():
             enough = mean.index[mean >= target]
-            needs.append(f"{name} {enough[0]:,}" if len(enough) else
-                         f"{name} more than {mean.last_valid_index():,}")  # fmt: skip
+            most = f"more than {mean.last_valid_index():,}"
+            needs.append(f"{name} {enough[0]:,}" if len(enough) else f"{name} {most}")
         said = "; ".join(needs)
         figure = plots.budget_curves(table)
         ax = figure.axes[0]
@@ -240,8 +228,7 @@ def budget_slider(table: pd.DataFrame) -> Explorer:
         plots.label(ax, f"{title}\n{fill(said, 70)}", "labelled pictures", "test accuracy")
         return figure, (
             f"Accuracy of {means.shape[1]} encoders over the number of labels. {encoder} with "
-            f"{labels:,} labels: {target:.1%}. To be as good need, of the budgets here: {said}."
-        )
+            f"{labels:,} labels: {target:.1%}. To be as good need, of the budgets here: {said}.")
 
     options = [(f"{n:,}", n) for n in means.index.tolist()]
     return Explorer(draw, encoder=_buttons("encoder", means), labels=_steps("labels", options))
@@ -273,10 +260,10 @@ def collapse_switches(table: pd.DataFrame) -> Explorer:
             last, knn = own.iloc[-1], own["knn"].dropna()
             collapsed = last["std_ratio"] < COMPLETE_STD_RATIO
             verdict = "collapsed" if collapsed else "no complete collapse"
-            said = f"Three curves with {name}, the other runs in grey. In the end the loss is "
-            said += f"{last['loss']:.2f}, the std of z {last['std_ratio']:.2f} (1 is healthy)"
-            said += f", the kNN accuracy {knn.iloc[-1]:.1%}" if len(knn) else ""
-            said += f": {verdict}."
+            accuracy = f", the kNN accuracy {knn.iloc[-1]:.1%}" if len(knn) else ""
+            said = (f"Three curves with {name}, the other runs in grey. In the end the loss is "
+                    f"{last['loss']:.2f}, the std of z {last['std_ratio']:.2f} (1 is healthy)"
+                    f"{accuracy}: {verdict}.")
         figure.suptitle(f"{name}: {verdict}", fontsize=plots.FONT + 1)
         return figure, said
 
@@ -294,29 +281,28 @@ def sim_beta(table: pd.DataFrame) -> Explorer:
     metrics = [name for name in numbers if table[name].nunique() > 1]
     if not metrics:
         raise ValueError(f"no column of numbers beside beta and seed: {', '.join(table.columns)}")
-    betas = sorted(table["beta"].unique())
+    betas, word = sorted(table["beta"].unique()), "{:g}".format
 
     def draw(beta, metric) -> tuple[Figure, str]:
         good = table.dropna(subset=[metric])
         mean, half = plots.mean_and_interval(good.groupby("beta")[metric])
         figure, ((ax,),) = plots.new_figure(width=8, height=4.2)
-        ax.xaxis.update_units([f"{b:g}" for b in betas])  # words: 0 has no place on a log axis
-        single = good["beta"].map("{:g}".format)
-        ax.plot(single, good[metric], "o", color="0.6", label="single runs")
-        ax.errorbar(mean.index.map("{:g}".format), mean, yerr=half.fillna(0), marker="s", capsize=4,
-                    linestyle="-", color=plots.PALETTE[1], label="mean, 95 % interval")  # fmt: skip
-        ax.axvline(f"{beta:g}", color=plots.PALETTE[2], linestyle="--", zorder=0)
+        ax.xaxis.update_units([*map(word, betas)])  # words: 0 has no place on a log axis
+        ax.plot(good["beta"].map(word), good[metric], "o", color="0.6", label="single runs")
+        ax.errorbar(mean.index.map(word), mean, yerr=half.fillna(0), marker="s", capsize=4,
+                    linestyle="-", color=plots.PALETTE[1], label="mean, 95 % interval")
+        ax.axvline(word(beta), color=plots.PALETTE[2], linestyle="--", zorder=0)
         said, n = f"{metric} was not measured at beta {beta:g}", int((good["beta"] == beta).sum())
         if n:
             said = f"{metric} at beta {beta:g}: {mean[beta]:.4g}"
             said += f" ± {half[beta]:.2g}, {n} seeds" if n > 1 else ", 1 seed"
-            difference = f"; {mean[beta] - mean.iloc[0]:+.3g} against beta {mean.index[0]:g}"
-            said += difference if beta != mean.index[0] else ""
+            if beta != mean.index[0]:
+                said += f"; {mean[beta] - mean.iloc[0]:+.3g} against beta {mean.index[0]:g}"
         plots.label(ax, said, r"SIM's weight $\beta$", metric)
         ax.legend(fontsize=plots.FONT - 2, frameon=False)
         return figure, f"{metric} over {len(betas)} betas, mean and interval over seeds. {said}."
 
-    beta = _steps("beta", [(f"{b:g}", b) for b in betas])
+    beta = _steps("beta", [(word(b), b) for b in betas])
     return Explorer(draw, beta=beta, metric=_buttons("metric", metrics))
 
 
@@ -352,19 +338,16 @@ def cka_playground() -> Explorer:
             f"CKA of X and Y: biased {values[0]:.3f}, debiased {values[1]:.3f}. X: {n} points in "
             f"{d} dimensions (draw {seed}). Y: X turned by {rotate} degrees, scaled by {scale:g}, "
             f"stretched {stretch:g} times along an axis, a share of {noise:.2f} of its variance "
-            "noise. Two scatter plots show both clouds, two bars the values."
-        )
+            "noise. Two scatter plots show both clouds, two bars the values.")
 
     return Explorer(
-        draw,
-        rotate=_slider("rotate (degrees)", 0, 180, 0, 15),
-        scale=_slider("scale", 0.25, 2.0, 1.0, 0.25),
-        stretch=_slider("stretch", 1.0, 5.0, 1.0, 0.5),
-        noise=_slider("noise (share)", 0.0, 1.0, 0.0, 0.05),
+        draw, rotate=_slider("rotate (degrees)", 0, 0, 180, 15),
+        scale=_slider("scale", 1.0, 0.25, 2.0, 0.25),
+        stretch=_slider("stretch", 1.0, 1.0, 5.0, 0.5),
+        noise=_slider("noise (share)", 0.0, 0.0, 1.0, 0.05),
         n=_steps("n, points", (5, 10, 20, 50, 100, 200, 500), 4),
         d=_steps("d, dimensions", (2, 5, 10, 30, 100, 300, 1000)),
-        seed=_slider("draw", 0, 20, 0, 1),
-    )
+        seed=_slider("draw", 0, 0, 20, 1))
 
 
 def layer_heatmap(result: Result) -> Explorer:
@@ -376,10 +359,8 @@ def layer_heatmap(result: Result) -> Explorer:
     """
     rows, columns = result.of(None), result.of(None, -1)
     blocks = {name: result.block(measure=name) for name in result.values}
-    intervals = {
-        name: result.interval(measure=name) for name in blocks
-        if result.info["batches"] >= 10 and name in result.groups
-    }  # fmt: skip
+    intervals = {name: result.interval(measure=name) for name in blocks
+                 if result.info["batches"] >= 10 and name in result.groups}
 
     def draw(row, column, measure) -> tuple[Figure, str]:
         a, b, block = rows[row], columns[column], blocks[measure]
@@ -424,29 +405,27 @@ def _clickable(explorer: Explorer, rows: int, columns: int):
     flat = ipywidgets.Layout(width="auto", height="auto", min_width="0", margin="0", padding="0")
     clear = ipywidgets.ButtonStyle(button_color="transparent")
 
-    def pick(_, row, column):
+    def pick(row, column, _):
         explorer.controls["row"].value, explorer.controls["column"].value = row, column
 
     cells = []
-    for row in reversed(range(rows)):  # the first layer is at the bottom
-        for column in range(columns):
-            cells.append(ipywidgets.Button(layout=flat, style=clear, tabbable=False))
-            cells[-1].on_click(partial(pick, row=row, column=column))
+    for place in product(reversed(range(rows)), range(columns)):  # the first layer is below
+        cells.append(ipywidgets.Button(layout=flat, style=clear, tabbable=False))
+        cells[-1].on_click(partial(pick, *place))
     here = "1 / 1 / 2 / 2"  # picture and buttons share one cell of a grid
     over = ipywidgets.GridBox(cells, layout={
         "grid_template_columns": f"repeat({columns}, 1fr)", "grid_area": here, "grid_gap": "0",
-        "grid_template_rows": f"repeat({rows}, 1fr)", "overflow": "hidden", "width": "auto",
-    })  # fmt: skip
+        "grid_template_rows": f"repeat({rows}, 1fr)", "overflow": "hidden", "width": "auto"})
 
-    def place(change=None):
+    def lay(change=None):
         width, height = explorer.figure.get_size_inches()
         box = explorer.figure.axes[0].get_position()
         tall = height / width  # margins in CSS are shares of the width, vertical ones too
         margins = tall * (1 - box.y1), 1 - box.x1, tall * box.y0, box.x0
         over.layout.margin = " ".join(f"{100 * margin:.2f}%" for margin in margins)
 
-    place()
-    explorer.picture.observe(place, "value")
+    lay()
+    explorer.picture.observe(lay, "value")
     explorer.picture.layout = {"grid_area": here, "margin": "0", "width": "auto"}
     both = ipywidgets.GridBox([explorer.picture, over], layout={"max_width": "990px"})
     explorer.children = [explorer.children[0], both]
@@ -455,9 +434,12 @@ def _clickable(explorer: Explorer, rows: int, columns: int):
 # ---------------------------------------------------------------------------------------- controls
 
 
-def _slider(name: str, low: float, high: float, value: Any, step: float) -> ipywidgets.Widget:
+def _slider(name: str, value: Any, low: float = 0.0, high: float = 1.0,
+            step: float = 0.1) -> ipywidgets.Widget:
+    """A slider for whole numbers, for others, or for two of them; wide enough for the value."""
     kind = ipywidgets.IntSlider if isinstance(step, int) else ipywidgets.FloatSlider
     kind = ipywidgets.FloatRangeSlider if isinstance(value, tuple) else kind
+    low, high = min(low, np.min(value)), max(high, np.max(value))
     name = name.replace("_", " ")
     return kind(value=value, min=low, max=high, step=step, description=name, **LOOK)
 
@@ -478,12 +460,8 @@ def _word(value: Any) -> str:
 
 
 def _need(table: pd.DataFrame, columns: Iterable[str], keys: list[str]):
-    """The table has these columns, and rows of the same keys differ in their seed alone."""
-    for column in columns:
-        if column not in table:
-            raise ValueError(f"the table has no column {column!r}{near(column, table.columns)}")
+    """The table has these columns, and rows; those of equal keys differ in the seed alone."""
+    need_columns(table, *columns)
     if not len(table):
         raise ValueError("the table has no rows")
-    if table.duplicated([*keys, *({"seed"} & set(table))]).any():
-        raise ValueError(f"rows of the same {', '.join(keys)} differ in more than the seed: filter "
-                         "the table")  # fmt: skip
+    need_seeds_alone(table, keys, "filter the table")

@@ -119,6 +119,8 @@ def test_a_budget_that_does_not_fit_is_refused(labels):
 def test_an_unknown_solver_is_refused():
     with pytest.raises(ValueError, match="solver='adam'"):
         linear_probe(blobs(), solver="adam")
+    with pytest.raises(ValueError, match="solver='lbgfs' is unknown; did you mean 'lbfgs'"):
+        linear_probe(blobs(), solver="lbgfs")
 
 
 def pictures():

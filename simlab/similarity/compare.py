@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import itertools
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,20 +67,20 @@ def compare(models: Any, data: Any, layers: Any = None, measures: Any = "cka", *
                for name, m in chosen.items() if m.kernel}
     samples = Samples(data, len(models), batch_size)
     passes = Pass(models, layers, len(samples.sources), pool)
-    result = Result(models=list(models), layers=[], values={}, info={
+    against = "pictures" if confounder is None else getattr(confounder, "__name__", "given")
+    info: dict[str, Any] = {
         "samples": 0, "batches": 0, "batch_sizes": [], "estimator": estimator,
         "mode": "stream" if probe is None else "probe",
         "pool": {name: getattr(kind := passes.runs[run][2], "__name__", kind)
                  for name, run in passes.run_of.items()},
         "kinds": {name: m.kind for name, m in chosen.items()},
         "limits": {name: list(m.limits) for name, m in chosen.items()}, "options": options,
-        "confounder": None if "deconfounded_cka" not in chosen else "pictures"
-        if confounder is None else getattr(confounder, "__name__", "given"),
+        "confounder": against if "deconfounded_cka" in chosen else None,
         # Costly pairs within a model are left out where there are several.
         "across": [n for n, m in chosen.items() if m.pair and len(models) > 1],
-        "by_batch": by_batch})
-    info, sigma, energy, stacks = result.info, torch.empty(0), torch.zeros(()), {}
-    sums: dict[str, list[np.ndarray]] = {kernel: [] for kernel in set(kernels.values())}
+        "by_batch": by_batch}
+    sigma, energy, stacks = torch.empty(0), torch.zeros(()), {}
+    sums: dict[str, dict] = {kernel: defaultdict(float) for kernel in set(kernels.values())}
     with contextlib.ExitStack() as stack:
         passes.open(stack, device, pick)
         for batch in samples if probe is None else [first(samples, probe)]:
@@ -98,19 +99,15 @@ def compare(models: Any, data: Any, layers: Any = None, measures: Any = "cka", *
                                      confounder=grams[-1], clamp=clamp)
                 if estimator == "published":  # unit rows: the sum is then the sum of the ratios
                     rows /= torch.linalg.matrix_norm(rows)[:, None, None].clamp(min=1e-30)
-                products = g.inner_products(rows)
+                groups[info["batches"] % GROUPS] += g.inner_products(rows)
                 if probe is not None:
                     stacks |= {name: rows for name, k in kernels.items() if k == kernel}
-                if info["batches"] < GROUPS:
-                    groups.append(products)
-                else:
-                    groups[info["batches"] % GROUPS] += products
             info["samples"] += len(batch[0])
             info["batches"] += 1
             info["batch_sizes"] = sorted({*info["batch_sizes"], len(batch[0])})
-    result.layers, result.reasons = passes.layers(), passes.reasons()
-    result.groups = {name: np.stack(sums[kernel]) for name, kernel in kernels.items()}
-    result.values = {name: result.from_sums(name, result.groups[name].sum(0)) if m.kernel else None
+    groups = {name: np.stack([*sums[kernel].values()]) for name, kernel in kernels.items()}
+    result = Result(list(models), passes.layers(), {}, info, groups, reasons=passes.reasons())
+    result.values = {name: result.from_sums(name, groups[name].sum(0)) if m.kernel else None
                      for name, m in chosen.items()}
     if probe is not None:
         whole_set(result, reps, chosen, stacks, null, seed)
@@ -132,7 +129,7 @@ def resolve(measures: Any, options: Mapping[str, dict]) -> dict[str, Measure]:
     out = {}
     for m in [measures] if isinstance(measures, str) or callable(measures) else measures:
         if callable(m):
-            out[m.__name__] = Measure("measure", (0, 1), features=True, symmetric=False,
+            out[m.__name__] = Measure("measure", features=True, symmetric=False,
                                       pair=lambda a, b, m=m: float(m(a.features, b.features)))
         else:
             out[m] = MEASURES[one_of(m, MEASURES, "measures")]
@@ -186,8 +183,7 @@ def represent(passes: Pass, batch: list[Tensor], batch_size: int, chosen: dict[s
     if (need := sum(sizes) if keep else max(sizes)) > memory:
         raise ValueError(f"the features of {len(batch[0])} samples take {need >> 20} MB at once, "
                          f"memory allows {memory >> 20}: pool them, probe fewer, or raise memory=")
-    reps: Reps = []
-    home: torch.device | None = None
+    reps, home = [], None
     while len(reps) < len(sizes):  # as many layers as memory allows, the rest in another round
         totals = itertools.accumulate(sizes[len(reps):])
         group = range(len(reps), len(reps) + sum(total <= memory for total in totals))

@@ -83,8 +83,7 @@ def depth(result: Any, ax: Any = None, a: str | None = None, measure: str | None
     low, high = result.info["limits"][measure]
     ax.set_ylim(min(low, ax.get_ylim()[0]) - 0.02, max(high, ax.get_ylim()[1]) + 0.02)
     _ticks(ax.xaxis, [layer.name for layer in rows])
-    ax.set(xlabel=f"layer of {own}", ylabel=_label(result, measure),
-           title=f"{own} compared with")
+    ax.set(xlabel=f"layer of {own}", ylabel=_label(result, measure), title=f"{own} compared with")
     ax.legend(fontsize=8)
     return ax
 

@@ -6,6 +6,7 @@ import fnmatch
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,13 +28,10 @@ class contains(str):
 
 def unwrap(model: nn.Module) -> nn.Module:
     """The module inside DataParallel, DistributedDataParallel and torch.compile wrappers."""
-    while True:
-        if hasattr(model, "_orig_mod"):
-            model = model._orig_mod
-        elif isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            model = model.module
-        else:
-            return model
+    if hasattr(model, "_orig_mod"):
+        return unwrap(model._orig_mod)
+    parallel = isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel))
+    return unwrap(model.module) if parallel else model
 
 
 def named_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -53,9 +51,9 @@ def select(model: nn.Module, layers: Any = None) -> list[str]:
     modules = named_layers(model)
     inner = {name: module for name, module in modules.items() if name} or modules
     if layers is None:
-        leaves = [name for name, m in inner.items() if next(m.children(), None) is None]
-        chosen = {name for name in leaves if any(p.dim() > 1 for p in inner[name].parameters())}
-        chosen = chosen or set(leaves)
+        leaves = {name: m for name, m in inner.items() if not [*m.children()]}
+        chosen = {name for name, m in leaves.items() if any(p.dim() > 1 for p in m.parameters())}
+        chosen = chosen or leaves
     else:
         single = isinstance(layers, (str, type, re.Pattern)) or callable(layers)
         chosen = set().union(*(matching(spec, modules, inner)
@@ -110,11 +108,9 @@ def batch_tensor(output: Any, n: int, batch_first: bool = True) -> Tensor | None
     return next((tensor for tensor in found if tensor is not None), None)
 
 
-Sink = Callable[[str, nn.Module, Tensor | None], None]
-
-
 @contextlib.contextmanager
-def tapped(model: nn.Module, names: Iterable[str], sink: Sink, *,
+def tapped(model: nn.Module, names: Iterable[str],
+           sink: Callable[[str, nn.Module, Tensor | None], None], *,
            device: torch.device | str | None = None,
            pick: Callable[[str, Any], Tensor] | None = None) -> Iterator[Callable[[Tensor], None]]:
     """Inside the block, run the model in eval mode and hand each named output to `sink`.
@@ -130,19 +126,17 @@ def tapped(model: nn.Module, names: Iterable[str], sink: Sink, *,
     if device is not None and len(homes) > 1:
         raise ValueError(f"device={device!r}: this model is spread over {sorted(map(str, homes))}; "
                          "leave device=None")
-    modes = [(module, module.training) for module in base.modules()]
     compiled = any(hasattr(m, "_orig_mod") or m._compiled_call_impl for m in base.modules())
-    handles, calls, size = [], Counter(), 0
+    calls, size = Counter(), 0
 
-    def hook(name: str, module: nn.Module, output: Any) -> None:
+    def hook(name: str, module: nn.Module, _: Any, output: Any) -> None:
         if not size:  # somebody else runs the model: it may be watched twice
             return
         calls[name] += 1
         label = name if calls[name] == 1 else f"{name}#{calls[name]}"
-        if pick is not None:
-            output = pick(label, output)
-        sink(label, module, batch_tensor(output, size, getattr(module, "batch_first", True)
-                                         if pick is None else True))
+        batch_first = pick is not None or getattr(module, "batch_first", True)
+        output = output if pick is None else pick(label, output)
+        sink(label, module, batch_tensor(output, size, batch_first))
 
     def forward(x: Tensor) -> None:
         nonlocal size
@@ -155,21 +149,16 @@ def tapped(model: nn.Module, names: Iterable[str], sink: Sink, *,
             base(x.to(where))
         size = 0
 
-    try:
-        if device is not None:
+    with contextlib.ExitStack() as undo:
+        if device is not None and homes:
+            undo.callback(base.to, *homes)  # there is one only
             base.to(device)
+        for module in base.modules():
+            undo.callback(setattr, module, "training", module.training)
         base.eval()
         for name in names:
-            handles.append(modules[name].register_forward_hook(
-                lambda module, _, output, name=name: hook(name, module, output)))
+            undo.enter_context(modules[name].register_forward_hook(partial(hook, name)))
         yield forward
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, mode in modes:
-            module.training = mode
-        if device is not None and homes:
-            base.to(next(iter(homes)))
 
 
 def preview(model: nn.Module, x: Tensor, layers: Any = None) -> Any:
@@ -183,9 +172,8 @@ def preview(model: nn.Module, x: Tensor, layers: Any = None) -> Any:
     names, rows = select(model, layers), []
 
     def note(name: str, module: nn.Module, output: Tensor | None) -> None:
-        shape = None if output is None else tuple(output.shape[1:])
-        rows.append((name, type(module).__name__, shape, None if output is None
-                     else output[:1].numel()))
+        seen = (None, None) if output is None else (tuple(output.shape[1:]), output[:1].numel())
+        rows.append((name, type(module).__name__, *seen))
 
     with tapped(model, names, note) as forward:
         forward(x)

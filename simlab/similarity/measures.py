@@ -18,8 +18,6 @@ from torch import Tensor
 from . import gram as g
 from .layers import one_of
 
-NAN = float("nan")
-
 
 def matrix(x: Any) -> Tensor:
     """[n, p] of a tensor or array as float64; ValueError unless it is finite with n >= 2."""
@@ -92,9 +90,15 @@ class Representation:
         return out
 
 
-def pair(x: Any, y: Any) -> tuple[Representation, Representation]:
-    """Both as Representation; ValueError when their samples cannot correspond."""
-    a, b = (v if isinstance(v, Representation) else Representation(v) for v in (x, y))
+def pair(x: Any, y: Any, metric: str = "euclidean") -> tuple[Representation, Representation]:
+    """Both as Representation, in the geometry of `metric`.
+
+    ValueError when their samples cannot correspond, or a Gram lacks what the metric needs.
+    """
+    if metric != "euclidean" and any(isinstance(v, Representation) for v in (x, y)):
+        raise ValueError(f"metric={metric!r} needs the raw features: a centred Gram lacks them")
+    a, b = (v if isinstance(v, Representation)
+            else Representation(normalised_rows(matrix(v), metric)) for v in (x, y))
     if len(a) != len(b):
         raise ValueError(f"the samples must correspond: {len(a)} and {len(b)} rows")
     return a, b
@@ -134,7 +138,7 @@ def cka_similarity(x: Any, y: Any, *, debiased: bool = True) -> float:
     a, b = pair(x, y)
     own = [hsic(v, v, debiased=debiased) for v in (a, b)]
     if not all(h > 1e-14 * (v.energy / len(v)) ** 2 for h, v in zip(own, (a, b), strict=True)):
-        return NAN
+        return np.nan
     return hsic(a, b, debiased=debiased) / (own[0] * own[1]) ** 0.5
 
 
@@ -175,7 +179,7 @@ def procrustes_distance(x: Any, y: Any, *, form: str = "squared") -> float:
     distance = PROCRUSTES[one_of(form, PROCRUSTES, "form")]
     (u, s), (v, t) = (r.basis for r in pair(x, y))
     if not len(s) or not len(t):
-        return NAN
+        return np.nan
     # In n x n only: U diag(s) is X up to a rotation.
     cross = (u * (s / s.norm())).T @ (v * (t / t.norm()))
     return distance(min(torch.linalg.svdvals(cross).sum().item(), 1.0))
@@ -195,7 +199,7 @@ def cca_similarity(x: Any, y: Any, *, squared: bool = False, variance: float = 1
         tops.append(u[:, :int((share < variance - 1e-12).sum()) + 1] if variance < 1 else u)
     cross, fewer = tops[0].T @ tops[1], min(top.shape[1] for top in tops)
     total = cross.square().sum() if squared else torch.linalg.svdvals(cross).sum()
-    return total.item() / fewer if fewer else NAN
+    return total.item() / fewer if fewer else np.nan
 
 
 def svcca_similarity(x: Any, y: Any, *, variance: float = 0.99, squared: bool = False) -> float:
@@ -215,7 +219,7 @@ def pwcca_similarity(x: Any, y: Any) -> float:
         raise ValueError("PWCCA depends on the features of x: a Gram does not determine it")
     u, v = a.basis[0], b.basis[0]
     if not u.shape[1] or not v.shape[1]:
-        return NAN
+        return np.nan
     w, rho, _ = torch.linalg.svd(u.T @ v, full_matrices=False)
     weight = ((u @ w).T @ a.features.to(u.dtype)).abs().sum(1)
     return ((weight * rho).sum() / weight.sum()).item()
@@ -225,7 +229,7 @@ def regression_similarity(x: Any, y: Any) -> float:
     """R^2 of predicting x linearly from y, |Q_y'X|^2 / |X|^2; in [0, 1]. Not symmetric."""
     (u, s), (v, _) = (r.basis for r in pair(x, y))
     r2 = (v.T @ (u * s)).square().sum() / s.square().sum()
-    return r2.item() if len(v.T) else NAN
+    return r2.item() if len(v.T) else np.nan
 
 
 def normalised_rows(features: Tensor, metric: str) -> Tensor:
@@ -244,15 +248,6 @@ def normalised_rows(features: Tensor, metric: str) -> Tensor:
     return torch.nn.functional.normalize(features, eps=1e-30)
 
 
-def geometry(x: Any, y: Any, metric: str) -> tuple[Representation, Representation]:
-    """Both in the geometry of `metric`."""
-    if metric == "euclidean":
-        return pair(x, y)
-    if isinstance(x, Representation) or isinstance(y, Representation):
-        raise ValueError(f"metric={metric!r} needs the raw features: a centred Gram lacks them")
-    return pair(*(normalised_rows(matrix(v), metric) for v in (x, y)))
-
-
 def rank_matrix(rep: Representation) -> Tensor:
     """[n, n] ranks of the distances between samples (ties share one), their mean taken off."""
     from scipy.spatial.distance import squareform  # loading them takes a second
@@ -269,7 +264,7 @@ def rsa_similarity(x: Any, y: Any, *, metric: str = "euclidean") -> float:
     The Euclidean one is invariant to rotation, isotropic scale and shift; "correlation" and
     "cosine" notice a shift, and need the raw features.
     """
-    return alignment(*(rank_matrix(rep) for rep in geometry(x, y, metric)))
+    return alignment(*(rank_matrix(rep) for rep in pair(x, y, metric)))
 
 
 def neighbour_matrix(rep: Representation, k: int = 10) -> Tensor:
@@ -286,7 +281,7 @@ def mutual_knn_similarity(x: Any, y: Any, *, k: int = 10, metric: str = "euclide
 
     Independent representations give k/(n-1). `metric` "cosine" needs the raw features.
     """
-    return alignment(*(neighbour_matrix(rep, k) for rep in geometry(x, y, metric)))
+    return alignment(*(neighbour_matrix(rep, k) for rep in pair(x, y, metric)))
 
 
 @dataclass(frozen=True)

@@ -70,10 +70,9 @@ class Pass:
 
     def open(self, stack: contextlib.ExitStack, device: Any, pick: Any) -> None:
         """Attach to all models until `stack` closes."""
-        self.forwards = [
-            stack.enter_context(tapped(model, names, partial(self._watch, run), device=device,
-                                       pick=pick))
-            for run, (model, _, _, names) in enumerate(self.runs)]
+        self.forwards = [stack.enter_context(tapped(model, names, partial(self._watch, run),
+                                                    device=device, pick=pick))
+                         for run, (model, _, _, names) in enumerate(self.runs)]
 
     def __call__(self, batch: list[Tensor], use: Callable[[int, Tensor], Any]) -> list[Any]:
         """Run one batch -> use(row, output [n, ...]) by row, called while the output is as the
@@ -97,16 +96,15 @@ class Pass:
                 self.notes[key] = f"left out: first called in batch {self.batches}"
                 return
             self.notes.pop(key, None)
-        row = self.rows[key][-1] if key in self.rows else len(self.rows)
+            self.rows[key] = type(module).__name__, (), 0, len(self.rows)
+        kind, *_, row = self.rows[key]
         if output is None:
             self.notes.setdefault(key, "its output holds no float tensor with the batch of "
                                   f"{self.size} as first dimension; choose one with pick=")
-            self.rows.setdefault(key, (type(module).__name__, (), 0, row))
-            self.found[row] = None
-        else:
-            shape, output = tuple(output.shape[1:]), pooled(output, self.runs[run][2])
-            self.rows[key] = type(module).__name__, shape, output[0].numel(), row
-            self.found[row] = self.use(row, output)
+            return
+        shape, output = tuple(output.shape[1:]), pooled(output, self.runs[run][2])
+        self.rows[key] = kind, shape, output[0].numel(), row
+        self.found[row] = self.use(row, output)
 
     def layers(self) -> list[Layer]:
         """One entry for each model and layer, in order of first execution."""

@@ -147,8 +147,7 @@ class Result:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         with open(temporary, "wb") as file:
             np.savez_compressed(file, meta=np.array(json.dumps(meta, default=str)), **arrays)
-        os.replace(temporary, path)
-        return path
+        return temporary.replace(path)
 
     @classmethod
     def load(cls, path: str | Path) -> "Result":

@@ -42,9 +42,8 @@ def unpack(batch: Any, index: int) -> tuple[Tensor, Tensor | None]:
     if x.dtype == torch.uint8:
         raise TypeError(f"batch {index}: pictures are uint8; give them as float, normalised as the "
                         "models were trained")
-    bad = ~x.isfinite()
-    if bad.any():
-        first = bad.flatten(1).any(1).nonzero()[0].item()
+    if (bad := ~x.isfinite()).any():
+        first = bad.reshape(len(x), -1).any(1).nonzero()[0].item()
         raise ValueError(f"batch {index}: {int(bad.sum())} values of the pictures are NaN or "
                          f"infinite, first in sample {first}")
     return x, rest[0] if rest and getattr(rest[0], "ndim", 0) == 1 else None
@@ -74,8 +73,7 @@ class Samples:
         return "checked by " + " and ".join(proofs) if proofs else "unchecked"
 
     def __iter__(self) -> Iterator[list[Tensor]]:
-        ready: list[Tensor] = []  # a batch waits here: a small tail may have to join it
-        part: list[Tensor] = []
+        ready, part = [], []  # a batch waits in `ready`: a small tail may have to join it
         for index, raw in enumerate(itertools.zip_longest(*self.sources)):
             if any(r is None for r in raw):
                 raise ValueError(f"one loader ends after {index} batches, the other goes on: their "
@@ -89,9 +87,8 @@ class Samples:
                     yield ready
                 ready, part = part, []
         ready = merged(ready, part)
-        if not ready or len(ready[0]) < MIN_BATCH:
-            raise ValueError(f"at least {MIN_BATCH} samples are needed, got "
-                             f"{len(ready[0]) if ready else 0}")
+        if (count := len(ready[0]) if ready else 0) < MIN_BATCH:
+            raise ValueError(f"at least {MIN_BATCH} samples are needed, got {count}")
         yield ready
 
     def _check(self, batch: tuple[Tensor, ...], labels: tuple, index: int) -> None:
