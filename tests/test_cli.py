@@ -115,6 +115,14 @@ def test_help_shows_every_flag_with_its_type_default_and_a_line(command, capsys)
         assert "cifar-paper" in told and "--fresh" in told
 
 
+def test_help_of_sweep_shows_the_defaults_too(capsys):
+    with pytest.raises(SystemExit):
+        main(["sweep", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "--jobs JOBS points at once (default: 1)" in told and "(required)" in told
+    assert "default: None) --jobs" not in told
+
+
 def test_doctor_tells_versions_devices_and_what_is_missing(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SIMLAB_DATA", str(tmp_path))
     assert main(["doctor"]) == 0

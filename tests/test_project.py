@@ -143,7 +143,7 @@ def test_all_of_simlab_is_small():
     sizes = {str(path.relative_to(SIMLAB)): lines_of_code(path.read_text(encoding="utf-8"))
              for path in SIMLAB.rglob("*.py")}  # fmt: skip
     # the aim is 4,500; until then it must not grow
-    assert len(sizes) > 30 and sum(sizes.values()) < 5200, sizes
+    assert len(sizes) > 30 and sum(sizes.values()) < 4900, sizes
 
 
 def test_lines_of_code_are_counted_without_words_about_them():

@@ -633,6 +633,8 @@ def test_the_rbf_bandwidth_is_fixed_by_the_first_batch_and_recorded():
      {"measures": "rbf_cka", "options": {"rbf_cka": {"sigma": 3}}}),
     (ValueError, "option of cca='square'.*squared",
      {"measures": "cca", "probe": 50, "options": {"cca": {"square": True}}}),
+    (ValueError, "option of max='m'.*Known: none",  # a function of the user's has no options
+     {"measures": max, "probe": 50, "options": {"max": {"m": 1}}}),
     (ValueError, "matches nothing", {"layers": "conv"}),
     (ValueError, "did you mean 'Sequential'", {"layers": {"Sequentail": "0"}}),
     (ValueError, "at least 4 samples, got 3", {"probe": 3}),

@@ -4,7 +4,7 @@ import contextlib
 import inspect
 import itertools
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -129,8 +129,7 @@ def resolve(measures: Any, options: Mapping[str, dict]) -> dict[str, Measure]:
     out = {}
     for m in [measures] if isinstance(measures, str) or callable(measures) else measures:
         if callable(m):
-            out[m.__name__] = Measure("measure", features=True, symmetric=False,
-                                      pair=lambda a, b, m=m: float(m(a.features, b.features)))
+            out[m.__name__] = Measure("measure", features=True, symmetric=False, pair=of_features(m))
         else:
             out[m] = MEASURES[one_of(m, MEASURES, "measures")]
     for name, given in options.items():
@@ -140,6 +139,11 @@ def resolve(measures: Any, options: Mapping[str, dict]) -> dict[str, Measure]:
         for option in given:
             one_of(option, known, f"option of {name}")
     return out
+
+
+def of_features(measure: Callable) -> Callable:
+    """A function of two feature matrices as one of two Representations."""
+    return lambda a, b: float(measure(a.features, b.features))
 
 
 def confounding(source: Any, x: Tensor, start: int) -> Tensor:
