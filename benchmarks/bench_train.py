@@ -5,7 +5,7 @@
 1. The default network, one epoch of the default run: pictures a second of the whole training loop
    (batches, two views, optimizer, log, checkpoint) over those of the bare forward and backward pass
    on ready-made views. What is measured on the features in between is told apart.
-2. A SimSiam step with ResNet-18, 64 colour pictures of 32 x 32: bfloat16 with channels_last over
+2. A SimSiam step with ResNet-18, 128 colour pictures of 32 x 32: bfloat16 with channels_last over
    plain float32, only where the processor multiplies in bfloat16.
 
 Both sides of a ratio run in turn, in this one process; the table holds the medians of all rounds, and
@@ -66,7 +66,7 @@ def loop_against_bare() -> tuple[list[float], list[float], list[float]]:
     return loop, bare, seconds
 
 
-def resnet18_steps(batch: int = 64) -> dict[str, list[float]]:
+def resnet18_steps(batch: int = 128) -> dict[str, list[float]]:
     """Pictures a second of each SimSiam step with ResNet-18, in float32 and in bfloat16."""
     kinds = {"float32": torch.contiguous_format, "bfloat16": torch.channels_last}
     if not cpu_has_bfloat16():

@@ -135,7 +135,8 @@ def average(tensors: list[Tensor]):
 
 def average_gradients(network: nn.Module):
     """Of a loss that is the mean over all processes' losses; a missing gradient stays missing."""
-    average([p.grad for p in network.parameters() if p.grad is not None])
+    if world() > 1:
+        average([p.grad for p in network.parameters() if p.grad is not None])
 
 
 # ------------------------------------------------------------------------- BatchNorm of all pictures
