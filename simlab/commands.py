@@ -17,6 +17,7 @@ from .augment import normalise, parse_augment
 from .config import PretrainConfig, SupervisedConfig, TrainConfig, make_config
 from .data import DataSet, load_data
 from .models import build_encoder
+from .names import near
 from .probe import encode, linear_probe
 from .runs import Run, read_json, runs_folder, write_bytes
 
@@ -110,7 +111,9 @@ def open_run(name: str, data_folder: str = "",
     places = [Path(name), runs_folder() / name]
     folder = next((place for place in places if (place / "config.json").exists()), None)
     if folder is None:
-        raise FileNotFoundError(f"there is no run {name}: neither here nor in {runs_folder()}")
+        names = [path.parent.name for path in runs_folder().glob("*/config.json")]
+        raise FileNotFoundError(f"there is no run {name}, neither here nor in {runs_folder()}"
+                                + near(name, names))
     identity = read_json(folder / "config.json")
     if not isinstance(identity, dict) or not isinstance(identity.get("config"), dict):
         raise ValueError(f"{folder / 'config.json'} is no run's: it was changed by hand")

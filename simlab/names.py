@@ -8,4 +8,5 @@ def near(name: str, known: Iterable[str]) -> str:
     """'; did you mean ...?' with the nearest right name, or else all that are known."""
     known = [str(k) for k in known]
     match = get_close_matches(str(name), known, 1)
-    return f"; did you mean {match[0]!r}?" if match else f"; known: {', '.join(sorted(known))}"
+    words = ", ".join(sorted(known)) or "none"
+    return f"; did you mean {match[0]!r}?" if match else f"; known: {words}"

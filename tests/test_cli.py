@@ -115,6 +115,11 @@ def test_help_shows_every_flag_with_its_type_default_and_a_line(command, capsys)
         assert "cifar-paper" in told and "--fresh" in told
 
 
+def test_a_recipe_where_there_are_none_is_refused(capsys):
+    assert main(["supervised", "--recipe", "cifar-paper"]) == 1
+    assert "no recipe 'cifar-paper'; known: none" in capsys.readouterr().err
+
+
 def test_help_of_sweep_shows_the_defaults_too(capsys):
     with pytest.raises(SystemExit):
         main(["sweep", "--help"])
@@ -177,6 +182,8 @@ def test_a_run_that_is_not_there_or_not_finished_is_refused(two_runs, tmp_path, 
     assert main(["knn", name]) == 1
     assert f"there is no run {name}" in capsys.readouterr().err
     shutil.copytree(folder / name, tmp_path / name)
+    assert main(["knn", name[:-1]]) == 1
+    assert f"did you mean {name!r}?" in capsys.readouterr().err
     (tmp_path / name / "metrics.json").unlink()
     assert main(["probe", name]) == 1
     assert "is not finished" in capsys.readouterr().err
