@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-CHUNK = 2**18  # features that are centred at once: as many as stay in a core's cache
+CHUNK = 2**19  # numbers that are centred at once: as many as stay in the cores' caches
 
 
 @contextlib.contextmanager
@@ -24,7 +24,8 @@ def full_precision(device: torch.device) -> Iterator[None]:
     try:
         for m, _ in held:
             setattr(m, name, "ieee" if name == "fp32_precision" else False)
-        with torch.autocast(device.type, enabled=False):
+        with torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) \
+                else contextlib.nullcontext():  # an autocast takes its time
             yield
     finally:
         for m, value in held:
@@ -53,9 +54,8 @@ def centred_gram(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
             gram[half:, half:].addmm_(part[half:], part[half:].T)
     gram[:half, half:] = gram[half:, :half].T  # symmetric: a quarter need not be multiplied
     # Features that differ by less than two roundings of their size hold no information.
-    noise = (2 * torch.finfo(x.dtype).eps * x[0].to(dtype).norm()) ** 2 * n
-    trace = gram.trace()
-    return gram.mul_((trace > noise) | trace.isnan())
+    noise = torch.linalg.vector_norm(x[0], dtype=dtype)**2 * (4 * n * torch.finfo(x.dtype).eps**2)
+    return gram.mul_(~(gram.trace() <= noise))  # NaN stays
 
 
 def center(grams: Tensor, debiased: bool = True) -> Tensor:
