@@ -43,7 +43,7 @@ endif
 
 check: $(BIN)/.ready
 	@$(BIN)/ruff check simlab tests benchmarks data notebooks
-	@$(BIN)/python -m pytest tests -q -m "not slow and not notebook and not browser and not distributed"
+	@$(BIN)/python -m pytest tests -q -m "not slow and not long and not notebook and not browser and not distributed"
 
 test-slow: $(BIN)/.ready
 	@$(BIN)/python -m pytest tests -m slow

@@ -161,6 +161,7 @@ def two_runs(tmp_path_factory):
     return folder, sorted(path.name for path in folder.glob("pretrain-*"))
 
 
+@pytest.mark.long
 def test_a_stored_run_is_asked_by_name_or_folder(two_runs, monkeypatch, capsys):
     folder, (name, other) = two_runs
     monkeypatch.setenv("SIMLAB_RUNS", str(folder))
@@ -313,6 +314,7 @@ def outcome_of(tmp_path_factory):
     return outcome
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_of_the_known_program_has_a_counterpart_with_an_effect(option, outcome_of):
     base, change, shown = OPTIONS[option]
@@ -378,6 +380,7 @@ def test_resuming_is_what_happens_unless_fresh_is_said(tmp_path, monkeypatch, ca
     assert log.count("starts with") == 1 and "goes on" not in log
 
 
+@pytest.mark.long
 def test_the_papers_recipe_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SIMLAB_RUNS", str(tmp_path))
     monkeypatch.setitem(sources.DATASETS, "cifar10", cifar_of(0))

@@ -611,6 +611,7 @@ def test_a_data_set_lives_on_the_device_that_was_asked_for(idx_folder):
 # ---------------------------------------------------------------------------------------- the wheel
 
 
+@pytest.mark.long
 def test_an_installed_wheel_brings_the_pictures_into_an_empty_folder(tmp_path, fashion):
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     built = subprocess.run(

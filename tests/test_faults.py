@@ -105,7 +105,7 @@ def kill_and_go_on(folder, kills, processes, seed):
 @pytest.mark.parametrize(
     ("processes", "kills"),
     [
-        (1, 3),
+        pytest.param(1, 3, marks=pytest.mark.long),
         pytest.param(2, 3, marks=pytest.mark.distributed),
         pytest.param(1, 20, marks=pytest.mark.slow),
         pytest.param(2, 20, marks=[pytest.mark.slow, pytest.mark.distributed]),

@@ -342,6 +342,7 @@ def test_a_change_in_any_training_source_changes_the_digest(name, monkeypatch):
     assert len({before, edited_under_a_kernel, identity.code_digest()}) == 3
 
 
+@pytest.mark.long
 def test_changed_code_never_answers_with_an_old_run(whole, tmp_path):
     """The loss is broken in a copy of the package: trained anew. A new comment: loaded."""
     folder = shutil.copytree(whole.folder.parent, tmp_path / "runs")
@@ -408,6 +409,7 @@ def main(folder: str, stall_at: str, mark: str, wait_for: str):
     print(json.dumps({"steps": steps, "run": run.folder.name}))
 
 
+@pytest.mark.long
 def test_killed_in_an_epoch_one_that_waited_goes_on_bit_for_bit_and_the_other_loads(
     whole, tmp_path
 ):

@@ -282,6 +282,7 @@ def trained(model, x, check=True):
     return loss
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name, block, count, size", [
     ("resnet18", BasicBlock, 8, 224), ("resnet18", BasicBlock, 8, 32),
     ("resnet50", Bottleneck, 16, 224), ("convnext_tiny", CNBlock, 18, 224),
