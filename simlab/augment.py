@@ -107,26 +107,39 @@ def two_views(images: Tensor, augment: Augment, mean: Tensor, std: Tensor, size:
             batch's.
     Returns: two float32 tensors [N, C, size, size], normalised, in memory channels last.
     """
-    return tuple(view(images, augment, mean, std, size, generator, share) for _ in range(2))
+    return _views(2, images, augment, mean, std, size, generator, share)
 
 
 def view(images: Tensor, augment: Augment, mean: Tensor, std: Tensor, size: int = 0,
          generator: torch.Generator | None = None, share: tuple[int, int] | None = None) -> Tensor:
     """One random view [N, C, size, size] of every picture [N, C, H, W]; see `two_views`."""
+    return _views(1, images, augment, mean, std, size, generator, share)[0]
+
+
+def _views(number: int, images: Tensor, augment: Augment, mean: Tensor, std: Tensor, size: int,
+           generator: torch.Generator | None, share: tuple[int, int] | None) -> tuple[Tensor, ...]:
+    """All views of a batch in one go: the many small steps take as long for one as for two."""
     if images.dtype != torch.uint8 or images.dim() != 4:
         raise ValueError("pictures must be uint8 [N, C, H, W], not "
                          f"{images.dtype} {tuple(images.shape)}")
     n, c, h, w = images.shape
-    # `color_jitter` shifts the hue of one quarter of its pictures after the other: shuffled, each
-    # may come into any quarter. The batch is filled up to four equal ones.
     first, total = share or (0, n)
-    draw = _Draw(-(-total // 4) * 4, images.device, generator)
-    shuffled, quarters = torch.argsort(draw.uniform()), None
-    if share:
-        draw.rows = torch.argsort(shuffled)[first : first + n].sort().values
-        shuffled = shuffled[draw.rows] - first
-        ends = torch.arange(5, device=images.device) * (draw.n // 4)
-        quarters = torch.searchsorted(draw.rows, ends).tolist()
+    hue = bool(augment.jitter and augment.hue and c == 3)
+    draw = _Draw(number, total, augment, c, images.device, generator)
+    # `color_jitter` shifts the hue of one quarter of its pictures after the other: shuffled, each
+    # may come into any quarter. The batch is filled up to four equal ones, of all views.
+    shuffled, quarters = torch.argsort(draw.uniform().view(number, -1), 1), None  # [V, N4]
+    place = shuffled + draw.n * torch.arange(number, device=images.device)[:, None]
+    shuffled, place = shuffled.flatten(), place.flatten()
+    if hue or share:
+        by_quarter = torch.arange(len(place), device=images.device)
+        by_quarter = by_quarter.view(number, 4, -1).transpose(0, 1).flatten()
+        if share:
+            kept = ((shuffled >= first) & (shuffled < first + n))[by_quarter]
+            by_quarter = by_quarter[kept]
+            quarters = [0, *kept.view(4, -1).sum(1).cumsum(0).tolist()]
+        draw.rows = by_quarter
+        shuffled, place = shuffled[by_quarter] - first, place[by_quarter]
     x = images.index_select(0, shuffled.clamp(max=n - 1)).to(torch.float32).div_(255)
     x = resample(x, *_crops(draw, augment, h, w), (size, size) if size else (h, w))
     if augment.jitter:
@@ -136,7 +149,8 @@ def view(images: Tensor, augment: Augment, mean: Tensor, std: Tensor, size: int 
     if augment.blur:
         sigma = draw.uniform(augment.blur_sigma_min, augment.blur_sigma_max)
         x = torch.where(draw.chance(augment.blur)[:, None, None, None], blur(x, sigma), x)
-    return _standardise(x.index_select(0, torch.argsort(shuffled)[:n]), mean, std)
+    back = torch.argsort(place).view(number, -1)[:, :n].flatten()
+    return _standardise(x.index_select(0, back), mean, std).split(n)
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -260,17 +274,27 @@ def blur(x: Tensor, sigma: Tensor) -> Tensor:
 
 
 class _Draw:
-    """Random numbers for n pictures, made on the pictures' device."""
+    """Random numbers for some views of a batch, filled up to n pictures, made on its device.
 
-    def __init__(self, n: int, device: torch.device, generator: torch.Generator | None):
-        self.n, self.device, self.generator = n, device, generator
-        self.rows: Tensor | None = None  # those that are used, where not all
+    They are all drawn at once, one view's after the other's, and used in the order of the steps.
+    """
+
+    def __init__(self, views: int, total: int, augment: Augment, channels: int,
+                 device: torch.device, generator: torch.Generator | None):
+        self.n, self.used = -(-total // 4) * 4, 0
+        self.rows: Tensor | None = None  # [M] of the views' pictures, where not all in their order
+        colour = channels == 3
+        each = 1 + 2 * TRIES + 4  # shuffling, crops
+        each += (7 + colour) * (augment.jitter > 0) + (colour and augment.grey > 0)
+        each += 2 * (augment.blur > 0)
+        self.numbers = torch.rand(views, each * self.n, device=device, generator=generator)
 
     def uniform(self, low: float = 0.0, high: float = 1.0, columns: int = 0) -> Tensor:
-        shape = (self.n, columns) if columns else (self.n,)
-        r = torch.rand(shape, device=self.device, generator=self.generator)
+        r = self.numbers[:, self.used : self.used + self.n * max(1, columns)]
+        self.used += r.shape[1]
+        r = r.reshape(-1, columns) if columns else r.flatten()
         r = r if self.rows is None else r[self.rows]
-        return r if (low, high) == (0, 1) else r.mul_(high - low).add_(low)
+        return r if (low, high) == (0, 1) else r * (high - low) + low
 
     def chance(self, p: float) -> Tensor:
         return self.uniform() < p

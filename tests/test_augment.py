@@ -292,6 +292,34 @@ def test_a_view_does_not_change_with_the_other_pictures():
     assert not torch.equal(seen[3], seen_among_others[3])
 
 
+@pytest.mark.parametrize("share", [None, (0, 21), (5, 40)])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", RECIPES)
+def test_both_views_made_in_one_go_are_those_made_one_after_the_other(name, channels, share):
+    x, mean, std = pictures(21)[:, :channels], MEAN[:channels], STD[:channels]
+    one, both = seeded(6), seeded(6)
+    apart = [view(x, RECIPES[name], mean, std, 24, one, share) for _ in range(2)]
+    together = two_views(x, RECIPES[name], mean, std, 24, both, share)
+    for a, b in zip(apart, together, strict=True):
+        assert torch.equal(a, b) and b.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(one.get_state(), both.get_state())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", [*RECIPES, "simclr jitter=0", "simclr grey=0", "simclr hue=0"])
+def test_every_number_that_is_drawn_is_used(monkeypatch, name, channels):
+    made = []
+
+    class Draw(module._Draw):
+        def __init__(self, *args):
+            super().__init__(*args)
+            made.append(self)
+
+    monkeypatch.setattr(module, "_Draw", Draw)
+    two_views(pictures(6)[:, :channels], parse_augment(name), MEAN[:channels], STD[:channels])
+    assert [draw.used for draw in made] == [made[0].numbers.shape[1]]
+
+
 @pytest.mark.parametrize("n", [24, 21])
 def test_every_order_of_the_jitter_is_equally_likely_for_every_picture(monkeypatch, n):
     """Pictures carry their number as brightness, by which they are found in the shuffled batch."""
@@ -321,8 +349,8 @@ def test_every_order_of_the_jitter_is_equally_likely_for_every_picture(monkeypat
     "crop_min, ratio, h, w", [(0.2, 4 / 3, 32, 32), (0.08, 4 / 3, 64, 64), (0.5, 2.0, 24, 40)]
 )
 def test_crops_are_distributed_as_torchvisions(crop_min, ratio, h, w):
-    draw = module._Draw(8000, CPU, seeded(8))
     recipe = replace(NONE, crop_min=crop_min, ratio=ratio)
+    draw = module._Draw(1, 8000, recipe, 3, CPU, seeded(8))
     ours = module._crops(draw, recipe, h, w)[0]
     torch.manual_seed(9)
     x = torch.empty(1, h, w)
