@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from .config import SupervisedConfig, TrainConfig
 from .data import DataSet, Pictures
 from .evaluate import features
-from .folders import FITS, _Files, _list, _size_and_mode
+from .folders import FITS, PictureFiles, picture_paths, size_and_mode
 from .names import near
 from .probe import accuracy, encode, linear_probe
 from .runs import Run
@@ -84,14 +84,14 @@ def by_colour(pictures: Pictures, colours: Mapping[str, tuple] = COLOURS, seed: 
 def domain_folder(folder: str, image_size: int = 0) -> Domains:
     """FOLDER/<domain>/<class>/*.jpg, cut to squares of `image_size` pixels (0: the first one's)."""
     root = Path(folder)
-    paths = [path for path, _ in _list(root)]
+    paths = [path for path, _ in picture_paths(root)]
     inside = [path.relative_to(root).parts for path in paths]
     if wrong := [path for path, parts in zip(paths, inside, strict=True) if len(parts) < 3]:
         raise ValueError(f"{wrong[0]} lies at the wrong depth: expected {root}/<domain>/<class>/...")
     names, classes = known = [tuple(sorted({parts[i] for parts in inside})) for i in (0, 1)]
     if len(names) < 2:
         raise ValueError(f"{root} has one domain, {names[0]}: expected at least two folders in it")
-    files = _Files(tuple(paths), *_size_and_mode(paths, image_size))
+    files = PictureFiles(tuple(paths), *size_and_mode(paths, image_size))
     if (need := len(paths) * len(files.mode) * files.size**2) > FITS:
         raise MemoryError(f"{root} takes {need / 2**30:.1f} GB decoded: give a smaller image_size")
     domain, labels = (torch.tensor([known[i].index(parts[i]) for parts in inside]) for i in (0, 1))

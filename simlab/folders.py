@@ -46,11 +46,11 @@ def load_folder(folder: str, image_size: int = 0, device: torch.device | str = "
         raise FileNotFoundError(f"there is no folder {root}")
     train_root = root / "train" if (root / "train").is_dir() else root
     test_root = next((root / n for n in ("test", "val") if (root / n).is_dir()), None)
-    train = _list(train_root)
+    train = picture_paths(train_root)
     classes = tuple(sorted({name for _, name in train} - {""}))
     number_of = {name: number for number, name in enumerate(classes)} | {"": -1}
     if train_root != root and test_root:
-        test = _list(test_root)
+        test = picture_paths(test_root)
         if unknown := {name for _, name in test} - number_of.keys():
             raise ValueError(f"{test_root} has classes that {train_root} has not: "
                              f"{', '.join(sorted(unknown))}")
@@ -59,11 +59,11 @@ def load_folder(folder: str, image_size: int = 0, device: torch.device | str = "
     else:
         train, test = [found for i, found in enumerate(train) if i % 5 != 4], train[4::5]
 
-    size, mode = _size_and_mode([path for path, _ in train], image_size)
+    size, mode = size_and_mode([path for path, _ in train], image_size)
     streamed = (len(train) + len(test)) * size * size * len(mode) > fits
     made = []
     for split, found in (("train", train), ("test", test)):
-        files = _Files(tuple(path for path, _ in found), size, mode)
+        files = PictureFiles(tuple(path for path, _ in found), size, mode)
         labels = torch.tensor([number_of[name] for _, name in found])
         made.append(StreamedPictures(files, labels, classes) if streamed else
                     Pictures(files.read_all(f"reading {split}"), labels, classes))
@@ -71,7 +71,7 @@ def load_folder(folder: str, image_size: int = 0, device: torch.device | str = "
 
 
 @dataclass(frozen=True)
-class _Files:
+class PictureFiles:
     """Picture files, and how they are read."""
 
     paths: tuple[Path, ...]
@@ -114,7 +114,7 @@ class StreamedPictures(Pictures):
     Everything but `images` is as in `Pictures`.
     """
 
-    def __init__(self, files: _Files, labels: Tensor, classes: tuple[str, ...]):
+    def __init__(self, files: PictureFiles, labels: Tensor, classes: tuple[str, ...]):
         self.files, self.labels, self.classes = files, labels, classes
         self.factors, self.factor_names = torch.empty(0, 0), ()
 
@@ -166,7 +166,7 @@ class StreamedPictures(Pictures):
         return StreamedPictures(self.files, self.labels.to(device), self.classes)
 
 
-def _list(root: Path) -> list[tuple[Path, str]]:
+def picture_paths(root: Path) -> list[tuple[Path, str]]:
     """The pictures in `root` and its folders, by name; each with its class, "" right in `root`."""
     paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
     inside = [(path, path.relative_to(root).parts) for path in paths]
@@ -179,7 +179,7 @@ def _list(root: Path) -> list[tuple[Path, str]]:
     return found
 
 
-def _size_and_mode(paths: list[Path], image_size: int) -> tuple[int, str]:
+def size_and_mode(paths: list[Path], image_size: int) -> tuple[int, str]:
     """The first picture's side if not said; and grey where 20 pictures all over the set are."""
     modes = []
     for path in paths[:: max(1, len(paths) // 20)]:

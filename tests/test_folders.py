@@ -251,13 +251,13 @@ def test_what_fits_is_kept_and_what_does_not_is_streamed(two_splits):
 
 
 def test_streaming_decodes_a_few_batches_ahead_and_never_the_whole_set(both, monkeypatch):
-    read, decoded = folders._Files.read, []
+    read, decoded = folders.PictureFiles.read, []
 
     def counted(self, index):
         decoded.append(index)
         return read(self, index)
 
-    monkeypatch.setattr(folders._Files, "read", counted)
+    monkeypatch.setattr(folders.PictureFiles, "read", counted)
     batches = both[1].train.batches(torch.arange(20), 2)
     for number in range(1, 4):
         next(batches)

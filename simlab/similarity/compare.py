@@ -218,6 +218,8 @@ def whole_set(result: Result, reps: Reps, chosen: dict[str, Measure],
     n = result.info["samples"]
     orders = [torch.randperm(n, generator=generator) for _ in range(null)]
     for name, m in chosen.items():
+        if m.kernel and not null:
+            continue  # its sums were enough
         own, kwargs = [rep[m.metric] for rep in reps], result.info["options"].get(name, {})
         if m.pair:
             found = [pairwise(m, own, pairs, kwargs, order) for order in [None, *orders]]
