@@ -20,6 +20,8 @@ NAMES = (
     "two_view_explorer", "epoch_scrubber", "neighbour_browser", "budget_slider",
     "collapse_switches", "sim_beta", "cka_playground", "layer_heatmap",
 )  # fmt: skip
+# parameters of the lessons, so that they get to their widgets soon
+QUICK = {"epochs": 1, "supervised_epochs": 1, "pictures": 600, "compared": 200, "budgets": "100,300"}
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +87,11 @@ def moved(page, cell, act, times=6):
     return False
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_control_is_moved_by_keyboard_and_the_picture_changes(page, name):
-    cell = cell_of(page, name)
+def move_all(page, cell):
+    """Each control of the widget that `cell` shows, moved by keyboard: the picture must change."""
     reach = ":not([tabindex='-1']):not([disabled])"
     controls = cell.locator(
-        f".jp-OutputArea :is(.noUi-handle, input[type=checkbox], button{reach})"
+        f".jp-OutputArea :is(.noUi-target:not([disabled]) .noUi-handle, input[type=checkbox], button{reach})"
     )
     assert controls.count() >= 1
     assert cell.locator(".jp-OutputArea select").count() == 0, "JupyterLab takes their arrow keys"
@@ -107,6 +108,11 @@ def test_every_control_is_moved_by_keyboard_and_the_picture_changes(page, name):
                 continue  # of buttons of which one is chosen, the chosen one
             key = "Space"
         assert moved(page, cell, lambda: control.press(key)), f"{kind} {i} by {key}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_control_is_moved_by_keyboard_and_the_picture_changes(page, name):
+    move_all(page, cell_of(page, name))
 
 
 def test_a_cell_of_the_heat_map_can_be_clicked(page):
@@ -145,6 +151,49 @@ def test_the_start_page_leads_to_a_slider_that_moves(lab, chromium):
     handle.focus()
     assert moved(page, cell, lambda: handle.press("ArrowRight"))
     page.close()
+
+
+def shown_by(cell):
+    """The widget with something to move that a cell shows, or ""."""
+    last = cell.source.splitlines()[-1] if cell.cell_type == "code" and cell.source else ""
+    return next((name for name in NAMES if re.match(rf"(widgets\.)?{name}\(", last)), "")
+
+
+def lessons():
+    """{name: (code cells up to the last widget, {widget: its place among them})}."""
+    found = {}
+    for path in sorted((ROOT / "notebooks").glob("0[1-9]_*.ipynb")):
+        cells = nbformat.read(path, as_version=4).cells
+        code = [cell for cell in cells if cell.cell_type == "code"]
+        places = {shown_by(cell): i for i, cell in enumerate(code) if shown_by(cell)}
+        if places:
+            found[path.stem] = code[: max(places.values()) + 1], places
+    return found
+
+
+def test_the_lessons_show_every_widget():
+    assert {name for _, places in lessons().values() for name in places} == set(NAMES)
+
+
+@pytest.mark.parametrize("name", lessons())
+def test_in_each_lesson_every_control_moves(name, chromium, tmp_path, monkeypatch):
+    """The committed cells, with little training before them."""
+    cells, places = lessons()[name]
+    monkeypatch.setenv("SIMLAB_RUNS", str(tmp_path / "runs"))
+    (tmp_path / "simlab").symlink_to(ROOT)  # as if cloned beside the notebook
+    given = next(cell for cell in cells if "parameters" in cell.metadata.get("tags", []))
+    given.source += "".join(f"\n{k} = {v!r}" for k, v in QUICK.items() if f"{k}:" in given.source)
+    for cell in cells:
+        cell.outputs = []
+    kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    nbformat.write(new_notebook(cells=cells, metadata=kernel), tmp_path / f"{name}.ipynb")
+    live = sum("live_curves(" in cell.source for cell in cells)
+    with browser.jupyterlab(tmp_path) as address:
+        page = chromium.new_page(viewport={"width": 1400, "height": 1000})
+        browser.run_all(page, f"{address}/lab/tree/{name}.ipynb", pictures=len(places) + live)
+        for place in places.values():
+            move_all(page, page.locator(".jp-CodeCell").nth(place))
+        page.close()
 
 
 @pytest.fixture(scope="module")
