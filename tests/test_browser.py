@@ -91,7 +91,8 @@ def move_all(page, cell):
     """Each control of the widget that `cell` shows, moved by keyboard: the picture must change."""
     reach = ":not([tabindex='-1']):not([disabled])"
     controls = cell.locator(
-        f".jp-OutputArea :is(.noUi-target:not([disabled]) .noUi-handle, input[type=checkbox], button{reach})"
+        ".jp-OutputArea :is(.noUi-target:not([disabled]) .noUi-handle, input[type=checkbox], "
+        f"button{reach})"
     )
     assert controls.count() >= 1
     assert cell.locator(".jp-OutputArea select").count() == 0, "JupyterLab takes their arrow keys"
