@@ -20,6 +20,7 @@ NAMES = (
     "two_view_explorer", "epoch_scrubber", "neighbour_browser", "budget_slider",
     "collapse_switches", "sim_beta", "cka_playground", "layer_heatmap",
 )  # fmt: skip
+PYTHON = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
 # parameters of the lessons, so that they get to their widgets soon
 QUICK = {"epochs": 1, "supervised_epochs": 1, "pictures": 600, "compared": 200, "budgets": "100,300"}
 
@@ -35,8 +36,7 @@ def lab(tmp_path_factory):
     cells += [f"made[{name!r}]" for name in NAMES]
     cells += ["live = explorers.widgets.live_curves(4)\nlive", "live.on_epoch(explorers.HISTORY[:2])",
               "live.on_epoch(explorers.HISTORY)"]  # fmt: skip
-    kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
-    notebook = new_notebook(cells=[new_code_cell(c) for c in cells], metadata=kernel)
+    notebook = new_notebook(cells=[new_code_cell(c) for c in cells], metadata=PYTHON)
     nbformat.write(notebook, home / "all.ipynb")
     shutil.copy(ROOT / "notebooks/00_start_here.ipynb", home)
     with browser.jupyterlab(home) as address:
@@ -186,8 +186,7 @@ def test_in_each_lesson_every_control_moves(name, chromium, tmp_path, monkeypatc
     given.source += "".join(f"\n{k} = {v!r}" for k, v in QUICK.items() if f"{k}:" in given.source)
     for cell in cells:
         cell.outputs = []
-    kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
-    nbformat.write(new_notebook(cells=cells, metadata=kernel), tmp_path / f"{name}.ipynb")
+    nbformat.write(new_notebook(cells=cells, metadata=PYTHON), tmp_path / f"{name}.ipynb")
     live = sum("live_curves(" in cell.source for cell in cells)
     with browser.jupyterlab(tmp_path) as address:
         page = chromium.new_page(viewport={"width": 1400, "height": 1000})

@@ -100,7 +100,7 @@ def compare(models: Any, data: Any, layers: Any = None, measures: Any = "cka", *
                 if estimator == "published":  # unit rows: the sum is then the sum of the ratios
                     rows /= torch.linalg.matrix_norm(rows)[:, None, None].clamp(min=1e-30)
                 groups[info["batches"] % GROUPS] += g.inner_products(rows)
-                if probe is not None:
+                if null:  # of samples in another order, for which the rows are needed
                     stacks |= {name: rows for name, k in kernels.items() if k == kernel}
             info["samples"] += len(batch[0])
             info["batches"] += 1
