@@ -177,6 +177,7 @@ def test_a_stored_run_is_asked_by_name_or_folder(two_runs, monkeypatch, capsys):
     assert "blocks.2" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_a_run_that_is_not_there_or_not_finished_is_refused(two_runs, tmp_path, monkeypatch, capsys):
     folder, (name, _) = two_runs
     monkeypatch.setenv("SIMLAB_RUNS", str(tmp_path))
@@ -190,6 +191,7 @@ def test_a_run_that_is_not_there_or_not_finished_is_refused(two_runs, tmp_path, 
     assert "is not finished" in capsys.readouterr().err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -702,6 +702,7 @@ def test_copies_made_between_forward_and_loss_train_alike_and_apart(how, build):
         two_steps(model, x)
 
 
+@pytest.mark.long
 def test_a_pickle_opens_in_a_new_process(tmp_path):
     torch.save(attached(), tmp_path / "model.pt")
     code = ("import sys, torch; from simlab.sim import *\n"

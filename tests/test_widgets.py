@@ -34,6 +34,7 @@ def other_value(control):
     return control.max if control.value != control.max else control.min
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name, control", CONTROLS)
 def test_a_moved_control_changes_picture_and_text(name, control):
     made = EVERY[name]
