@@ -1,13 +1,17 @@
 # `make run` and `make test` do everything on a fresh machine; Python 3.11 or newer and pip will do.
 #   make run PYTHON=python3.12                      another interpreter
 #   make run TORCH="torch==2.14.1 torchvision==0.29.1"   particular versions, installed first
+#   make test WORKERS=8                             as many test files at once, a core for each
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?=
+WORKERS ?= 2
 BIN := $(VENV)/bin
 CHROMIUM := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 ROOT_USER := $(if $(filter 0,$(shell id -u)),--allow-root)  # as in containers
+# Files are shared out, one thread for each worker: two workers' threads would wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 900
 
 .PHONY: run test check test-slow lab bench notebooks clean help
@@ -37,13 +41,13 @@ test: $(BIN)/.ready
 ifeq ($(CHROMIUM),)
 	@echo "No Chromium here: the tests marked 'browser' are left out. To have them: apt-get install chromium"
 endif
-	@$(BIN)/python -m pytest tests
-	@runs=$$(mktemp -d) && SIMLAB_RUNS=$$runs $(BIN)/python -m pytest $(NBVAL) notebooks; \
+	@$(PYTEST) tests
+	@runs=$$(mktemp -d) && SIMLAB_RUNS=$$runs $(PYTEST) $(NBVAL) notebooks; \
 		status=$$?; rm -rf "$$runs"; exit $$status
 
 check: $(BIN)/.ready
 	@$(BIN)/ruff check simlab tests benchmarks data notebooks
-	@$(BIN)/python -m pytest tests -q -m "not slow and not long and not notebook and not browser and not distributed"
+	@$(PYTEST) tests -q -m "not slow and not long and not notebook and not browser and not distributed"
 
 test-slow: $(BIN)/.ready
 	@$(BIN)/python -m pytest tests -m slow
