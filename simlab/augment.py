@@ -13,6 +13,7 @@ pictures only is computed for all, and then chosen for each: nothing branches.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -107,40 +108,47 @@ def two_views(images: Tensor, augment: Augment, mean: Tensor, std: Tensor, size:
             batch's.
     Returns: two float32 tensors [N, C, size, size], normalised, in memory channels last.
     """
-    return _views(2, images, augment, mean, std, size, generator, share)
+    return views_at_once(2, [images], augment, mean, std, size, generator, share)[0]
 
 
 def view(images: Tensor, augment: Augment, mean: Tensor, std: Tensor, size: int = 0,
          generator: torch.Generator | None = None, share: tuple[int, int] | None = None) -> Tensor:
     """One random view [N, C, size, size] of every picture [N, C, H, W]; see `two_views`."""
-    return _views(1, images, augment, mean, std, size, generator, share)[0]
+    return views_at_once(1, [images], augment, mean, std, size, generator, share)[0][0]
 
 
-def _views(number: int, images: Tensor, augment: Augment, mean: Tensor, std: Tensor, size: int,
-           generator: torch.Generator | None, share: tuple[int, int] | None) -> tuple[Tensor, ...]:
-    """All views of a batch in one go: the many small steps take as long for one as for two."""
+def views_at_once(number: int, batches: Sequence[Tensor], augment: Augment, mean: Tensor,
+                  std: Tensor, size: int = 0, generator: torch.Generator | None = None,
+                  share: tuple[int, int] | None = None) -> list[tuple[Tensor, ...]]:
+    """`number` views of each of some batches of one shape: what `view` would make one by one.
+
+    All in one go: the hundred small steps of a view take hardly longer for several small batches.
+    """
+    images = torch.cat(tuple(batches)) if len(batches) > 1 else batches[0]
     if images.dtype != torch.uint8 or images.dim() != 4:
         raise ValueError("pictures must be uint8 [N, C, H, W], not "
                          f"{images.dtype} {tuple(images.shape)}")
-    n, c, h, w = images.shape
+    n, (c, h, w), views = len(batches[0]), images.shape[1:], number * len(batches)
     first, total = share or (0, n)
     hue = bool(augment.jitter and augment.hue and c == 3)
-    draw = _Draw(number, total, augment, c, images.device, generator)
+    draw = _Draw(views, total, augment, c, images.device, generator)
     # `color_jitter` shifts the hue of one quarter of its pictures after the other: shuffled, each
     # may come into any quarter. The batch is filled up to four equal ones, of all views.
-    shuffled, quarters = torch.argsort(draw.uniform().view(number, -1), 1), None  # [V, N4]
-    place = shuffled + draw.n * torch.arange(number, device=images.device)[:, None]
-    shuffled, place = shuffled.flatten(), place.flatten()
+    shuffled, quarters = torch.argsort(draw.uniform().view(views, -1), 1), None  # [V, N4]
+    row = torch.arange(views, device=images.device)[:, None]
+    place = (shuffled + draw.n * row).flatten()
+    shuffled = shuffled - first  # of these pictures; outside of 0 .. n - 1 it is another's
+    source = (shuffled.clamp(max=n - 1) + row // number * n).flatten()
     if hue or share:
         by_quarter = torch.arange(len(place), device=images.device)
-        by_quarter = by_quarter.view(number, 4, -1).transpose(0, 1).flatten()
+        by_quarter = by_quarter.view(views, 4, -1).transpose(0, 1).flatten()
         if share:
-            kept = ((shuffled >= first) & (shuffled < first + n))[by_quarter]
+            kept = ((shuffled >= 0) & (shuffled < n)).flatten()[by_quarter]
             by_quarter = by_quarter[kept]
             quarters = [0, *kept.view(4, -1).sum(1).cumsum(0).tolist()]
         draw.rows = by_quarter
-        shuffled, place = shuffled[by_quarter] - first, place[by_quarter]
-    x = images.index_select(0, shuffled.clamp(max=n - 1)).to(torch.float32).div_(255)
+        source, place = source[by_quarter], place[by_quarter]
+    x = images.index_select(0, source).to(torch.float32).div_(255)
     x = resample(x, *_crops(draw, augment, h, w), (size, size) if size else (h, w))
     if augment.jitter:
         x = color_jitter(x, *_jitter(draw, augment, c), quarters)
@@ -149,8 +157,9 @@ def _views(number: int, images: Tensor, augment: Augment, mean: Tensor, std: Ten
     if augment.blur:
         sigma = draw.uniform(augment.blur_sigma_min, augment.blur_sigma_max)
         x = torch.where(draw.chance(augment.blur)[:, None, None, None], blur(x, sigma), x)
-    back = torch.argsort(place).view(number, -1)[:, :n].flatten()
-    return _standardise(x.index_select(0, back), mean, std).split(n)
+    back = torch.argsort(place).view(views, -1)[:, :n].flatten()
+    made = _standardise(x.index_select(0, back), mean, std).split(n)
+    return [made[i : i + number] for i in range(0, views, number)]
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 FITS = 2 * 2**30  # bytes of decoded pictures that are kept in memory
 THREADS = 4
 BLOCK = 64  # pictures that a thread reads in one go
-AHEAD = 3  # batches decoded ahead of the training
+AHEAD = 4  # batches decoded ahead of the training, which may take as many at once
 SAMPLE = 2000  # pictures from which a streamed set's mean and std are estimated
 
 

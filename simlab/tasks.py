@@ -3,26 +3,32 @@
 SIM (sim.py) is an option of both: put on the encoder's blocks, its loss is added to the task's.
 """
 
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from .augment import parse_augment, two_views, view
+from .augment import parse_augment, views_at_once
 from .collapse import collapse_metrics
 from .config import PretrainConfig, SupervisedConfig, TrainConfig
 from .data import DataSet, Pictures
-from .distributed import gather, gather_rows, rows, share
+from .distributed import gather, gather_rows, rows, share, world
 from .evaluate import accuracy, features, knn_accuracy, stratified
 from .sim import LossSimTracker, attach_sim
 from .simclr import SimCLR, SimCLRLoss
 from .simsiam import SimSiam, SimSiamLoss, View
 
+AT_ONCE = 2**18, 4  # views of small batches: up to so many numbers, and batches
 MONITOR_PICTURES = 1000  # clean pictures on which std and rank of z are measured
 
 
 class _Task:
     """What both have in common."""
+
+    views_of_each: int  # picture
 
     def __init__(self, config: TrainConfig, data: DataSet, encoder: nn.Module):
         self.config, self.data = config, data
@@ -36,6 +42,18 @@ class _Task:
                        token_sampling_type=config.sim_sampling, loss_type=config.sim_loss)
             self.losses, self.sim = ("loss", "sim_loss"), LossSimTracker(encoder)
 
+    def views(self, batches: Iterable[tuple[Tensor, Tensor]],
+              generator: torch.Generator) -> Iterator[tuple[Tensor, tuple[Tensor, ...]]]:
+        """(index, views) of every batch of (index, uint8 pictures), made for some small ones at once."""
+        c, d, batches = self.config, self.data, iter(batches)
+        numbers = c.batch_size // c.accumulate // world() * d.train.channels * c.view_size**2
+        at_once = max(1, min(AT_ONCE[0] // numbers, AT_ONCE[1]))
+        while some := list(islice(batches, at_once)):
+            index, images = zip(*some, strict=True)
+            yield from zip(index, views_at_once(
+                self.views_of_each, images, self.augment, d.mean, d.std, c.view_size, generator,
+                share(len(images[0]))), strict=True)
+
     def with_sim(self, loss: Tensor) -> Tensor:
         """The losses that `self.losses` names, to be added up: [L]."""
         if self.sim is None:
@@ -46,7 +64,7 @@ class _Task:
 class Pretraining(_Task):
     """SimSiam or SimCLR: two views of every picture, no labels."""
 
-    kind, config_class = "pretrain", PretrainConfig
+    kind, config_class, views_of_each = "pretrain", PretrainConfig, 2
 
     def __init__(self, config: PretrainConfig, data: DataSet, encoder: nn.Module, dim: int):
         super().__init__(config, data, encoder)
@@ -68,13 +86,10 @@ class Pretraining(_Task):
         return [{"params": rest, "factor": 1.0, "fixed": False},
                 {"params": predictor, "factor": c.pred_lr, "fixed": c.fix_pred_lr}]
 
-    def batch_losses(self, index: Tensor, images: Tensor, generator: torch.Generator) -> Tensor:
+    def batch_losses(self, index: Tensor, views: tuple[Tensor, ...]) -> Tensor:
         """The losses that `self.losses` names, to be added up: [L]."""
-        c, d = self.config, self.data
-        part = share(len(images))
-        x1, x2 = two_views(images, self.augment, d.mean, d.std, c.view_size, generator, part)
-        view1, view2 = self.network(x1), self.network(x2)
-        if c.method == "simclr":  # the negatives are every process' pictures
+        view1, view2 = map(self.network, views)
+        if self.config.method == "simclr":  # the negatives are every process' pictures
             view1, view2 = (View(*map(gather, view)) for view in (view1, view2))
         return self.with_sim(self.loss(view1, view2))
 
@@ -99,7 +114,7 @@ class Pretraining(_Task):
 class Supervised(_Task):
     """Cross-entropy on the labels, with one augmented view of every picture."""
 
-    kind, config_class = "supervised", SupervisedConfig
+    kind, config_class, views_of_each = "supervised", SupervisedConfig, 1
 
     def __init__(self, config: SupervisedConfig, data: DataSet, encoder: nn.Module, dim: int):
         if len(data.classes) < 2 or int(data.train.labels.min()) < 0:
@@ -117,10 +132,8 @@ class Supervised(_Task):
     def groups(self) -> list[dict]:
         return [{"params": list(self.network.parameters()), "factor": 1.0, "fixed": False}]
 
-    def batch_losses(self, index: Tensor, images: Tensor, generator: torch.Generator) -> Tensor:
-        c, d = self.config, self.data
-        part = share(len(images))
-        x = view(images, self.augment, d.mean, d.std, c.view_size, generator, part)
+    def batch_losses(self, index: Tensor, views: tuple[Tensor, ...]) -> Tensor:
+        (x,) = views
         labels = self.pictures.labels[index.to(x.device)]
         return self.with_sim(F.cross_entropy(self.network(x).float(), labels))
 

@@ -94,9 +94,10 @@ def fit(task: Pretraining | Supervised, config: TrainConfig, run: Run, device: t
             total = torch.zeros(len(task.losses), device=device)
             told = StepLog(epoch + 1, steps, (config.epochs - epoch) * steps)
             batches = pictures.batches(order, part_size // distributed.world())
-            for part, (index, images) in enumerate(told.waiting(batches), 1):
+            views_of_all = task.views(told.waiting(batches), generator)
+            for part, (index, views) in enumerate(views_of_all, 1):
                 with autocast(config.precision, device):
-                    losses = task.batch_losses(index, images, generator)  # [1], [2] with SIM
+                    losses = task.batch_losses(index, views)  # [1], [2] with SIM
                 scaler.scale(losses.sum() / parts).backward()
                 total += losses.detach() / parts
                 if part % parts:

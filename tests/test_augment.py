@@ -27,6 +27,7 @@ from simlab.augment import (
     shift_hue,
     two_views,
     view,
+    views_at_once,
 )
 
 CPU = torch.device("cpu")
@@ -303,6 +304,20 @@ def test_both_views_made_in_one_go_are_those_made_one_after_the_other(name, chan
     for a, b in zip(apart, together, strict=True):
         assert torch.equal(a, b) and b.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(one.get_state(), both.get_state())
+
+
+@pytest.mark.parametrize("share", [None, (0, 16), (16, 48)])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_views_of_several_batches_at_once_are_each_batchs_own(name, channels, share):
+    x, mean, std = pictures(48)[:, :channels], MEAN[:channels], STD[:channels]
+    one, all_, how = seeded(6), seeded(6), (RECIPES[name], mean, std, 24)
+    apart = [two_views(batch, *how, one, share) for batch in x.split(16)]
+    together = views_at_once(2, x.split(16), *how, all_, share)
+    for each, those in zip(apart, together, strict=True):
+        for a, b in zip(each, those, strict=True):
+            assert torch.equal(a, b) and b.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(one.get_state(), all_.get_state())
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -393,7 +393,7 @@ def wait(condition):
 
 def main(folder: str, stall_at: str, mark: str, wait_for: str):
     """Ask for the run once `wait_for` exists; at step `stall_at` make `mark` and hang."""
-    steps, two_views = 0, tasks.two_views
+    steps, batch_losses = 0, tasks.Pretraining.batch_losses
 
     def counted(*args):
         nonlocal steps
@@ -401,9 +401,9 @@ def main(folder: str, stall_at: str, mark: str, wait_for: str):
         if steps == int(stall_at):
             Path(mark).touch()
             time.sleep(600)
-        return two_views(*args)
+        return batch_losses(*args)
 
-    tasks.two_views = counted
+    tasks.Pretraining.batch_losses = counted
     wait(lambda: not wait_for or Path(wait_for).exists())
     run = run_of(folder)
     print(json.dumps({"steps": steps, "run": run.folder.name}))

@@ -185,7 +185,7 @@ def test_the_seed_is_set_before_the_model_is_built(monkeypatch, kept):
 
 def test_every_epoch_has_an_own_order_with_each_picture_at_most_once(monkeypatch, kept):
     orders, seeds = [], set()
-    batches, two_views = Pictures.batches, tasks.two_views
+    batches, views_at_once = Pictures.batches, tasks.views_at_once
 
     def spy(self, order, batch_size):
         if batch_size == 16:
@@ -194,10 +194,10 @@ def test_every_epoch_has_an_own_order_with_each_picture_at_most_once(monkeypatch
 
     def seed_spy(*args):
         seeds.add(args[-2].initial_seed())
-        return two_views(*args)
+        return views_at_once(*args)
 
     monkeypatch.setattr(Pictures, "batches", spy)
-    monkeypatch.setattr(tasks, "two_views", seed_spy)
+    monkeypatch.setattr(tasks, "views_at_once", seed_spy)
     pretrain(pretrain_config(epochs=3), random_data(37), **kept)
     pretrain(pretrain_config(epochs=3, seed=1), random_data(37), **kept)
     assert len(orders) == 6 and len(seeds) == 6
@@ -577,8 +577,13 @@ def test_unlabeled_pictures_are_what_pretraining_sees(monkeypatch, kept):
     more = Pictures(noise(48, 2)[:, None], torch.full((48,), -1), data.classes)
     data = DataSet("more", data.train, data.test, more)
     seen = []
-    two_views = tasks.two_views
-    monkeypatch.setattr(tasks, "two_views", lambda x, *a: seen.append(len(x)) or two_views(x, *a))
+    batch_losses = tasks.Pretraining.batch_losses
+
+    def spy(self, index, views):
+        seen.append(len(views[0]))
+        return batch_losses(self, index, views)
+
+    monkeypatch.setattr(tasks.Pretraining, "batch_losses", spy)
     run = pretrain(pretrain_config(), data, **kept)
     assert seen == [16] * 3 and "knn" in run.result["final"]
 
