@@ -118,13 +118,8 @@ def what_is_kept(encoder: nn.Module, data: DataSet, layers: Sequence[str],
             part = part.subset(torch.arange(min(pictures, len(part))))
             x = normalise(part.images, data.mean, data.std)
             forward(x)
-            factors = part.factors.split(1, dim=1) if len(part.factors) else ()
-            known = dict(zip(part.factor_names, factors, strict=True))
-            if "angle" in known:
-                turn = torch.deg2rad(known["angle"])
-                known["angle"] = torch.cat((turn.cos(), turn.sin()), dim=1)
             small = F.adaptive_avg_pool2d(x, min(16, data.train.size)).flatten(1)
-            sides.append({"rebuild": small} | known)
+            sides.append({"rebuild": small} | part.known())
     rows = []
     for name in names:
         side = min(4, maps[name][0].shape[-1])

@@ -77,6 +77,14 @@ class Pictures:
         images = self.images.index_select(0, index)
         return replace(self, images=images, labels=self.labels[index], factors=factors)
 
+    def known(self) -> dict[str, Tensor]:
+        """Each factor [N, 1] by its name; an angle, whose -180 and 180 are one, as cos and sin [N, 2]."""
+        known = dict(zip(self.factor_names, self.factors.split(1, dim=1), strict=False))
+        if "angle" in known:
+            turn = torch.deg2rad(known["angle"])
+            known["angle"] = torch.cat((turn.cos(), turn.sin()), dim=1)
+        return known
+
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and std of each channel [C], of pictures in 0 .. 1, from the histogram: exact."""
         values = torch.arange(256, dtype=torch.float64) / 255

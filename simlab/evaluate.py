@@ -18,8 +18,9 @@ from .augment import normalise
 from .data import DataSet, Pictures
 from .devices import cpu_has_bfloat16
 
-BLOCK = 2**25  # similarities held at a time: 128 MB
+BLOCK = 2**23  # similarities held at a time: 32 MB
 LARGE = 100  # times k: from that size on a bank is searched in bfloat16 first
+ROWS = 2048  # rounded at a time, so that they stay in the processor's cache
 GROUP = 20  # pictures of the bank whose greatest similarity is looked at first
 
 
@@ -107,7 +108,7 @@ def knn_predict(bank: Tensor, bank_labels: Tensor, queries: Tensor, k: int = 200
     bank, queries = (F.normalize(x.float(), dim=1) for x in (bank, queries))
     rough = None
     if len(bank) >= LARGE * k and bank.device.type == "cpu" and cpu_has_bfloat16():
-        rough = F.pad(bank.bfloat16(), (0, 0, 0, -len(bank) % GROUP))  # in whole groups
+        rough = _roughly(bank)
     predicted = []
     for part in queries.split(max(1, BLOCK // len(bank))):
         similarity, nearest = _k_nearest(part, bank, rough, k)  # [m, k]
@@ -118,25 +119,37 @@ def knn_predict(bank: Tensor, bank_labels: Tensor, queries: Tensor, k: int = 200
     return torch.cat(predicted)
 
 
-def _k_nearest(queries: Tensor, bank: Tensor, rough: Tensor | None,
+def _roughly(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x [N, D] in bfloat16, in whole groups, and the most that was rounded off a row, as a length."""
+    return F.pad(x.bfloat16(), (0, 0, 0, -len(x) % GROUP)), _rounded_off(x).max()
+
+
+def _rounded_off(x: Tensor) -> Tensor:
+    """How far bfloat16 is from each row of x [N, D], as a length: [N]."""
+    return torch.cat([(rows - rows.bfloat16()).norm(dim=1) for rows in x.split(ROWS)])
+
+
+def _k_nearest(queries: Tensor, bank: Tensor, rough: tuple[Tensor, Tensor] | None,
                k: int) -> tuple[Tensor, Tensor]:
     """The k greatest cosines of normalised rows and their places in the bank: [m, k], unsorted.
 
-    Given `rough`, the bank in bfloat16, all are compared in that first, and in float32 only those
-    that can be among the k nearest: what comes out is float32's.
+    Given the bank `rough` (see `_roughly`), all are compared in bfloat16 first, and in float32 only
+    those that can be among the k nearest: what comes out is float32's.
     """
     if rough is None:
         return (queries @ bank.T).topk(k, dim=1, sorted=False)
-    m, n = len(queries), len(bank)
+    m, n, (rough, off) = len(queries), len(bank), rough
     coarse = queries.bfloat16() @ rough.T  # [m, N], N padded to whole groups
     coarse[:, n:] = -math.inf
     groups = coarse.view(m, GROUP, -1)
     nearest_of = groups.amax(1)  # [m, N / GROUP]
     reach = nearest_of.topk(k, dim=1, sorted=False).values.amin(1).float()  # k groups get this far
-    # Rounding moves a number by 1 / 256 of it at most: twice as much for a product of unit vectors,
-    # and once more for the product's own rounding. So the k-th nearest is no further off than reach
-    # less its error, and seen as no more than another error below that.
-    limit = (reach - (4.1 + 3 * reach.abs()) / 256).bfloat16()
+    # By Cauchy-Schwarz a product of unit vectors is off by no more than what was rounded off of both,
+    # and rounding it moves it by 1 / 256 of itself. So the k-th nearest is no further off than reach
+    # less that error, and seen as no more than another error below; the limit is rounded as well, and
+    # the last term is for sums in float32.
+    error = 2 * (_rounded_off(queries) + 1.01 * off) + (0.1 + 3 * reach.abs()) / 256
+    limit = (reach - error).bfloat16()
     row, group = (nearest_of >= limit[:, None]).nonzero(as_tuple=True)
     hit, place = (groups[row, :, group] >= limit[row, None]).nonzero(as_tuple=True)
     row, column = row[hit], group[hit] + place * groups.shape[2]  # those in question, row by row
@@ -159,8 +172,8 @@ def knn(encoder: Callable[[Tensor], Tensor], data: DataSet, k: int = 200,
 
     k is cut to the size of the bank where that is smaller.
     """
-    bank = features(encoder, data.train, data.mean, data.std)
-    queries = features(encoder, data.test, data.mean, data.std)
+    bank, queries = (features(encoder, part, data.mean, data.std)
+                     for part in (data.train, data.test))
     return knn_accuracy(bank, data.train.labels, queries, data.test.labels, k, temperature)
 
 

@@ -58,8 +58,8 @@ def launch(config: TrainConfig, processes: int = 2, folder: str = "", restarts: 
         process.communicate()
     if status:
         raise RuntimeError(f"{processes} processes gave up: {told}")
-    again = pretrain if kind == "pretrain" else train_supervised
-    return again(config, folder=folder)  # finished: it is loaded
+    # finished: it is loaded
+    return (pretrain if kind == "pretrain" else train_supervised)(config, folder=folder)
 
 
 def flags_of(config: TrainConfig) -> list[str]:

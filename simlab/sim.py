@@ -177,10 +177,8 @@ def compute_sim_loss(x_sample: Tensor, y_sample: Tensor, loss_type: str = "mse")
         return (2 - 2 * F.cosine_similarity(x, y, dim=-1)).mean()
     if loss_type == "kl":
         return F.kl_div(F.log_softmax(x, dim=-1), F.softmax(y, dim=-1), reduction="batchmean")
-    if loss_type == "smooth_l1":
-        return F.smooth_l1_loss(x, y)
-    if loss_type == "mse":
-        return F.mse_loss(x, y)
+    if loss_type in (simple := {"smooth_l1": F.smooth_l1_loss, "mse": F.mse_loss}):
+        return simple[loss_type](x, y)
     if loss_type == "norm_mse" and x.shape[1] < _FEW:
         x, y = ((t - t.mean(1, keepdim=True)) / (t.std(1, keepdim=True) + 1e-6) for t in (x, y))
         return torch.linalg.vector_norm(x - y, dim=-1).mean()
@@ -556,7 +554,6 @@ def _dims_of_run(model: nn.Module, blocks: dict[str, nn.Module],
         for module in model.modules():
             afterwards.callback(setattr, module, "training", module.training)
         model.eval()(*sample_input if isinstance(sample_input, tuple) else (sample_input,))
-    missing = [name for name, block in blocks.items() if len(seen.get(block, ())) < 2]
-    if missing:
+    if missing := [name for name, block in blocks.items() if len(seen.get(block, ())) < 2]:
         raise ValueError(f"attach_sim: no floating tensors of sample_input's run in {missing}")
     return {name: seen[block] for name, block in blocks.items()}

@@ -28,8 +28,6 @@ MONITOR_PICTURES = 1000  # clean pictures on which std and rank of z are measure
 class _Task:
     """What both have in common."""
 
-    views_of_each: int  # picture
-
     def __init__(self, config: TrainConfig, data: DataSet, encoder: nn.Module):
         self.config, self.data = config, data
         self.augment = parse_augment(config.augment)
@@ -50,9 +48,8 @@ class _Task:
         at_once = max(1, min(AT_ONCE[0] // numbers, AT_ONCE[1]))
         while some := list(islice(batches, at_once)):
             index, images = zip(*some, strict=True)
-            yield from zip(index, views_at_once(
-                self.views_of_each, images, self.augment, d.mean, d.std, c.view_size, generator,
-                share(len(images[0]))), strict=True)
+            how = self.augment, d.mean, d.std, c.view_size, generator, share(len(images[0]))
+            yield from zip(index, views_at_once(self.views_of_each, images, *how), strict=True)
 
     def with_sim(self, loss: Tensor) -> Tensor:
         """The losses that `self.losses` names, to be added up: [L]."""

@@ -99,6 +99,5 @@ def overview(result: Any, ax: Any = None, layer: str | int = -1, measure: str | 
     for (i, j), value in np.ndenumerate(values if len(names) <= 8 else np.empty((0, 0))):
         ax.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8,
                 color="white" if value < (low + high) / 2 else "black")
-    place = "last layer" if layer == -1 else f"layer {layer}"
-    ax.set(title=f"{place}, {_title(result, measure)}")
+    ax.set(title=f"{'last layer' if layer == -1 else f'layer {layer}'}, {_title(result, measure)}")
     return ax

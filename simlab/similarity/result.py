@@ -93,8 +93,7 @@ class Result:
             len(groups), np.full(len(groups), 1 / len(groups)), resamples)
         drawn = [self._cut(self.from_sums(measure, np.tensordot(w, groups, 1)), a, b)
                  for w in weights]
-        low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
-        return low, high
+        return tuple(np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0))
 
     def p_values(self, a: str | None = None, b: str | None = None,
                  measure: str | None = None) -> np.ndarray:
