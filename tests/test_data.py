@@ -635,3 +635,13 @@ def test_an_installed_wheel_brings_the_pictures_into_an_empty_folder(tmp_path, f
     file, digest = found.stdout.split()
     assert Path(file).is_relative_to(site)
     assert digest == fashion.digest()
+
+
+def test_a_known_angle_is_given_as_cosine_and_sine_so_that_its_ends_meet():
+    factors = torch.tensor([[3.0, -180.0], [5.0, 180.0], [7.0, 90.0]])
+    images, labels = torch.zeros(3, 1, 4, 4, dtype=torch.uint8), torch.zeros(3).long()
+    known = Pictures(images, labels, ("one",), factors, ("x", "angle")).known()
+    assert torch.equal(known["x"], factors[:, :1])
+    expected = torch.tensor([[-1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]])
+    torch.testing.assert_close(known["angle"], expected, atol=1e-6, rtol=0)
+    assert Pictures(images, labels, ("one",)).known() == {}

@@ -145,10 +145,20 @@ def hard_banks():
         "tight": (tight, tight[:40] + 0.01),
         "positive": (positive, positive[:40].flip(1)),
         "opposite": (opposite, near),
+        "across": across(g),
     }
 
 
-@pytest.mark.parametrize("name", ["loose", "tight", "positive", "opposite"])
+def across(g):
+    """Cosines all between .009 and .011: what is rounded off of the vectors is far more than of them."""
+    query = nn.functional.normalize(torch.randn(1, 32, generator=g), dim=1)
+    rest = torch.randn(597, 32, generator=g)
+    rest = nn.functional.normalize(rest - rest @ query.T * query, dim=1)
+    cosine = 0.009 + 0.002 * torch.rand(597, 1, generator=g)
+    return (1 - cosine**2).sqrt() * rest + cosine * query, query.repeat(3, 1)
+
+
+@pytest.mark.parametrize("name", ["loose", "tight", "positive", "opposite", "across"])
 @pytest.mark.parametrize("k", [1, 7, 30])
 def test_the_k_nearest_by_way_of_bfloat16_are_those_of_float32(name, k, monkeypatch):
     monkeypatch.setattr(evaluate, "LARGE", 1)  # never too many candidates to go that way
