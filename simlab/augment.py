@@ -123,6 +123,9 @@ def views_at_once(number: int, batches: Sequence[Tensor], augment: Augment, mean
     """`number` views of each of some batches of one shape: what `view` would make one by one.
 
     All in one go: the hundred small steps of a view take hardly longer for several small batches.
+
+    Args: batches: uint8 [N, C, H, W] each; all others as in `two_views`.
+    Returns: for every batch its views, as there. Raises ValueError for what are no such pictures.
     """
     images = torch.cat(tuple(batches)) if len(batches) > 1 else batches[0]
     if images.dtype != torch.uint8 or images.dim() != 4:

@@ -89,9 +89,10 @@ def compare(runs: Positional[tuple[str, ...]], measure: str = "cka", layers: str
     print(table.to_string(index=False, float_format="{:.3f}".format))
     if out.endswith(".png"):
         result.plot().figure.savefig(out)
+    elif out.endswith(".csv"):
+        write_bytes(Path(out), table.to_csv(index=False).encode())
     elif out:
-        text = table.to_csv(index=False) if out[-4:] == ".csv" else table.to_json(orient="records")
-        write_bytes(Path(out), text.encode())
+        write_bytes(Path(out), table.to_json(orient="records").encode())
 
 
 def _positive(**values: float):

@@ -79,7 +79,7 @@ class Pictures:
 
     def known(self) -> dict[str, Tensor]:
         """Each factor [N, 1] by its name; an angle, whose -180 and 180 are one, as cos and sin [N, 2]."""
-        known = dict(zip(self.factor_names, self.factors.split(1, dim=1), strict=False))
+        known = dict(zip(self.factor_names, self.factors[..., None].unbind(1), strict=True))
         if "angle" in known:
             turn = torch.deg2rad(known["angle"])
             known["angle"] = torch.cat((turn.cos(), turn.sin()), dim=1)

@@ -20,7 +20,7 @@ from .devices import cpu_has_bfloat16
 
 BLOCK = 2**23  # similarities held at a time: 32 MB
 LARGE = 100  # times k: from that size on a bank is searched in bfloat16 first
-ROWS = 2048  # rounded at a time, so that they stay in the processor's cache
+ROWS = 2048  # gone through at a time, so that they stay in the processor's cache
 GROUP = 20  # pictures of the bank whose greatest similarity is looked at first
 
 

@@ -19,12 +19,11 @@ from tqdm.auto import tqdm
 
 from .augment import Augment, normalise, view
 from .data import DataSet
-from .evaluate import accuracy, features, refuse_diverged, stratified
+from .evaluate import ROWS, accuracy, features, refuse_diverged, stratified
 from .names import near
 
 SOLVERS = ("lbfgs", "sgd")
 REGULARISERS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of the squared norm, for unit-variance features
-ROWS = 2048  # that are gone through at a time, so that they stay in the processor's cache
 PART = 8  # rows for every feature that tell the curvature well enough
 TOLERANCE = 3e-4  # of the gradient there: the loss is within about 1e-6 of its minimum
 HELD_OUT = 0.2  # share of the labelled pictures that chooses among them

@@ -645,3 +645,5 @@ def test_a_known_angle_is_given_as_cosine_and_sine_so_that_its_ends_meet():
     expected = torch.tensor([[-1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]])
     torch.testing.assert_close(known["angle"], expected, atol=1e-6, rtol=0)
     assert Pictures(images, labels, ("one",)).known() == {}
+    with pytest.raises(ValueError, match="shorter"):  # a name without its column
+        Pictures(images, labels, ("one",), factors, ("x", "angle", "y")).known()
