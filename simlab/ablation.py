@@ -9,18 +9,17 @@ import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from . import plots
 from .augment import normalise
 from .collapse import effective_rank
 from .data import DataSet
+from .evaluate import ridge_r2
 from .names import near
 from .similarity.layers import select, tapped
 
@@ -127,18 +126,6 @@ def what_is_kept(encoder: nn.Module, data: DataSet, layers: Sequence[str],
         means = [y.mean((2, 3)) for y in maps[name]]  # [N, C]
         row = {"layer": name, "rank": effective_rank(means[1])}
         for what, y in sides[0].items():
-            row[what] = _r2(*(grids if what == "rebuild" else means), y, sides[1][what])
+            row[what] = ridge_r2(*(grids if what == "rebuild" else means), y, sides[1][what])
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _r2(x: Tensor, x_test: Tensor, y: Tensor, y_test: Tensor) -> float:
-    """R² on (x_test, y_test) of a ridge regression on (x, y): features [N, D], targets [N, T]."""
-    from sklearn.linear_model import RidgeCV
-
-    # one scale for all: a channel that is almost always zero would blow up by its own
-    std, mean = x.std().clamp_min(1e-6), x.mean(0)
-    x, x_test = (((part - mean) / std).cpu().double().numpy() for part in (x, x_test))
-    y, y_test = (part.cpu().double().numpy() for part in (y, y_test))
-    guess = RidgeCV(np.logspace(-1, 5, 7)).fit(x, y).predict(x_test).reshape(y_test.shape)
-    return float(1 - ((y_test - guess) ** 2).sum() / ((y_test - y.mean(0)) ** 2).sum())

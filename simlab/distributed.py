@@ -16,8 +16,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-import torch.nn as nn
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 # long, since the others wait while the first downloads, or waits for another run's lock; that a

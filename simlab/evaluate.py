@@ -5,14 +5,15 @@ uses its running statistics. Other protocols are found in the wild and give othe
 02 measures by how much.
 """
 
+import contextlib
 import math
 import warnings
 from collections.abc import Callable
 
+import numpy as np
 import torch
-import torch.nn as nn
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from .augment import normalise
 from .data import DataSet, Pictures
@@ -35,18 +36,14 @@ def features(encoder: Callable[[Tensor], Tensor], pictures: Pictures, mean: Tens
 
     A module is put into evaluation mode for the time and back into its mode afterwards.
     """
-    modes = {}
-    if isinstance(encoder, nn.Module):
-        modes = {module: module.training for module in encoder.modules()}
-        encoder.eval()
-    try:
+    with contextlib.ExitStack() as afterwards:
+        if isinstance(encoder, nn.Module):
+            for module in encoder.modules():
+                afterwards.callback(setattr, module, "training", module.training)
+            encoder.eval()
         order = torch.arange(len(pictures)) if only is None else only
-        parts = [encoder(prepare(images, mean, std)).float()
-                 for _, images in pictures.batches(order, batch_size)]
-    finally:
-        for module, training in modes.items():
-            module.training = training
-    return torch.cat(parts)
+        return torch.cat([encoder(prepare(images, mean, std)).float()
+                          for _, images in pictures.batches(order, batch_size)])
 
 
 def stratified(labels: Tensor, number: int, generator: torch.Generator) -> Tensor:
@@ -187,6 +184,18 @@ def knn_accuracy(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Ten
 def nearest(encoder: Callable[[Tensor], Tensor], data: DataSet, queries: Pictures,
             k: int) -> Tensor:
     """The k training pictures with the most similar features, nearest first: int64 [M, k]."""
-    bank = F.normalize(features(encoder, data.train, data.mean, data.std), dim=1)
-    wanted = F.normalize(features(encoder, queries, data.mean, data.std), dim=1)
+    bank, wanted = (F.normalize(features(encoder, part, data.mean, data.std), dim=1)
+                    for part in (data.train, queries))
     return (wanted @ bank.T).topk(k, dim=1).indices
+
+
+def ridge_r2(x: Tensor, x_test: Tensor, y: Tensor, y_test: Tensor) -> float:
+    """R² on (x_test, y_test) of a ridge regression on (x, y): features [N, D], targets [N, T]."""
+    from sklearn.linear_model import RidgeCV
+
+    # one scale for all: a channel that is almost always zero would blow up by its own
+    std, mean = x.std().clamp_min(1e-6), x.mean(0)
+    x, x_test = (((part - mean) / std).cpu().double().numpy() for part in (x, x_test))
+    y, y_test = (part.cpu().double().numpy() for part in (y, y_test))
+    guess = RidgeCV(np.logspace(-1, 5, 7)).fit(x, y).predict(x_test).reshape(y_test.shape)
+    return float(1 - ((y_test - guess) ** 2).sum() / ((y_test - y.mean(0)) ** 2).sum())

@@ -12,10 +12,9 @@ import copy
 import itertools
 
 import torch
-import torch.nn as nn
 import torch.nn.functional as F
 import torchvision
-from torch import Tensor
+from torch import Tensor, nn
 
 from .names import near
 

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from .augment import Augment, normalise, view
 from .data import DataSet
-from .evaluate import ROWS, accuracy, features, refuse_diverged, stratified
+from .evaluate import ROWS, accuracy, features, refuse_diverged, ridge_r2, stratified
 from .names import near
 
 SOLVERS = ("lbfgs", "sgd")
@@ -143,18 +143,12 @@ def factor_scores(encoder: Callable[[Tensor], Tensor], data: DataSet) -> dict[st
     1: exactly; 0: no better than the mean (may be a little below). Ridge regression from all
     training pictures; an angle in degrees is asked for as its cosine and sine.
     """
-    from sklearn import linear_model, pipeline, preprocessing
-
     known, in_test = data.train.known(), data.test.known()
     if not known:
         raise ValueError(f"{data.name} has no known factors: fashion-scattered has")
-    x, scores = encode(encoder, data), {}
-    for name, values in known.items():
-        ridge = linear_model.RidgeCV((1.0, 10.0, 100.0, 1000.0))
-        model = pipeline.make_pipeline(preprocessing.StandardScaler(), ridge)
-        model.fit(x.train.cpu().numpy(), values.cpu().numpy())
-        scores[name] = float(model.score(x.test.cpu().numpy(), in_test[name].cpu().numpy()))
-    return scores
+    x = encode(encoder, data)
+    return {name: ridge_r2(x.train, x.test, values, in_test[name])
+            for name, values in known.items()}
 
 
 class _LogisticRegression:

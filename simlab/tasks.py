@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 import torch
-import torch.nn as nn
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from .augment import parse_augment, views_at_once
 from .collapse import collapse_metrics

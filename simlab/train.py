@@ -12,8 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import torch
-import torch.nn as nn
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from . import distributed

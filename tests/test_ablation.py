@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn as nn
 
-from simlab.ablation import _r2, paired_differences, what_is_kept
+from simlab.ablation import paired_differences, what_is_kept
 from simlab.data import DataSet, Pictures
+from simlab.evaluate import ridge_r2
 
 
 def runs(**columns):
@@ -103,4 +104,4 @@ def test_a_channel_that_is_almost_always_zero_does_not_spoil_the_reading():
     rare, rare_test = torch.zeros(2, 200, 1)
     rare[0], rare_test[:20] = 1e-3, 1.0
     y, y_test = x.sum(1, keepdim=True) + noise[:, None], x_test.sum(1, keepdim=True)
-    assert _r2(torch.cat((x, rare), 1), torch.cat((x_test, rare_test), 1), y, y_test) > 0.9
+    assert ridge_r2(torch.cat((x, rare), 1), torch.cat((x_test, rare_test), 1), y, y_test) > 0.9

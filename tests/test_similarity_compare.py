@@ -159,6 +159,40 @@ def test_channels_last_gives_the_same_without_a_copy():
     assert gram.flatten(out).data_ptr() == out.data_ptr()
 
 
+class Formats(nn.Module):
+    """Notes how its pictures lie in memory; with `view`, it takes them one way only."""
+
+    def __init__(self, view):
+        super().__init__()
+        self.view, self.seen = view, []
+        self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8 * 36, 4)
+
+    def forward(self, x):
+        self.seen.append((len(x), x.is_contiguous(memory_format=torch.channels_last)))
+        y = self.conv(x).relu()
+        return self.head(y.view(len(x), -1) if self.view else y.flatten(1))
+
+
+def test_pictures_lie_channels_last_where_the_model_takes_them_so():
+    last, plain = Formats(view=False), Formats(view=True)
+    plain.load_state_dict(last.state_dict())
+    result = compare({"last": last, "plain": plain}, X, batch_size=50)
+    assert last.seen == [(1, True), (50, True), (50, True)]
+    assert plain.seen == [(1, True), (50, False), (50, False)]
+    assert np.allclose(result.matrix.diagonal(), 1, atol=1e-6)
+
+
+def test_functions_of_the_users_may_use_view_on_outputs():
+    def pool(y):
+        return y.view(len(y), -1)[:, :50]
+
+    net, layer = Formats(view=False), "conv"
+    pooled = compare([net], X, layer, batch_size=50, pool=pool)
+    picked = compare([net], X, layer, batch_size=50, pick=lambda _, y: pool(y))
+    assert pooled.layers[0].size == picked.layers[0].size == 50
+    assert not any(last for n, last in net.seen[3:])
+
+
 def test_features_keep_their_order_in_a_probe_though_batches_differ_in_memory_format():
     class Moody(nn.Module):
         def __init__(self):
@@ -220,10 +254,10 @@ def test_two_sum_carries_what_a_float32_sum_loses():
 
 def test_the_same_model_twice_runs_once_and_is_alike_to_itself():
     runs = []
-    handle = A.register_forward_hook(lambda *_: runs.append(1))
+    handle = A.register_forward_hook(lambda _, x, out: runs.append(len(out)))
     result = compare({"first": A, "again": nn.DataParallel(A)}, X, batch_size=50)
     handle.remove()
-    assert len(runs) == 2
+    assert runs == [1, 50, 50]  # one picture first, to see whether it may lie channels last
     assert np.allclose(result.matrix.diagonal(), 1)
     assert np.array_equal(result.matrix, result.block("first", "first"))
 
@@ -464,7 +498,7 @@ def test_a_layer_that_is_skipped_in_some_batches_is_nan_with_the_batch():
             self.count = 0
 
         def forward(self, x):
-            self.count += 1
+            self.count += len(x) > 1  # one picture is tried before the first batch
             (self.early if self.count == 1 else self.late)(x.flatten(1))
             return self.always(x.flatten(1))
 

@@ -112,14 +112,14 @@ def batch_tensor(output: Any, n: int, batch_first: bool = True) -> Tensor | None
 def tapped(model: nn.Module, names: Iterable[str],
            sink: Callable[[str, nn.Module, Tensor | None], None], *,
            device: torch.device | str | None = None,
-           pick: Callable[[str, Any], Tensor] | None = None) -> Iterator[Callable[[Tensor], None]]:
+           pick: Callable[[str, Any], Tensor] | None = None) -> Iterator[Callable[..., None]]:
     """Inside the block, run the model in eval mode and hand each named output to `sink`.
 
-    Yields forward(x). `sink(name, module, output)` is called in the order of execution, while
-    the output is as the module left it (a later in-place edit cannot matter); the second call of
-    a module in one forward pass is `name#2`. The output is None when it holds no float tensor
-    with the batch as first dimension, unless `pick(name, output)` finds it. Afterwards, also
-    after an error, hooks are gone and modes and device are as before.
+    Yields forward(x), or forward(x, watched=False) to hand over nothing. `sink(name, module, output)`
+    is called in the order of execution, while the output is as the module left it (a later in-place
+    edit cannot matter); the second call of a module in one forward pass is `name#2`. The output is
+    None when it holds no float tensor with the batch as first dimension, unless `pick(name, output)`
+    finds it. Afterwards, also after an error, hooks are gone and modes and device are as before.
     """
     base, modules = unwrap(model), named_layers(model)
     homes = {t.device for t in [*base.parameters(), *base.buffers()]}
@@ -138,10 +138,10 @@ def tapped(model: nn.Module, names: Iterable[str],
         output = output if pick is None else pick(label, output)
         sink(label, module, batch_tensor(output, size, batch_first))
 
-    def forward(x: Tensor) -> None:
+    def forward(x: Tensor, watched: bool = True) -> None:
         nonlocal size
         calls.clear()
-        size = len(x)
+        size = len(x) if watched else 0
         where = device if device is not None else next(iter(homes), x.device)
         # Compiled parts skip hooks: run them eagerly. It slows every call in Python, so only then.
         eager = torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()

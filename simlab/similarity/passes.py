@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .layers import one_of, select, tapped, unwrap
@@ -15,7 +16,7 @@ def pooled(x: Tensor, pool: str | Callable[[Tensor], Tensor]) -> Tensor:
     """[n, ...] -> [n, ...]. "flatten": as it is; "mean" over the positions of [n, C, H, W] (global
     average) or the tokens of [n, T, D]; "cls", the first token of [n, T, D]; or a function."""
     if callable(pool):
-        return pool(x)
+        return pool(x.contiguous())  # it may use `view`
     if one_of(pool, ("flatten", "mean", "cls"), "pool") == "flatten" or x.dim() < 3:
         return x[:, None] if x.dim() == 1 else x
     if pool == "mean":
@@ -49,6 +50,18 @@ def named_models(models: Any) -> dict[str, nn.Module]:
     return named
 
 
+def quickest_format(model: nn.Module, x: Tensor, forward: Callable[..., None]) -> torch.memory_format:
+    """Channels last for pictures on a CPU, whose convolutions it spares a fifth of their time.
+
+    Not where the model cannot take them so, as where it uses `view`: one picture tells.
+    """
+    if x.dim() == 4 and all(p.device.type == "cpu" for p in model.parameters()):
+        with contextlib.suppress(Exception):  # whatever a module may raise
+            forward(x[:1].to(memory_format=torch.channels_last), watched=False)
+            return torch.channels_last
+    return torch.preserve_format
+
+
 class Pass:
     """Forward passes of all models; each watched layer gets a row, as first executed."""
 
@@ -73,13 +86,18 @@ class Pass:
         self.forwards = [stack.enter_context(tapped(model, names, partial(self._watch, run),
                                                     device=device, pick=pick))
                          for run, (model, _, _, names) in enumerate(self.runs)]
+        # what a function of the user's does with outputs is not known: it gets them as they come
+        self.formats = dict.fromkeys(range(len(self.runs) * bool(pick)), torch.preserve_format)
 
     def __call__(self, batch: list[Tensor], use: Callable[[int, Tensor], Any]) -> list[Any]:
         """Run one batch -> use(row, output [n, ...]) by row, called while the output is as the
         module left it; None where there is no output."""
         self.use, self.size, self.found = use, len(batch[0]), {}
-        for forward, (_, stream, _, _) in zip(self.forwards, self.runs, strict=True):
-            forward(batch[stream])
+        for run, (model, stream, _, _) in enumerate(self.runs):
+            x, forward = batch[stream], self.forwards[run]
+            if run not in self.formats:
+                self.formats[run] = quickest_format(model, x, forward)
+            forward(x.to(memory_format=self.formats[run]))
         if not self.rows:
             raise ValueError("no selected layer was called in the forward pass")
         found, self.found = self.found, {}  # nothing is held until the next batch
