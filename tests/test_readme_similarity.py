@@ -13,7 +13,7 @@ models = {"mine": my_model, "theirs": their_model}     # any two nn.Modules, or 
 print(preview(my_model, data[:2], "layer*"))           # the layers: name, type, shape, size
 result = compare(models, data, "layer?", ["cka", "deconfounded_cka"], batch_size=16)
 print(result.to_frame())                               # debiased CKA with layer names
-low, high = result.interval()                          # 95 %, by resampling the batches
+low, high = result.interval()                          # 95 %, by resampling batches: ten or more
 ax = result.plot()                                     # layers by layers
 ax = result.plot("depth", measure="deconfounded_cka")  # a curve, the pictures' share taken out
 result.save("similarity.npz")                          # Result.load reads it back
