@@ -87,17 +87,19 @@ class Pass:
                                                     device=device, pick=pick))
                          for run, (model, _, _, names) in enumerate(self.runs)]
         # what a function of the user's does with outputs is not known: it gets them as they come
-        self.formats = dict.fromkeys(range(len(self.runs) * bool(pick)), torch.preserve_format)
+        self.formats = [torch.preserve_format] * len(self.runs) if pick else []
 
     def __call__(self, batch: list[Tensor], use: Callable[[int, Tensor], Any]) -> list[Any]:
         """Run one batch -> use(row, output [n, ...]) by row, called while the output is as the
         module left it; None where there is no output."""
         self.use, self.size, self.found = use, len(batch[0]), {}
-        for run, (model, stream, _, _) in enumerate(self.runs):
-            x, forward = batch[stream], self.forwards[run]
-            if run not in self.formats:
-                self.formats[run] = quickest_format(model, x, forward)
-            forward(x.to(memory_format=self.formats[run]))
+        pairs = [(batch[stream], forward) for (_, stream, _, _), forward
+                 in zip(self.runs, self.forwards, strict=True)]
+        if not self.formats:
+            self.formats = [quickest_format(run[0], *pair)
+                            for run, pair in zip(self.runs, pairs, strict=True)]
+        for (x, forward), form in zip(pairs, self.formats, strict=True):
+            forward(x.to(memory_format=form))
         if not self.rows:
             raise ValueError("no selected layer was called in the forward pass")
         found, self.found = self.found, {}  # nothing is held until the next batch
