@@ -68,6 +68,10 @@ RECIPES = {
                       blur=0.5),
     # turns as well, since the scattered pictures are turned; see notebook 01
     "scattered": Augment(crop_min=0.4, rotate=180.0, hue=0.0, saturation=0.0, grey=0.0),
+    # larger crops and more change of light: learns more of them; the tables of notebooks 03 and 04
+    # were made with the one above
+    "scattered-light": Augment(crop_min=0.5, rotate=180.0, brightness=0.6, contrast=0.6, hue=0.0,
+                               saturation=0.0, grey=0.0),
     "none": Augment(crop_min=1, ratio=1, flip=0, jitter=0, grey=0),
 }
 
@@ -149,8 +153,7 @@ def views_at_once(number: int, batches: Sequence[Tensor], augment: Augment, mean
             kept = ((shuffled >= 0) & (shuffled < n)).flatten()[by_quarter]
             by_quarter = by_quarter[kept]
             quarters = [0, *kept.view(4, -1).sum(1).cumsum(0).tolist()]
-        draw.rows = by_quarter
-        source, place = source[by_quarter], place[by_quarter]
+        draw.rows, source, place = by_quarter, source[by_quarter], place[by_quarter]
     x = images.index_select(0, source).to(torch.float32).div_(255)
     x = resample(x, *_crops(draw, augment, h, w), (size, size) if size else (h, w))
     if augment.jitter:

@@ -44,7 +44,7 @@ class TrainConfig:
     stem: str = "auto"  # a ResNet's first layer: small, large; auto: small up to 64 pixels
     augment: str = "auto"  # a recipe's name, then changes: "simclr blur=0 crop_min=0.2"
     view_size: int = 0  # side of the augmented views in pixels; 0: three quarters of the picture's
-    epochs: int = 14  # passes over the pictures
+    epochs: int = 20  # passes over the pictures
     batch_size: int = 64  # of all processes together, for one step of the optimizer
     accumulate: int = 1  # parts of a batch that are computed one after the other, to save memory
     lr: float = 0.5  # for 256 pictures; what is used is lr * batch_size / 256
@@ -161,7 +161,7 @@ def resolve(config: Config, data: DataSet, encoder: nn.Module | None = None) -> 
     small, tiny, augment = size <= SMALL_PICTURE, size <= 40, config.augment
     if augment.split()[:1] == ["auto"]:
         of_colour = "simsiam-cifar" if tiny else "simsiam-imagenet"
-        augment = augment.replace("auto", of_colour if colour else "scattered", 1)
+        augment = augment.replace("auto", of_colour if colour else "scattered-light", 1)
     open_choices = {
         "encoder": "tiny" if tiny else "resnet18", "stem": "small" if small else "large",
         "proj_layers": 2 if small else 3,

@@ -103,9 +103,8 @@ def knn_predict(bank: Tensor, bank_labels: Tensor, queries: Tensor, k: int = 200
     refuse_diverged(bank, queries)
     classes = classes or int(bank_labels.max()) + 1
     bank, queries = (F.normalize(x.float(), dim=1) for x in (bank, queries))
-    rough = None
-    if len(bank) >= LARGE * k and bank.device.type == "cpu" and cpu_has_bfloat16():
-        rough = _roughly(bank)
+    large = len(bank) >= LARGE * k and bank.device.type == "cpu"
+    rough = _roughly(bank) if large and cpu_has_bfloat16() else None
     predicted = []
     for part in queries.split(max(1, BLOCK // len(bank))):
         similarity, nearest = _k_nearest(part, bank, rough, k)  # [m, k]

@@ -150,7 +150,7 @@ def test_resolving_leaves_nothing_open_and_resolves_only_once(cls, size, channel
 @pytest.mark.parametrize(
     ("size", "channels", "chosen"),
     [
-        (32, 1, {"encoder": "tiny", "stem": "small", "augment": "scattered", "proj_layers": 2}),
+        (32, 1, {"encoder": "tiny", "stem": "small", "augment": "scattered-light", "proj_layers": 2}),
         (32, 3, {"encoder": "tiny", "stem": "small", "augment": "simsiam-cifar"}),
         (64, 3, {"encoder": "resnet18", "stem": "small", "augment": "simsiam-imagenet"}),
         (96, 3, {"encoder": "resnet18", "stem": "large", "proj_layers": 3, "view_size": 72}),

@@ -4,9 +4,13 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
+from simlab.plots import mean_and_interval
+
+TABLES = Path(__file__).parent.parent / "notebooks" / "tables"
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 # the lines on two models are test_readme_similarity's
 LINES = [x for x in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "my_model" not in x]
@@ -35,3 +39,30 @@ def test_what_the_readme_links_to_exists():
 def test_the_two_commands_stand_on_the_first_screen():
     first = "\n".join(README.splitlines()[:30])
     assert "make run" in first and "make test" in first and "make lab" in first
+
+
+def results(name):
+    """Mean and half interval of kNN (k = 200) and probe for each encoder of a table."""
+    table = pd.read_csv(TABLES / f"{name}.csv").groupby("encoder")
+    return {column: mean_and_interval(table[column]) for column in ("knn_200", "probe_1000")}
+
+
+def test_the_results_are_those_of_the_tables():
+    rows = {
+        "SimSiam, scattered clothes": ("default_run", "SimSiam"),
+        "the same, 60 epochs": ("longer_run", "SimSiam"),
+        "the same network, untrained": ("default_run", "untrained encoder"),
+        "raw pixels": ("default_run", "raw pixels"),
+    }
+    for begins, (name, encoder) in rows.items():
+        (cells,) = re.findall(rf"^\| {begins}[^|]*\|(.*)\|$", README, re.MULTILINE)
+        for cell, (mean, half) in zip(cells.split("|"), results(name).values(), strict=True):
+            said = [float(x) for x in cell.split("±")]
+            wanted = [mean[encoder], half[encoder]][: len(said)]
+            assert said == [pytest.approx(x, abs=0.0006) for x in wanted], (begins, cell)
+
+
+def test_the_default_run_knows_far_more_than_pixels_and_chance_weights():
+    mean, _ = results("default_run")["probe_1000"]
+    assert mean["SimSiam"] > mean["untrained encoder"] + 0.22
+    assert mean["SimSiam"] > mean["raw pixels"] + 0.35

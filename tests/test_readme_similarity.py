@@ -1,4 +1,4 @@
-"""The ten lines of the README that compare one's own two models run as they stand."""
+"""The lines of the README that compare one's own two models run as they stand."""
 
 from pathlib import Path
 
@@ -8,7 +8,8 @@ import torchvision
 SNIPPET = '''\
 from simlab.similarity import compare, preview
 
-data = my_pictures        # a float tensor [N, C, H, W], normalised as in training, or a DataLoader
+data = my_pictures        # a float tensor [N, C, H, W], normalised as in training; or a DataLoader,
+                          # of which `preview` gets one batch: next(iter(data))[0]
 models = {"mine": my_model, "theirs": their_model}     # any two nn.Modules, or many
 print(preview(my_model, data[:2], "layer*"))           # the layers: name, type, shape, size
 result = compare(models, data, "layer?", ["cka", "deconfounded_cka"], batch_size=16)

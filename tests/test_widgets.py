@@ -55,6 +55,8 @@ def test_picture_and_text_are_those_of_the_pure_function(name):
     assert f'alt="{alt}"' in made.picture.value.replace("&#x27;", "'")
     assert plots.png(figure) in made.picture.value
     assert min(t.get_fontsize() for t in figure.findobj(matplotlib.text.Text)) >= plots.FONT - 2
+    for ax in figure.axes:  # else they may lie on one another
+        assert sum(bool(ax.get_title(place)) for place in ("left", "center", "right")) <= 1
     image = Image.open(io.BytesIO(base64.b64decode(made.png))).convert("RGBA")
     assert image.width >= 550 and image.getpixel((0, 0)) == (255, 255, 255, 255), "dark themes"
 
