@@ -116,7 +116,7 @@ Python {platform.python_version()}, torch {torch.__version__}, scikit-learn \
 Both sides standardise or normalise within the time. kNN: k = {K}, votes exp(s / {T}), n_jobs=-1, \
 the default algorithm; probe: one fit each at one regulariser, scikit-learn's at its default \
 tolerance. Where the processor has bfloat16, simlab compares all pairs in it first; that product \
-alone is more than half of its time, so that a bank of this width can't be much quicker on it \
+alone is about half of its time, so that a bank of this width can't be much quicker on it \
 without giving up float32's answers.
 
 {HEAD}
