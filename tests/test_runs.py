@@ -173,7 +173,7 @@ def test_auto_and_the_choice_it_stands_for_are_the_same_run(tmp_path, no_trainin
 
     device = torch.device("cpu")
     explicit = {
-        "encoder": "tiny", "augment": "scattered", "proj_layers": 2, "stem": "small",
+        "encoder": "tiny", "augment": "scattered-light", "proj_layers": 2, "stem": "small",
         "precision": train.resolve(config_of(precision="auto"), random_data())
         .precision, "image_size": 8, "data": "arrays",
     }  # fmt: skip
