@@ -22,7 +22,8 @@ NAMES = (
 )  # fmt: skip
 PYTHON = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
 # parameters of the lessons, so that they get to their widgets soon
-QUICK = {"epochs": 1, "supervised_epochs": 1, "pictures": 600, "compared": 200, "budgets": "100,300"}
+QUICK = {"epochs": 1, "supervised_epochs": 1, "pictures": 600, "compared": 200, "budgets": "100,300",
+         "sim_layers": "blocks.2"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -176,11 +177,17 @@ def test_the_lessons_show_every_widget():
     assert {name for _, places in lessons().values() for name in places} == set(NAMES)
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Of all lessons: what one has trained another finds again."""
+    return tmp_path_factory.mktemp("runs")
+
+
 @pytest.mark.parametrize("name", lessons())
-def test_in_each_lesson_every_control_moves(name, chromium, tmp_path, monkeypatch):
+def test_in_each_lesson_every_control_moves(name, chromium, runs, tmp_path, monkeypatch):
     """The committed cells, with little training before them."""
     cells, places = lessons()[name]
-    monkeypatch.setenv("SIMLAB_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("SIMLAB_RUNS", str(runs))
     (tmp_path / "simlab").symlink_to(ROOT)  # as if cloned beside the notebook
     given = next(cell for cell in cells if "parameters" in cell.metadata.get("tags", []))
     given.source += "".join(f"\n{k} = {v!r}" for k, v in QUICK.items() if f"{k}:" in given.source)
