@@ -114,16 +114,14 @@ def _probe(feats: Features, labels: int, seed: int, solver: str = "lbfgs",
         return feats.train[every], feats.train_labels[index].repeat(feats.views)
 
     if solver == "sgd":
-        best = 0.0
-        held = _sgd(*rows(rest), classes, epochs, seed)(check_x)
+        best, held = 0.0, _sgd(*rows(rest), classes, epochs, seed)(check_x)
         classifier = _sgd(*rows(chosen), classes, epochs, seed)
     else:
         part, epochs = _LogisticRegression(*rows(rest), classes), 0
         outputs = {l2: part.fit(l2)(check_x) for l2 in reversed(REGULARISERS)}
         # by the loss: among twenty pictures, accuracies differ by chance
         best = min(outputs, key=lambda l2: float(F.cross_entropy(outputs[l2], check_y)))
-        held = outputs[best]
-        classifier = _LogisticRegression(*rows(chosen), classes).fit(best)
+        held, classifier = outputs[best], _LogisticRegression(*rows(chosen), classes).fit(best)
     found = Probe(accuracy(classifier(feats.test), feats.test_labels), accuracy(held, check_y),
                   best, len(chosen), seed, solver, feats.views, epochs)
     return found, classifier
