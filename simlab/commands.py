@@ -89,10 +89,9 @@ def compare(runs: Positional[tuple[str, ...]], measure: str = "cka", layers: str
     print(table.to_string(index=False, float_format="{:.3f}".format))
     if out.endswith(".png"):
         result.plot().figure.savefig(out)
-    elif out.endswith(".csv"):
-        write_bytes(Path(out), table.to_csv(index=False).encode())
     elif out:
-        write_bytes(Path(out), table.to_json(orient="records").encode())
+        text = table.to_csv(index=False) if out.endswith(".csv") else table.to_json(orient="records")
+        write_bytes(Path(out), text.encode())
 
 
 def _positive(**values: float):

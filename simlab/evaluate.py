@@ -6,7 +6,6 @@ uses its running statistics. Other protocols are found in the wild and give othe
 """
 
 import contextlib
-import math
 import warnings
 from collections.abc import Callable
 
@@ -104,8 +103,8 @@ def knn_predict(bank: Tensor, bank_labels: Tensor, queries: Tensor, k: int = 200
     bank, queries = (F.normalize(x.float(), dim=1) for x in (bank, queries))
     large = len(bank) >= LARGE * k and bank.device.type == "cpu"
     rough = _roughly(bank) if large and cpu_has_bfloat16() else None
-    predicted = []
-    for part in queries.split(max(1, BLOCK // len(bank))):
+    predicted, size = [], max(1, BLOCK // len(bank))
+    for part in queries.split(8 * size if rough else size):  # eight blocks are done together below
         similarity, nearest = _k_nearest(part, bank, rough, k)  # [m, k]
         # relative to the greatest, so that a small temperature does not overflow
         weight = ((similarity - similarity.amax(1, keepdim=True)) / temperature).exp()
@@ -133,9 +132,31 @@ def _k_nearest(queries: Tensor, bank: Tensor, rough: tuple[Tensor, Tensor] | Non
     """
     if rough is None:
         return (queries @ bank.T).topk(k, dim=1, sorted=False)
-    m, n, (rough, off) = len(queries), len(bank), rough
-    coarse = queries.bfloat16() @ rough.T  # [m, N], N padded to whole groups
-    coarse[:, n:] = -math.inf
+    m, n, blocks = len(queries), len(bank), queries.split(max(1, BLOCK // len(bank)))
+    count, column = map(torch.cat, zip(*(_possible(b, n, *rough, k) for b in blocks), strict=True))
+    if len(column) > m * n // LARGE * 3:  # too many for this to pay
+        exact = zip(*(_k_nearest(b, bank, None, k) for b in blocks), strict=True)
+        return tuple(map(torch.cat, exact))
+    start = F.pad(count.cumsum(0), (1, 0))
+    row = torch.arange(m).repeat_interleave(count)
+    # in the bank's order: each of its rows comes from memory once, and the queries are in the cache
+    order = torch.from_numpy(np.argsort(column.numpy()))
+    first = F.pad(column.bincount(minlength=n).cumsum(0), (1, 0))
+    with warnings.catch_warnings(action="ignore"):  # torch calls its sparse tensors a beta
+        wanted = torch.sparse_csr_tensor(first, row[order], torch.zeros(len(row)), (n, m),
+                                         check_invariants=False)
+        fine = torch.sparse.sampled_addmm(wanted, bank, queries.T, beta=0).values()
+    table = fine.new_full((m, int(count.max())), -torch.inf)
+    table[row[order], order - start[row[order]]] = fine
+    similarity, at = table.topk(k, dim=1, sorted=False)
+    return similarity, column[start[:-1, None] + at]
+
+
+def _possible(queries: Tensor, n: int, rough: Tensor, off: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Which of the bank's n rows can be among each query's k nearest: how many [m], and all their
+    places, query by query."""
+    m, coarse = len(queries), queries.bfloat16() @ rough.T  # [m, N], N padded to whole groups
+    coarse[:, n:] = -torch.inf
     groups = coarse.view(m, GROUP, -1)
     nearest_of = groups.amax(1)  # [m, N / GROUP]
     # k groups get this far (by NumPy, which is several times as fast at it on a CPU)
@@ -148,22 +169,7 @@ def _k_nearest(queries: Tensor, bank: Tensor, rough: tuple[Tensor, Tensor] | Non
     limit = (reach - error).bfloat16()
     row, group = (nearest_of >= limit[:, None]).nonzero(as_tuple=True)
     hit, place = (groups[row, :, group] >= limit[row, None]).nonzero(as_tuple=True)
-    row, column = row[hit], group[hit] + place * groups.shape[2]  # those in question, row by row
-    if len(row) > m * n // LARGE * 3:  # too many for this to pay
-        return _k_nearest(queries, bank, None, k)
-    start = F.pad(row.bincount(minlength=m).cumsum(0), (1, 0))
-    slot = torch.arange(len(row)) - start[row]  # its place among its query's
-    # in the bank's order: each of its rows comes from memory once, and the queries are in the cache
-    order = torch.from_numpy(np.argsort(column.numpy()))
-    first = F.pad(column.bincount(minlength=n).cumsum(0), (1, 0))
-    with warnings.catch_warnings(action="ignore"):  # torch calls its sparse tensors a beta
-        wanted = torch.sparse_csr_tensor(first, row[order], torch.zeros(len(row)), (n, m),
-                                         check_invariants=False)
-        fine = torch.sparse.sampled_addmm(wanted, bank, queries.T, beta=0).values()
-    table = fine.new_full((m, int(start.diff().max())), -math.inf)
-    table[row[order], slot[order]] = fine
-    similarity, at = table.topk(k, dim=1, sorted=False)
-    return similarity, column[start[:-1, None] + at]
+    return row[hit].bincount(minlength=m), group[hit] + place * groups.shape[2]
 
 
 def knn(encoder: Callable[[Tensor], Tensor], data: DataSet, k: int = 200,
@@ -172,8 +178,7 @@ def knn(encoder: Callable[[Tensor], Tensor], data: DataSet, k: int = 200,
 
     k is cut to the size of the bank where that is smaller.
     """
-    bank, queries = (features(encoder, part, data.mean, data.std)
-                     for part in (data.train, data.test))
+    bank, queries = (features(encoder, p, data.mean, data.std) for p in (data.train, data.test))
     return knn_accuracy(bank, data.train.labels, queries, data.test.labels, k, temperature)
 
 

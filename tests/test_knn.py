@@ -163,6 +163,7 @@ def across(g):
 def test_the_k_nearest_by_way_of_bfloat16_are_those_of_float32(name, k, monkeypatch):
     monkeypatch.setattr(evaluate, "LARGE", 1)  # never too many candidates to go that way
     bank, queries = (nn.functional.normalize(x, dim=1) for x in hard_banks()[name])
+    monkeypatch.setattr(evaluate, "BLOCK", 16 * len(bank))  # of 40 queries: three blocks
     rough = evaluate._roughly(bank)
     assert len(rough[0]) > len(bank)
     wanted, places = evaluate._k_nearest(queries, bank, None, k)
@@ -184,6 +185,7 @@ def test_the_k_nearest_by_way_of_bfloat16_are_those_of_float32(name, k, monkeypa
 def test_where_too_many_are_near_all_of_them_are_compared_in_float32(monkeypatch):
     bank, queries = (nn.functional.normalize(x, dim=1) for x in hard_banks()["tight"])
     rough = evaluate._roughly(bank)
+    monkeypatch.setattr(evaluate, "BLOCK", 16 * len(bank))
     monkeypatch.setattr(torch.sparse, "sampled_addmm", None)  # not used
     found = evaluate._k_nearest(queries, bank, rough, 7)
     assert torch.equal(found[1], evaluate._k_nearest(queries, bank, None, 7)[1])
