@@ -95,7 +95,7 @@ class PretrainConfig(TrainConfig):
     """Self-supervised pretraining. The defaults suit the scattered pictures and two CPU cores."""
 
     method: str = "simsiam"  # simsiam, simclr
-    weight_decay: float = 1e-3  # of every weight; at 3e-3 the default run learns nothing
+    weight_decay: float = 1e-3  # of every weight; 3e-3 costs the default run some points
     temperature: float = 0.5  # of SimCLR's loss
     proj_layers: int = 0  # of the projector; 0: 2 up to 64 pixels, else 3
     proj_dim: int = 512  # width of the projector; 2048 in the paper
