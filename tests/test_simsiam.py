@@ -88,7 +88,7 @@ def test_the_loss_lies_between_minus_one_and_one_and_knows_no_lengths(scale, see
     view1, view2 = views(seed=seed)
     loss = SimSiamLoss()(view1, view2)
     longer = [View(v.features, v.z * scale, v.p * scale) for v in (view1, view2)]
-    assert -1.000001 <= float(loss.detach()) <= 1.000001
+    assert -1.000001 <= loss.item() <= 1.000001
     torch.testing.assert_close(SimSiamLoss()(*longer), loss, atol=1e-5, rtol=0)
 
 
@@ -227,5 +227,5 @@ def test_a_few_steps_draw_two_views_together():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert sum(losses[:5]) / 5 > -0.3 and sum(losses[-5:]) / 5 < -0.8
