@@ -102,7 +102,7 @@ def main():
     resnet = resnet18_steps()
     epoch = len(load_data("fashion-scattered").train) / statistics.median(loop)
     config = PretrainConfig()
-    with_knn = config.epochs // config.monitor_every  # of them the last epoch
+    with_knn = -(-config.epochs // config.monitor_every)  # the last epoch has one as well
     measuring = (config.epochs - with_knn) * z + with_knn * knn
     share = measuring / (config.epochs * epoch + measuring)
     lines = [

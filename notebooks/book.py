@@ -144,7 +144,7 @@ def refresh(path: Path):
                                                sort_keys=True) + "\n").encode())  # fmt: skip
         else:
             print(f"{path.name}: not measured, since {runs} is not empty")
-    write_bytes(path, nbformat.writes(cleaned(notebook)).encode())
+    write_bytes(path, (nbformat.writes(cleaned(notebook)) + "\n").encode())
     print(f"{path.name}: {seconds} s")
 
 

@@ -68,8 +68,8 @@ RECIPES = {
                       blur=0.5),
     # turns as well, since the scattered pictures are turned; see notebook 01
     "scattered": Augment(crop_min=0.4, rotate=180.0, hue=0.0, saturation=0.0, grey=0.0),
-    # larger crops and more change of light: learns more of them; the tables of notebooks 03 and 04
-    # were made with the one above
+    # larger crops and more change of light: what is learned is worth more (notebook 02); the tables of
+    # notebooks 03 and 04 were made with the one above
     "scattered-light": Augment(crop_min=0.5, rotate=180.0, brightness=0.6, contrast=0.6, hue=0.0,
                                saturation=0.0, grey=0.0),
     "none": Augment(crop_min=1, ratio=1, flip=0, jitter=0, grey=0),

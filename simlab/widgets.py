@@ -369,7 +369,7 @@ def layer_heatmap(result: Result) -> Explorer:
         heat.tick_params(labelsize=plots.FONT - 2)
         for axis in (heat.xaxis, heat.yaxis):  # long names would leave no room for the map
             axis.set_ticklabels([text.get_text()[-16:] for text in axis.get_ticklabels()])
-        plots.label(heat, "", heat.get_xlabel(), heat.get_ylabel())  # it has a title
+        plots.label(heat, "", heat.get_xlabel(), heat.get_ylabel())  # keeps its title
         for width, color in ((5, "black"), (2.5, "white")):
             style = {"fill": False, "linewidth": width, "edgecolor": color}
             heat.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **style))
