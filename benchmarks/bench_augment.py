@@ -1,10 +1,10 @@
-"""Two views of 32 x 32 colour pictures: simlab, torchvision in loader processes, kornia.
+"""Two views of 32 x 32 colour images: simlab, torchvision in loader processes, kornia.
 
     python benchmarks/bench_augment.py [--rounds 7] [--batch 256]
 
 The recipe is SimSiam's for CIFAR: random resized crop, flip, colour jitter, grey, normalise. From
-uint8 pictures in memory to normalised float batches, in one process and in turn; the table holds
-medians, and the ratio is the median of each round's. torchvision works picture by picture, as
+uint8 images in memory to normalised float batches, in one process and in turn; the table holds
+medians, and the ratio is the median of each round's. torchvision works image by image, as
 published code does, in two loader processes that are started before the clock is.
 """
 
@@ -29,11 +29,11 @@ from simlab.augment import RECIPES, shift_hue, two_views
 
 RESULTS = Path(__file__).parent / "results" / "augment.md"
 MEAN, STD = [0.491, 0.482, 0.447], [0.247, 0.243, 0.262]
-CORES, PICTURES = 2, 4096
+CORES, IMAGES = 2, 4096
 
 
 class TwoCrops(Dataset):
-    """Each picture as PIL has it, and two views of it."""
+    """Each image as PIL has it, and two views of it."""
 
     def __init__(self, images: Tensor):
         self.arrays = images.permute(0, 2, 3, 1).numpy()
@@ -99,14 +99,14 @@ def main():
     arguments = parser.parse_args()
     torch.set_num_threads(CORES)
     torch.manual_seed(0)
-    coarse = torch.rand(PICTURES, 3, 8, 8)
+    coarse = torch.rand(IMAGES, 3, 8, 8)
     images = (F.interpolate(coarse, 32, mode="bicubic").clamp(0, 1) * 255).to(torch.uint8)
     makers = {"simlab": by_simlab, "kornia": by_kornia, "torchvision": by_torchvision}
     makers = {name: make(images, arguments.batch) for name, make in makers.items()}
     speeds = {name: [] for name in makers}
     for round_ in range(arguments.rounds + 1):
         for name, make in makers.items():
-            speed = pairs_a_second(make, PICTURES)
+            speed = pairs_a_second(make, IMAGES)
             if round_:  # the first one warms up and starts the processes
                 speeds[name].append(speed)
     errors = dict(zip(("simlab", "kornia"), hue_errors(images), strict=True)) | {"torchvision": 0.0}
@@ -118,7 +118,7 @@ def main():
         )
     cores = os.cpu_count()
     text = (
-        f"""# Two views of 32 x 32 colour pictures
+        f"""# Two views of 32 x 32 colour images
 
 `python benchmarks/bench_augment.py --rounds {arguments.rounds} --batch {arguments.batch}` on {cores} \
 cores without a GPU, Python {platform.python_version()}, torch {torch.__version__}, torchvision \
@@ -130,8 +130,8 @@ cores without a GPU, Python {platform.python_version()}, torch {torch.__version_
         + "\n".join(rows)
         + """
 
-simlab draws everything for each picture, the order of the colour jitter too; kornia draws that
-order once for a batch. torchvision: picture by picture, in two loader processes.
+simlab draws everything for each image, the order of the colour jitter too; kornia draws that
+order once for a batch. torchvision: image by image, in two loader processes.
 """
     )
     RESULTS.write_text(text)

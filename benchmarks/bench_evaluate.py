@@ -23,9 +23,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
-from simlab.devices import cpu_has_bfloat16
+from simlab.compute.devices import cpu_has_bfloat16
 from simlab.evaluate import knn_predict
-from simlab.probe import _LogisticRegression
+from simlab.evaluate.probe import _LogisticRegression
 
 RESULTS = Path(__file__).parent / "results" / "evaluate.md"
 HEAD = (
@@ -52,7 +52,9 @@ def our_knn(x, y, queries):
 
 
 def their_knn(x, y, queries):
-    model = KNeighborsClassifier(K, metric="cosine", n_jobs=-1, weights=lambda d: np.exp((1 - d) / T))
+    model = KNeighborsClassifier(
+        K, metric="cosine", n_jobs=-1, weights=lambda d: np.exp((1 - d) / T)
+    )
     return torch.from_numpy(model.fit(x.numpy(), y.numpy()).predict(queries.numpy()))
 
 

@@ -31,8 +31,9 @@ TOKENS = int(RATIO * SIDE * SIDE)
 class Block(nn.Module):
     def __init__(self):
         super().__init__()
-        self.f = nn.Sequential(nn.Conv2d(WIDTH, WIDTH, 3, 1, 1), nn.ReLU(),
-                               nn.Conv2d(WIDTH, WIDTH, 3, 1, 1))
+        self.f = nn.Sequential(
+            nn.Conv2d(WIDTH, WIDTH, 3, 1, 1), nn.ReLU(), nn.Conv2d(WIDTH, WIDTH, 3, 1, 1)
+        )
 
     def forward(self, x):
         return self.f(x)
@@ -44,8 +45,9 @@ class PublishedOrder(nn.Module):
     def __init__(self, block):
         super().__init__()
         self.block = block
-        self.proj = nn.Sequential(nn.Linear(WIDTH, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(),
-                                  nn.Linear(128, 128))
+        self.proj = nn.Sequential(
+            nn.Linear(WIDTH, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 128)
+        )
         self.predictor = nn.Linear(128, 128)
 
     def forward(self, x):
@@ -123,10 +125,14 @@ def main():
     args = parser.parse_args()
     torch.manual_seed(0)
     nets, x = networks(args.batch), torch.randn(args.batch, WIDTH, SIDE, SIDE)
-    print(f"torch {torch.__version__}, batch {args.batch}, median of {args.repeats} steps; "
-          f"FLOP floor {floor():.1%}")
-    print(f"{'threads':>7}  {'network':<16} {'wall s':>8} {'overhead':>9} {'over floor':>11}"
-          f" {'CPU s':>8} {'overhead':>9} {'over floor':>11}")
+    print(
+        f"torch {torch.__version__}, batch {args.batch}, median of {args.repeats} steps; "
+        f"FLOP floor {floor():.1%}"
+    )
+    print(
+        f"{'threads':>7}  {'network':<16} {'wall s':>8} {'overhead':>9} {'over floor':>11}"
+        f" {'CPU s':>8} {'overhead':>9} {'over floor':>11}"
+    )
     for threads in args.threads:
         torch.set_num_threads(threads)
         times = {name: [] for name in nets}
@@ -135,7 +141,9 @@ def main():
                 spent = step(model, extra, x)
                 if repeat >= 2:  # two to warm up
                     times[name].append(spent)
-        medians = {n: [statistics.median(t) for t in zip(*v, strict=True)] for n, v in times.items()}
+        medians = {
+            n: [statistics.median(t) for t in zip(*v, strict=True)] for n, v in times.items()
+        }
         for name, spent in medians.items():
             line = f"{threads:>7}  {name:<16}"
             for seconds, plain in zip(spent, medians["no SIM"], strict=True):

@@ -35,6 +35,7 @@ PEERS = {"pytorch-cka": "cka", "torch_cka": "torch_cka", "simtorch": "simtorch"}
 
 # The tools, one interface: (model, model, names, names, batches) -> [L1, L2].
 
+
 def run_simlab(a, b, one, two, loader, **options):
     from simlab.similarity import compare
 
@@ -44,8 +45,9 @@ def run_simlab(a, b, one, two, loader, **options):
 def run_pytorch_cka(a, b, one, two, loader):
     from cka import compute_cka
 
-    return compute_cka(a, b, loader, layers=one, model2_layers=two, device="cpu",
-                       progress=False)[0].numpy()
+    return compute_cka(a, b, loader, layers=one, model2_layers=two, device="cpu", progress=False)[
+        0
+    ].numpy()
 
 
 def run_torch_cka(a, b, one, two, loader):
@@ -66,8 +68,12 @@ def run_simtorch(a, b, one, two, loader):
         return CKA(*models).compute(loader)
 
 
-RUN = {"simlab": run_simlab, "pytorch-cka": run_pytorch_cka, "torch_cka": run_torch_cka,
-       "simtorch": run_simtorch}
+RUN = {
+    "simlab": run_simlab,
+    "pytorch-cka": run_pytorch_cka,
+    "torch_cka": run_torch_cka,
+    "simtorch": run_simtorch,
+}
 
 
 def installed():
@@ -77,7 +83,7 @@ def installed():
 class Loader:
     """Batches, with what the tools ask of a DataLoader (a list would be many loaders to one)."""
 
-    dataset = "random pictures"
+    dataset = "random images"
 
     def __init__(self, parts):
         self.parts = [(part,) for part in parts]
@@ -98,11 +104,13 @@ def conv_names(model, limit=None):
 
 
 def case(name):
-    """Models, layer names and pictures of a timed case."""
+    """Models, layer names and images of a timed case."""
     torch.manual_seed(0)
     if name.startswith("resnet18 x resnet34"):
-        models = [torchvision.models.resnet18(num_classes=10),
-                  torchvision.models.resnet34(num_classes=10)]
+        models = [
+            torchvision.models.resnet18(num_classes=10),
+            torchvision.models.resnet34(num_classes=10),
+        ]
         limit, count, batch = None, 1024, 128
     else:  # "50 x 50 layers, N"
         models = [torchvision.models.resnet50(num_classes=10) for _ in range(2)]
@@ -114,14 +122,15 @@ def child(tool, name, rounds, mode):
     """In a process of its own: prints times and peak memory as JSON."""
     torch.set_num_threads(2)
     (a, b), (one, two), count, batch = case(name)
-    # Pictures are made batch by batch where there are many, as a loader would bring them.
+    # Images are made batch by batch where there are many, as a loader would bring them.
     x = torch.randn(min(count, 1024), 3, 32, 32)
-    data = Loader(x[i % len(x):i % len(x) + min(batch, count - i)]
-                  for i in range(0, count, batch))
+    data = Loader(
+        x[i % len(x) : i % len(x) + min(batch, count - i)] for i in range(0, count, batch)
+    )
 
     def forward():
         with torch.no_grad():
-            for part, in data:
+            for (part,) in data:
                 a(part)
                 b(part)
 
@@ -167,7 +176,7 @@ def timed_rows(name, tools, rounds):
     for tool in tools:
         print("measuring", name, tool, flush=True)
         run = measure(tool, name, rounds)
-        # Forward passes alone need no more memory for more pictures: 1,024 tell.
+        # Forward passes alone need no more memory for more images: 1,024 tell.
         base = measure(tool, re.sub(", .* samples", ", 1,024 samples", name), 1, "forward")
         if "error" in run:
             out.append(f"| {name} | {tool} | fails: {run['error'][:90]} | | | | | |")
@@ -177,12 +186,15 @@ def timed_rows(name, tools, rounds):
         cpu = own[:, 1].min() / forward[:, 1].min()
         first = (run["load"] + own[0, 0]) / forward[:, 0].min()
         extra = run["peak"] - base["peak"]
-        out.append(f"| {name} | {tool} | {forward[:, 0].min():.2f} | {own[:, 0].min():.2f} | "
-                   f"{best:.2f} | {first:.2f} | {cpu:.2f} | {extra:.0f} (Grams {grams:.1f}) |")
+        out.append(
+            f"| {name} | {tool} | {forward[:, 0].min():.2f} | {own[:, 0].min():.2f} | "
+            f"{best:.2f} | {first:.2f} | {cpu:.2f} | {extra:.0f} (Grams {grams:.1f}) |"
+        )
     return out
 
 
 # Correctness: the same data through all tools, against float64.
+
 
 class Two(nn.Module):
     """Hands on the half of its input that it is told to; layers by name."""
@@ -197,8 +209,11 @@ class Two(nn.Module):
         if self.constant:
             x = torch.full_like(x, 0.1)
         if self.last:
-            x = x.view(*x.shape, 1, 1).expand(-1, -1, 2, 2).contiguous(
-                memory_format=torch.channels_last)
+            x = (
+                x.view(*x.shape, 1, 1)
+                .expand(-1, -1, 2, 2)
+                .contiguous(memory_format=torch.channels_last)
+            )
         return self.feature(x)
 
 
@@ -251,26 +266,69 @@ def correctness(tools):
     tail = related(513, 40)
     cases = []
     for mean in (0, 10, 30, 1000):
-        cases.append((f"related features, mean {mean} standard deviations",
-                      [Two(0, mean), Two(1, mean)], base, 128,
-                      lambda parts: minibatch_truth(halves, parts)))
+        cases.append(
+            (
+                f"related features, mean {mean} standard deviations",
+                [Two(0, mean), Two(1, mean)],
+                base,
+                128,
+                lambda parts: minibatch_truth(halves, parts),
+            )
+        )
     for batch in (8, 32, 128, 512):
-        cases.append((f"independent noise, 300 features, batch {batch} (true: 0)",
-                      [Two(0), Two(1)], free, batch, lambda parts: minibatch_truth(halves, parts)))
-    odd = next(x for x in (torch.randn(32, 600, generator=torch.Generator().manual_seed(s))
-                           for s in range(99)) if minibatch_truth(halves, [x]) < -0.02)
+        cases.append(
+            (
+                f"independent noise, 300 features, batch {batch} (true: 0)",
+                [Two(0), Two(1)],
+                free,
+                batch,
+                lambda parts: minibatch_truth(halves, parts),
+            )
+        )
+    odd = next(
+        x
+        for x in (
+            torch.randn(32, 600, generator=torch.Generator().manual_seed(s)) for s in range(99)
+        )
+        if minibatch_truth(halves, [x]) < -0.02
+    )
     cases += [
-        ("independent noise that happens to be opposed, batch 32", [Two(0), Two(1)], odd, 32,
-         lambda parts: minibatch_truth(halves, parts)),
+        (
+            "independent noise that happens to be opposed, batch 32",
+            [Two(0), Two(1)],
+            odd,
+            32,
+            lambda parts: minibatch_truth(halves, parts),
+        ),
         ("a layer with itself (true: 1)", [Two(0), Two(0)], base, 128, lambda parts: 1.0),
-        ("last batch of one sample", [Two(0), Two(1)], tail, 128,
-         lambda parts: minibatch_truth(halves, [*parts[:-2], torch.cat(parts[-2:])])),
-        ("one layer constant (undefined)", [Two(0), Two(1, constant=True)], base, 128,
-         lambda parts: float("nan")),
-        ("channels_last outputs", [Two(0, last=True), Two(1, last=True)], base, 128,
-         lambda parts: minibatch_truth(halves, parts)),
-        ("layer edited in place later", [InPlace(0), InPlace(1)], base, 128,
-         lambda parts: minibatch_truth(halves, parts)),
+        (
+            "last batch of one sample",
+            [Two(0), Two(1)],
+            tail,
+            128,
+            lambda parts: minibatch_truth(halves, [*parts[:-2], torch.cat(parts[-2:])]),
+        ),
+        (
+            "one layer constant (undefined)",
+            [Two(0), Two(1, constant=True)],
+            base,
+            128,
+            lambda parts: float("nan"),
+        ),
+        (
+            "channels_last outputs",
+            [Two(0, last=True), Two(1, last=True)],
+            base,
+            128,
+            lambda parts: minibatch_truth(halves, parts),
+        ),
+        (
+            "layer edited in place later",
+            [InPlace(0), InPlace(1)],
+            base,
+            128,
+            lambda parts: minibatch_truth(halves, parts),
+        ),
     ]
     torch.manual_seed(0)
     lstms = [Tuple(0), Tuple(1)]
@@ -280,8 +338,13 @@ def correctness(tools):
         for twin, own in zip(twins, lstms, strict=True):
             twin.load_state_dict({k: v.double() for k, v in own.feature.state_dict().items()})
         with torch.no_grad():
-            return minibatch_truth(lambda x: [twin(v[:, :, None])[0].flatten(1) for twin, v in
-                                              zip(twins, x.chunk(2, 1), strict=True)], parts)
+            return minibatch_truth(
+                lambda x: [
+                    twin(v[:, :, None])[0].flatten(1)
+                    for twin, v in zip(twins, x.chunk(2, 1), strict=True)
+                ],
+                parts,
+            )
 
     cases.append(("tuple outputs (LSTM)", lstms, base, 128, lstm_truth))
     rows = []
@@ -293,8 +356,12 @@ def correctness(tools):
             try:
                 with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    value = RUN[tool](*(m.train(False) for m in models), ["feature"], ["feature"],
-                                      loader(x, batch))[0, 0]
+                    value = RUN[tool](
+                        *(m.train(False) for m in models),
+                        ["feature"],
+                        ["feature"],
+                        loader(x, batch),
+                    )[0, 0]
                 right = abs(value - exact) < 1e-4 or np.isnan(value) and np.isnan(exact)
                 cells.append(f"{value:.4f}" if right else f"**{value:.4f}**")
             except Exception as error:  # a peer's crash is a finding
@@ -332,33 +399,58 @@ def main():
     parts, tools = args.parts.split(","), installed()
     path = ROOT / "benchmarks" / "results" / "similarity.md"
     path.parent.mkdir(exist_ok=True)
-    lines = ["# Comparing representations: time, memory, correctness", "",
-             f"`python benchmarks/bench_similarity.py --rounds {args.rounds}` on {os.cpu_count()} "
-             f"cores without a GPU, 2 threads in what is timed, torch {torch.__version__}, Python "
-             f"{platform.python_version()}; load average of the machine before it began: "
-             f"{os.getloadavg()[0]:.1f}.", ""]
-    head = ["| case | tool | forward passes alone, s | with the tool, s | ratio | first call | ratio "
-            "of CPU time | peak memory over the forward passes', MB |", "|---" * 8 + "|"]
+    lines = [
+        "# Comparing representations: time, memory, correctness",
+        "",
+        f"`python benchmarks/bench_similarity.py --rounds {args.rounds}` on {os.cpu_count()} "
+        f"cores without a GPU, 2 threads in what is timed, torch {torch.__version__}, Python "
+        f"{platform.python_version()}; load average of the machine before it began: "
+        f"{os.getloadavg()[0]:.1f}.",
+        "",
+    ]
+    head = [
+        "| case | tool | forward passes alone, s | with the tool, s | ratio | first call | ratio "
+        "of CPU time | peak memory over the forward passes', MB |",
+        "|---" * 8 + "|",
+    ]
     if "time" in parts:
-        lines += ["## The layer matrix of resnet18 x resnet34", "",
-                  "All 20 x 36 convolutions, 1,024 pictures of 3 x 32 x 32, batch 128; best of "
-                  f"{args.rounds} rounds in which both take turns; \"first call\" is the import of "
-                  "the tool (torch is there) and its first round, over the forward passes.", "", *head,
-                  *timed_rows("resnet18 x resnet34", tools, args.rounds), ""]
+        lines += [
+            "## The layer matrix of resnet18 x resnet34",
+            "",
+            "All 20 x 36 convolutions, 1,024 images of 3 x 32 x 32, batch 128; best of "
+            f'{args.rounds} rounds in which both take turns; "first call" is the import of '
+            "the tool (torch is there) and its first round, over the forward passes.",
+            "",
+            *head,
+            *timed_rows("resnet18 x resnet34", tools, args.rounds),
+            "",
+        ]
     if "grow" in parts:
         fast = [t for t in tools if t in ("simlab", "pytorch-cka")]
-        lines += ["## How time and memory grow", "",
-                  "50 x 50 convolutions of two resnet50, 3 x 32 x 32, batch 256, one round.", "",
-                  *head]
+        lines += [
+            "## How time and memory grow",
+            "",
+            "50 x 50 convolutions of two resnet50, 3 x 32 x 32, batch 256, one round.",
+            "",
+            *head,
+        ]
         for count in ("1,024", "2,560", "10,000"):  # a peer at 2,560 shows how it grows, too
-            lines += timed_rows(f"50 x 50 layers, {count} samples",
-                                fast if count != "10,000" else ["simlab"], 1)
+            lines += timed_rows(
+                f"50 x 50 layers, {count} samples", fast if count != "10,000" else ["simlab"], 1
+            )
         lines.append("")
     if "correct" in parts:
-        lines += ["## Who is right", "",
-                  "CKA of two layers, debiased and summed over batches, against float64.", "",
-                  "| case | float64 | " + " | ".join(tools) + " |",
-                  "|---" * (len(tools) + 2) + "|", *correctness(tools), "", NOTES]
+        lines += [
+            "## Who is right",
+            "",
+            "CKA of two layers, debiased and summed over batches, against float64.",
+            "",
+            "| case | float64 | " + " | ".join(tools) + " |",
+            "|---" * (len(tools) + 2) + "|",
+            *correctness(tools),
+            "",
+            NOTES,
+        ]
     temporary = path.with_suffix(".tmp")
     temporary.write_text("\n".join(lines))
     os.replace(temporary, path)

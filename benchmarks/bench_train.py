@@ -2,10 +2,10 @@
 
     python benchmarks/bench_train.py
 
-1. The default network, one epoch of the default run: pictures a second of the whole training loop
+1. The default network, one epoch of the default run: images per second of the whole training loop
    (batches, two views, optimizer, log, checkpoint) over those of the bare forward and backward pass
    on ready-made views. What is measured on the features in between is told apart.
-2. A SimSiam step with ResNet-18, 128 colour pictures of 32 x 32: bfloat16 with channels_last over
+2. A SimSiam step with ResNet-18, 128 colour images of 32 x 32: bfloat16 with channels_last over
    plain float32, only where the processor multiplies in bfloat16.
 
 Both sides of a ratio run in turn, in this one process; the table holds the medians of all rounds, and
@@ -19,14 +19,14 @@ from pathlib import Path
 
 import torch
 
-from simlab.config import PretrainConfig, resolve
+from simlab.compute.devices import autocast, cpu_has_bfloat16, resolve_device
+from simlab.config import PretrainConfig
 from simlab.data import load_data
-from simlab.devices import autocast, cpu_has_bfloat16, resolve_device
+from simlab.methods.simsiam import SimSiam, SimSiamLoss
+from simlab.methods.tasks import Pretraining
 from simlab.models import build_encoder
 from simlab.runs import claim
-from simlab.simsiam import SimSiam, SimSiamLoss
-from simlab.tasks import Pretraining
-from simlab.train import fit
+from simlab.train import fit, resolve
 
 RESULTS = Path(__file__).parent / "results" / "train.md"
 ROUNDS = 11
@@ -34,8 +34,8 @@ DEVICE = resolve_device("auto")
 
 
 def loop_against_bare() -> tuple[list[float], list[float], list[float]]:
-    """Pictures a second of each round, of the loop and of forward + backward; seconds to measure
-    z on some pictures, and kNN as well."""
+    """Images a second of each round, of the loop and of forward + backward; seconds to measure
+    z on some images, and kNN as well."""
     data = load_data("fashion-scattered").to(DEVICE)
     config = c = resolve(PretrainConfig(epochs=1), data)
     encoder, dim = build_encoder(c.encoder, 1, c.image_size, c.stem)
@@ -67,7 +67,7 @@ def loop_against_bare() -> tuple[list[float], list[float], list[float]]:
 
 
 def resnet18_steps(batch: int = 128) -> dict[str, list[float]]:
-    """Pictures a second of each SimSiam step with ResNet-18, in float32 and in bfloat16."""
+    """Images a second of each SimSiam step with ResNet-18, in float32 and in bfloat16."""
     kinds = {"float32": torch.contiguous_format, "bfloat16": torch.channels_last}
     if not cpu_has_bfloat16():
         del kinds["bfloat16"]
@@ -109,7 +109,7 @@ def main():
         f"`python benchmarks/bench_train.py`: torch {torch.__version__}, "
         f"{torch.get_num_threads()} threads, "
         f"{'with' if cpu_has_bfloat16() else 'without'} native bfloat16. Medians of {ROUNDS} rounds.\n",
-        "| work | pictures/s | ratio |", "|---|---|---|",
+        "| work | images/s | ratio |", "|---|---|---|",
         row("default network, training loop", loop, bare),
         row("default network, bare forward + backward", bare, bare),
         row("ResNet-18 step, float32", resnet["float32"], resnet["float32"]),

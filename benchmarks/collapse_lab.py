@@ -1,7 +1,7 @@
 """The sweeps behind notebook 03: what makes SimSiam collapse, what its features keep, and SimCLR.
 
     python benchmarks/collapse_lab.py switches recipe augment coloured methods --seeds 5
-    python benchmarks/collapse_lab.py cifar --seeds 5 --folder PATH     a folder of CIFAR-10's pictures
+    python benchmarks/collapse_lab.py cifar --seeds 5 --folder PATH     a folder of CIFAR-10's images
     python benchmarks/collapse_lab.py others --seeds 1                  for tests of the diagnosis
 
 Each part trains its settings over the seeds and writes notebooks/tables/collapse_PART.csv: a row an
@@ -15,17 +15,17 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from simlab.collapse import collapse_metrics
-from simlab.config import PretrainConfig, resolve
-from simlab.data import DataSet, load_data
-from simlab.devices import environment, resolve_device
+from simlab.compute.devices import environment, resolve_device
+from simlab.config import PretrainConfig
+from simlab.data import Dataset, load_data
 from simlab.evaluate import features, knn
-from simlab.probe import factor_scores
+from simlab.evaluate.collapse import collapse_metrics
+from simlab.evaluate.probe import factor_scores
 from simlab.runs import write_bytes
-from simlab.train import pretrain, untrained
+from simlab.train import pretrain, resolve, untrained
 
 TABLES = Path(__file__).parent.parent / "notebooks" / "tables"
-PICTURES, EPOCHS = 3000, 6  # small enough for seconds
+IMAGES, EPOCHS = 3000, 6  # small enough for seconds
 COLOURS = "simsiam-cifar rotate=180 crop_min=0.4"
 METHODS = {"SimSiam": {"method": "simsiam"}, "SimCLR": {"method": "simclr"}}
 PARTS = {
@@ -72,25 +72,25 @@ PARTS = {
 DATA = {"coloured": "fashion-coloured"}  # else fashion-scattered, or the folder
 
 
-def lab_data(name: str = "fashion-scattered", pictures: int = PICTURES) -> DataSet:
-    """Some of a set's pictures, evenly spread over it, and 1500 to test on."""
+def lab_data(name: str = "fashion-scattered", images: int = IMAGES) -> Dataset:
+    """Some of a set's images, evenly spread over it, and 1500 to test on."""
     whole = load_data(name)
     train, test = (
         part.subset(torch.linspace(0, len(part) - 1, min(n, len(part))).long())
-        for part, n in ((whole.train, pictures), (whole.test, PICTURES // 2))
+        for part, n in ((whole.train, images), (whole.test, IMAGES // 2))
     )
     called = "CIFAR-10 (JPEG copy)" if Path(name).is_dir() else name
-    return DataSet(f"{called}, {len(train)}", train, test)
+    return Dataset(f"{called}, {len(train)}", train, test)
 
 
-def lab_config(data: DataSet, **changes) -> PretrainConfig:
-    """The default configuration, shorter, with `changes`, and for grey pictures a recipe of its own:
+def lab_config(data: Dataset, **changes) -> PretrainConfig:
+    """The default configuration, shorter, with `changes`, and for grey images a recipe of its own:
     the one that was the default when the tables began."""
     own = {"augment": "scattered"} if data.train.channels == 1 else {}
     return PretrainConfig(**{"epochs": EPOCHS, "monitor_every": 2} | own | changes)
 
 
-def measured(config: PretrainConfig, data: DataSet) -> pd.DataFrame:
+def measured(config: PretrainConfig, data: Dataset) -> pd.DataFrame:
     """A run's history; the last row has measures of the backbone (h_...) and scores of factors."""
     run = pretrain(config, data, progress=False)
     table = run.history.drop(columns=["lr", "knn_k", "knn_temperature"])
@@ -106,7 +106,7 @@ def measured(config: PretrainConfig, data: DataSet) -> pd.DataFrame:
 
 def sweep(part: str, seeds: int, folder: str):
     if part == "cifar" and not folder:
-        raise SystemExit("cifar needs --folder, with CIFAR-10's pictures as train/<class>/*.jpg")
+        raise SystemExit("cifar needs --folder, with CIFAR-10's images as train/<class>/*.jpg")
     data = lab_data(folder if part == "cifar" else DATA.get(part, "fashion-scattered"))
     varied = list(dict.fromkeys(name for changes in PARTS[part].values() for name in changes))
     tables = []
@@ -115,15 +115,18 @@ def sweep(part: str, seeds: int, folder: str):
             config = lab_config(data, seed=seed, **changes)
             table = measured(config, data)
             last = table.iloc[-1]
-            print(f"{setting}, {seed}: kNN {last['knn']:.3f}, std {last['std_ratio']:.3f}", flush=True)
+            print(
+                f"{setting}, {seed}: kNN {last['knn']:.3f}, std {last['std_ratio']:.3f}", flush=True
+            )
             own = {name: getattr(config, name) for name in varied}
             tables.append(table.assign(setting=setting, **own, seed=seed))
     head = ["setting", *varied, "seed"]
     table = pd.concat(tables)
     table = table[[*head, *[name for name in table if name not in head]]]
     made = [
-        f"python benchmarks/collapse_lab.py {part} --seeds {seeds}" + " --folder PATH" * bool(folder),
-        f"data: {data.name} training pictures, {len(data.test)} for testing",
+        f"python benchmarks/collapse_lab.py {part} --seeds {seeds}"
+        + " --folder PATH" * bool(folder),
+        f"data: {data.name} training images, {len(data.test)} for testing",
         str(resolve(lab_config(data), data)),
         str(environment(resolve_device("auto"))),
     ]
@@ -136,7 +139,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("parts", nargs="+", choices=PARTS)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--folder", default="", help="of CIFAR-10 as JPEG files: train/<class>/*.jpg")
+    parser.add_argument(
+        "--folder", default="", help="of CIFAR-10 as JPEG files: train/<class>/*.jpg"
+    )
     options = parser.parse_args()
     for name in options.parts:
         sweep(name, options.seeds, options.folder)

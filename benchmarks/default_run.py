@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from simlab.config import PretrainConfig, make_config, resolve
+from simlab.config import PretrainConfig, make_config
 from simlab.data import load_data
 from simlab.evaluate import knn_accuracy, raw_pixels
-from simlab.plots import mean_and_interval
-from simlab.probe import encode, linear_probe
-from simlab.train import pretrain, untrained
+from simlab.evaluate.probe import encode, linear_probe
+from simlab.stats import mean_and_interval
+from simlab.train import pretrain, resolve, untrained
 
 RESULTS = Path(__file__).parent.parent / "notebooks" / "tables"
 
@@ -47,7 +47,11 @@ def main():
             "raw pixels": raw_pixels,
         }.items():
             f = encode(encoder, data)
-            row = {"encoder": name, "seed": seed, "probe_1000": linear_probe(f, 1000, seed).accuracy}
+            row = {
+                "encoder": name,
+                "seed": seed,
+                "probe_1000": linear_probe(f, 1000, seed).accuracy,
+            }
             for k in (200, 20):
                 row[f"knn_{k}"] = knn_accuracy(f.train, f.train_labels, f.test, f.test_labels, k)
             rows.append(row)
@@ -57,7 +61,9 @@ def main():
     table = pd.DataFrame(rows)
     table.to_csv(RESULTS / f"{arguments.name}.csv", index=False)
     environment = run.result["environment"]
-    shown = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("data_folder", "seed")}
+    shown = {
+        k: v for k, v in dataclasses.asdict(config).items() if k not in ("data_folder", "seed")
+    }
     shown["data"] = Path(shown["data"]).name
     words = [f"{k}={v}" for k, v in changes.items() if k != "data"]
     words += [f"data=path/to/{shown['data']}"] if "data" in changes else []
@@ -66,7 +72,7 @@ def main():
         f"{' '.join(map(str, arguments.seeds))}`", "",
         f"Training took {', '.join(f'{s:.0f}' for s in seconds)} s, with {environment}.", "",
         "Test accuracy, mean and 95 % t-interval over the seeds (which draw weights, views and the",
-        "labelled pictures).", "",
+        "labelled images).", "",
         "| encoder | kNN, k = 200 | kNN, k = 20 | linear probe, 1,000 labels |", "|---|---|---|---|",
     ]  # fmt: skip
     for name in table["encoder"].unique():

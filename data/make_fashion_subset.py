@@ -1,8 +1,8 @@
-"""Cut the pictures in data/fashion out of Fashion-MNIST's four official IDX files.
+"""Cut the images in data/fashion out of Fashion-MNIST's four official IDX files.
 
     python data/make_fashion_subset.py FOLDER_OF_IDX_FILES
 
-The first 1,000 training and 200 test pictures of every class, in the order of the original files,
+The first 1,000 training and 200 test images of every class, in the order of the original files,
 written as IDX files themselves. Run again, it gives the same bytes.
 """
 
@@ -41,7 +41,7 @@ def main(source: str):
         keep.sort()
         write_idx(HERE / f"{split}-images-idx3-ubyte.gz", images[keep])
         write_idx(HERE / f"{split}-labels-idx1-ubyte.gz", labels[keep])
-        print(f"{split}: {len(keep)} pictures")
+        print(f"{split}: {len(keep)} images")
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ def main():
     for name, (notebook, begins) in FIGURES.items():
         path = HERE.parent / "notebooks" / f"{notebook}.ipynb"
         outputs = [o for c in nbformat.read(path, as_version=4).cells for o in c.get("outputs", [])]
-        (picture,) = [
+        (image,) = [
             o.data["image/png"] for o in outputs
             if o.get("metadata", {}).get("image/png", {}).get("alt", "").startswith(begins)
         ]  # fmt: skip
-        (HERE / name).write_bytes(base64.b64decode(picture))
+        (HERE / name).write_bytes(base64.b64decode(image))
 
 
 if __name__ == "__main__":

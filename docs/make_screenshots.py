@@ -28,7 +28,7 @@ def lab(page: Page, folder: Path):
     """The start page in JupyterLab, run, with the smallest crop."""
     shutil.copy(ROOT / "notebooks" / "00_start_here.ipynb", folder)
     with browser.jupyterlab(folder) as address:
-        browser.run_all(page, f"{address}/lab/tree/00_start_here.ipynb", pictures=1)
+        browser.run_all(page, f"{address}/lab/tree/00_start_here.ipynb", images=1)
         cell = page.locator(".jp-CodeCell").nth(1)
         crop = cell.locator(".noUi-handle").nth(2)  # after the draw, the upper end of crop
         crop.focus()

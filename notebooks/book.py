@@ -25,8 +25,8 @@ import psutil
 sys.path.insert(0, str(Path(__file__).parent))
 import pages  # noqa: E402
 
-from simlab.identity import digest  # noqa: E402
 from simlab.runs import read_json, runs_folder, write_bytes  # noqa: E402
+from simlab.runs.identity import digest  # noqa: E402
 
 SOURCE = Path(__file__).parent
 # measured by --refresh on an empty runs folder: seconds, memory in GB, seconds of each run within
@@ -68,10 +68,12 @@ def run_book(notebooks: list[Path], out: Path) -> int:
     """Execute, render and index; returns how many failed."""
     measured = durations()
     total = sum(measured.get(p.stem, {}).get("alone", 180) for p in notebooks)
-    print(f"simlab runs {len(notebooks)} notebook(s) on the pictures that come along:")
+    print(f"simlab runs {len(notebooks)} notebook(s) on the images that come along:")
     for path in notebooks:
         print(f"  {path.stem:<32} {pages.title_of(path)}")
-    print(f"About {max(1, round(total / 60))} minutes on two cores; what was trained before is reused.")
+    print(
+        f"About {max(1, round(total / 60))} minutes on two cores; what was trained before is reused."
+    )
     print(f"Results go to {out}\n", flush=True)
     cards = []
     for path in notebooks:

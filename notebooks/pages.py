@@ -90,7 +90,9 @@ def page_of(path: Path, source: Path | None = None, places: dict[Path, str] | No
     # nbconvert leaves out the figures' text alternatives
     alts = iter([o.metadata["image/png"]["alt"] for o in figures(notebook)
                  if "alt" in o.metadata.get("image/png", {})])  # fmt: skip
-    page = re.sub(r'alt="No description[^"]*"', lambda m: f'alt="{html.escape(next(alts, ""))}"', page)
+    page = re.sub(
+        r'alt="No description[^"]*"', lambda m: f'alt="{html.escape(next(alts, ""))}"', page
+    )
     page = page.replace("</head>", f"<style>{dark_theme(exporter)}</style></head>", 1)
     return re.sub(r"(<body[^>]*>)", lambda m: m[1] + bar, page, count=1)
 
@@ -172,7 +174,7 @@ def with_mathml(markdown: str) -> str:
 
 
 def lasting(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
-    """Without progress bars; of what can be played with, its picture is left."""
+    """Without progress bars; of what can be played with, its image is left."""
     for output in outputs:
         data = output.get("data", {})
         if "image/png" in data:
@@ -241,7 +243,9 @@ def time_of(name: str) -> str:
     alone, after, _ = measured(name)
     if not alone:
         return "not measured yet"
-    shorter = f", {minutes(after)} after those before it" if minutes(after) != minutes(alone) else ""
+    shorter = (
+        f", {minutes(after)} after those before it" if minutes(after) != minutes(alone) else ""
+    )
     return minutes(alone) + shorter
 
 

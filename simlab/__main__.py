@@ -7,7 +7,7 @@
     simlab probe RUN --labels 1000              linear probe of its frozen encoder
     simlab compare RUN RUN                      how alike the layers of two runs are
     simlab sweep NOTEBOOK.ipynb seed=0:3 --out DIR
-    simlab data cifar10 --download              fetch a data set and say what is in it
+    simlab data cifar10 --download              fetch a dataset and say what is in it
     simlab doctor                               versions, devices, and what is missing
 
 `simlab COMMAND --help` lists a command's flags.
@@ -16,7 +16,7 @@
 import argparse
 import sys
 
-from .names import near
+from simlab._names import near
 
 COMMANDS = ("pretrain", "supervised", "probe", "knn", "compare", "sweep", "data", "doctor")
 
@@ -42,14 +42,14 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(command: str, arguments: list[str]) -> int:
     # each command imports what it needs: `simlab --help` shall not wait for torch
     if command == "sweep":
-        from . import sweep
+        from simlab.sweep import runner as sweep
 
         return sweep.main(arguments)
     if command in ("pretrain", "supervised"):
         return _train(command, arguments)
     import tyro
 
-    from . import commands
+    from simlab import cli as commands
 
     tyro.cli(getattr(commands, command), args=arguments, prog=f"simlab {command}")
     return 0
@@ -58,12 +58,14 @@ def _run(command: str, arguments: list[str]) -> int:
 def _train(command: str, arguments: list[str]) -> int:
     import tyro
 
-    from . import distributed, train
-    from .config import RECIPES, PretrainConfig, SupervisedConfig, make_config
+    from simlab.compute import distributed
+    from simlab.config import RECIPES, PretrainConfig, SupervisedConfig, make_config
+    from simlab.train import run as train
 
     kind, recipes, start = {
         "pretrain": (PretrainConfig, RECIPES, train.pretrain),
-        "supervised": (SupervisedConfig, {}, train.train_supervised)}[command]
+        "supervised": (SupervisedConfig, {}, train.train_supervised),
+    }[command]
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--fresh", action="store_true")
     parser.add_argument("--recipe", default="")
@@ -73,8 +75,13 @@ def _train(command: str, arguments: list[str]) -> int:
     about = f"{kind.__doc__}\n\n--fresh: forget what is stored of this run and start anew"
     if recipes:
         about += f"\n--recipe STR: start from a published configuration: {', '.join(RECIPES)}"
-    config = tyro.cli(kind, args=rest, prog=f"simlab {command}", description=about,
-                      default=make_config(kind, **recipes.get(own.recipe, {})))
+    config = tyro.cli(
+        kind,
+        args=rest,
+        prog=f"simlab {command}",
+        description=about,
+        default=make_config(kind, **recipes.get(own.recipe, {})),
+    )
     run = start(config, fresh=own.fresh)
     if distributed.rank() == 0:
         for name, value in run.result["final"].items():

@@ -9,45 +9,69 @@ import math
 from dataclasses import dataclass
 from typing import TypeVar
 
-import torch.nn as nn
-
-from .data import DataSet
-from .devices import resolve_device, resolve_precision
-from .models import SMALL_PICTURE
-from .names import near
-from .sim import LOSS_TYPES, SAMPLING_TYPES
+from simlab._names import near
+from simlab.sim.sim import LOSS_TYPES, SAMPLING_TYPES
 
 # fields that say where and how a run is computed and shown, not what it computes
 NOT_IDENTITY = frozenset(
-    {"device", "threads", "data_folder", "download", "log_every", "keep_checkpoints"})
-AT_LEAST = {1: ("epochs", "accumulate", "decay_every", "keep_checkpoints", "proj_dim", "pred_dim",
-                "monitor_every", "knn_k"),
-            0: ("lr", "weight_decay", "warmup_epochs", "decay", "seed", "sim_beta", "sim_tokens",
-                "image_size", "view_size", "threads", "log_every", "proj_layers", "pred_lr",
-                "labels")}
-ONE_OF = {"optimizer": ("sgd", "adam", "adamw", "rmsprop", "lars"),
-          "schedule": ("constant", "step", "multistep", "cosine"),
-          "sim_sampling": SAMPLING_TYPES, "sim_loss": LOSS_TYPES, "method": ("simsiam", "simclr"),
-          "stem": ("auto", "small", "large"), "predictor": ("mlp", "none", "fixed"),
-          "head_bn": ("all", "hidden", "none")}
+    {"device", "threads", "data_folder", "download", "log_every", "keep_checkpoints"}
+)
+AT_LEAST = {
+    1: (
+        "epochs",
+        "accumulate",
+        "decay_every",
+        "keep_checkpoints",
+        "proj_dim",
+        "pred_dim",
+        "monitor_every",
+        "knn_k",
+    ),
+    0: (
+        "lr",
+        "weight_decay",
+        "warmup_epochs",
+        "decay",
+        "seed",
+        "sim_beta",
+        "sim_tokens",
+        "image_size",
+        "view_size",
+        "threads",
+        "log_every",
+        "proj_layers",
+        "pred_lr",
+        "labels",
+    ),
+}
+ONE_OF = {
+    "optimizer": ("sgd", "adam", "adamw", "rmsprop", "lars"),
+    "schedule": ("constant", "step", "multistep", "cosine"),
+    "sim_sampling": SAMPLING_TYPES,
+    "sim_loss": LOSS_TYPES,
+    "method": ("simsiam", "simclr"),
+    "stem": ("auto", "small", "large"),
+    "predictor": ("mlp", "none", "fixed"),
+    "head_bn": ("all", "hidden", "none"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """What pretraining and supervised training share."""
 
-    data: str = "fashion-scattered"  # a data set's name, or the path of a folder of pictures
+    data: str = "fashion-scattered"  # a dataset's name, or the path of a folder of images
     data_folder: str = ""  # where its files are; empty: what comes along, or data/downloads
     download: bool = False  # fetch missing files
-    image_size: int = 0  # side in pixels to which a folder's pictures are resized; 0: the first's
-    encoder: str = "auto"  # tiny, small, resnet18, resnet34, resnet50; auto: by the picture's size
+    image_size: int = 0  # side in pixels to which a folder's images are resized; 0: the first's
+    encoder: str = "auto"  # tiny, small, resnet18, resnet34, resnet50; auto: by the image's size
     stem: str = "auto"  # a ResNet's first layer: small, large; auto: small up to 64 pixels
     augment: str = "auto"  # a recipe's name, then changes: "simclr blur=0 crop_min=0.2"
-    view_size: int = 0  # side of the augmented views in pixels; 0: three quarters of the picture's
-    epochs: int = 20  # passes over the pictures
+    view_size: int = 0  # side of the augmented views in pixels; 0: three quarters of the image's
+    epochs: int = 20  # passes over the images
     batch_size: int = 64  # of all processes together, for one step of the optimizer
     accumulate: int = 1  # parts of a batch that are computed one after the other, to save memory
-    lr: float = 0.5  # for 256 pictures; what is used is lr * batch_size / 256
+    lr: float = 0.5  # for 256 images; what is used is lr * batch_size / 256
     optimizer: str = "sgd"  # sgd, adam, adamw, rmsprop, lars
     momentum: float = 0.9  # of sgd, lars and rmsprop; the first beta of adam and adamw
     weight_decay: float = 5e-4  # of every weight; with lars not of biases and BatchNorm
@@ -84,7 +108,7 @@ class TrainConfig:
         if self.seed >= 2**32:
             raise ValueError(f"seed={self.seed}: expected less than 2**32")
         if self.batch_size < 2:
-            raise ValueError(f"batch_size={self.batch_size}: BatchNorm needs at least two pictures")
+            raise ValueError(f"batch_size={self.batch_size}: BatchNorm needs at least two images")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum={self.momentum}: expected a number from 0 to below 1")
         milestones(self)
@@ -92,7 +116,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(TrainConfig):
-    """Self-supervised pretraining. The defaults suit the scattered pictures and two CPU cores."""
+    """Self-supervised pretraining. The defaults suit the scattered images and two CPU cores."""
 
     method: str = "simsiam"  # simsiam, simclr
     weight_decay: float = 1e-3  # of every weight; 3e-3 costs the default run some points
@@ -114,24 +138,42 @@ class PretrainConfig(TrainConfig):
 class SupervisedConfig(TrainConfig):
     """Supervised training of the same encoder with the same augmentation: the yardstick."""
 
-    labels: int = 0  # number of labelled training pictures, as many of each class; 0: all
-    lr: float = 0.2  # for 256 pictures; what is used is lr * batch_size / 256
+    labels: int = 0  # number of labelled training images, as many of each class; 0: all
+    lr: float = 0.2  # for 256 images; what is used is lr * batch_size / 256
 
 
 # complete published configurations, for `simlab pretrain --recipe NAME` and `make_config`
-_CIFAR = {"data": "cifar10", "encoder": "resnet18", "augment": "simsiam-cifar", "view_size": 32,
-          "epochs": 800, "batch_size": 512, "weight_decay": 5e-4, "monitor_every": 10,
-          "pred_lr": 1.0}
+_CIFAR = {
+    "data": "cifar10",
+    "encoder": "resnet18",
+    "augment": "simsiam-cifar",
+    "view_size": 32,
+    "epochs": 800,
+    "batch_size": 512,
+    "weight_decay": 5e-4,
+    "monitor_every": 10,
+    "pred_lr": 1.0,
+}
 RECIPES = {
     # SimSiam, appendix D
     "cifar-paper": _CIFAR | {"lr": 0.03, "proj_layers": 2, "proj_dim": 2048, "pred_dim": 512},
     # the same with SimCLR's loss and smaller head
     "cifar-simclr": _CIFAR | {"lr": 0.03, "method": "simclr", "proj_layers": 2, "proj_dim": 512},
-    # SimSiam, section 4: a folder of ImageNet's pictures is `--data PATH`
-    "imagenet-paper": _CIFAR | {
-        "data": "imagenet", "image_size": 256, "encoder": "resnet50", "augment": "simsiam-imagenet",
-        "view_size": 224, "epochs": 100, "lr": 0.05, "weight_decay": 1e-4, "proj_layers": 3,
-        "proj_dim": 2048, "pred_dim": 512},
+    # SimSiam, section 4: a folder of ImageNet's images is `--data PATH`
+    "imagenet-paper": _CIFAR
+    | {
+        "data": "imagenet",
+        "image_size": 256,
+        "encoder": "resnet50",
+        "augment": "simsiam-imagenet",
+        "view_size": 224,
+        "epochs": 100,
+        "lr": 0.05,
+        "weight_decay": 1e-4,
+        "proj_layers": 3,
+        "proj_dim": 2048,
+        "pred_dim": 512,
+    },
 }
 
 Config = TypeVar("Config", bound=TrainConfig)
@@ -146,38 +188,6 @@ def make_config(cls: type[Config], **values) -> Config:
     return cls(**values)
 
 
-def resolve(config: Config, data: DataSet, encoder: nn.Module | None = None) -> Config:
-    """The configuration with every "auto" and 0 replaced by the choice made for this data.
-
-    `encoder` is a module that takes the place of the one named. Raises ValueError where there are
-    too few pictures to train and measure on.
-    """
-    size, colour = data.train.size, data.train.channels == 3
-    pictures = data.train if isinstance(config, SupervisedConfig) else data.pretrain
-    number = getattr(config, "labels", 0) or len(pictures)
-    for n, what in ((number, "train"), (len(data.test), "test")):
-        if n < 2:
-            raise ValueError(f"there is only {n} picture to {what} on: expected at least 2")
-    small, tiny, augment = size <= SMALL_PICTURE, size <= 40, config.augment
-    if augment.split()[:1] == ["auto"]:
-        of_colour = "simsiam-cifar" if tiny else "simsiam-imagenet"
-        augment = augment.replace("auto", of_colour if colour else "scattered-light", 1)
-    open_choices = {
-        "encoder": "tiny" if tiny else "resnet18", "stem": "small" if small else "large",
-        "proj_layers": 2 if small else 3,
-        # a crop shows things larger than the whole picture does; smaller views undo that (Touvron et
-        # al., arXiv 1906.06423) and cost half. A module of the user's may take one size alone
-        "view_size": max(size * 3 // 4, 1) if encoder is None else size,
-    }
-    changes = {k: v for k, v in open_choices.items() if getattr(config, k, None) in ("auto", 0)}
-    if encoder is not None:
-        changes["encoder"] = type(encoder).__name__
-    return dataclasses.replace(
-        config, data=data.name, image_size=size, augment=augment,
-        precision=resolve_precision(config.precision, resolve_device(config.device)),
-        batch_size=min(config.batch_size, number), **changes)
-
-
 def milestones(config: TrainConfig) -> list[float]:
     """The shares of the run after which a multistep schedule decays, or ValueError."""
     try:
@@ -185,8 +195,10 @@ def milestones(config: TrainConfig) -> list[float]:
     except ValueError:
         shares = [math.nan]
     if not all(0 < share < 1 for share in shares):
-        raise ValueError(f"milestones={config.milestones!r}: expected shares of the run between 0 "
-                         "and 1, such as '0.6,0.8'")
+        raise ValueError(
+            f"milestones={config.milestones!r}: expected shares of the run between 0 "
+            "and 1, such as '0.6,0.8'"
+        )
     return shares
 
 
@@ -198,7 +210,8 @@ def _check_types(config: object):
             value = float(value)
             object.__setattr__(config, f.name, value)
         if type(value) is not f.type:
-            raise TypeError(f"{f.name}={value!r} is {type(value).__name__}: expected "
-                            f"{f.type.__name__}")
+            raise TypeError(
+                f"{f.name}={value!r} is {type(value).__name__}: expected {f.type.__name__}"
+            )
         if f.type is float and not math.isfinite(value):
             raise ValueError(f"{f.name}={value}: expected a finite number")

@@ -20,9 +20,12 @@ import torch
 from torch import Tensor, nn
 
 FLOOR = 1e-12  # least norm to divide by
-_TORCH = {f"{ours}_{kind[0]}{i + 1}": f"{theirs}.{2 * i}.{kind}"  # proj_w1: projector.0.weight
-          for ours, theirs in (("proj", "projector"), ("pred", "predictor"))
-          for i in (0, 1) for kind in ("weight", "bias")}
+_TORCH = {
+    f"{ours}_{kind[0]}{i + 1}": f"{theirs}.{2 * i}.{kind}"  # proj_w1: projector.0.weight
+    for ours, theirs in (("proj", "projector"), ("pred", "predictor"))
+    for i in (0, 1)
+    for kind in ("weight", "bias")
+}
 Vectors = Tensor | np.ndarray | list
 
 
@@ -109,8 +112,10 @@ def _read(x: Vectors, length: int) -> np.ndarray:
     """x as float32 [D] or [N, D], checked."""
     a = np.asarray(x.detach().float().cpu() if isinstance(x, Tensor) else x, np.float32)
     if a.ndim not in (1, 2) or not len(np.atleast_2d(a)) or not np.isfinite(a).all():
-        raise InvalidParameter("expected a vector [D] or a batch [N, D] of finite numbers, got "
-                               f"shape {a.shape}, {np.isfinite(a).sum()} finite")
+        raise InvalidParameter(
+            "expected a vector [D] or a batch [N, D] of finite numbers, got "
+            f"shape {a.shape}, {np.isfinite(a).sum()} finite"
+        )
     if a.shape[-1] != length:
         raise DimensionMismatch(length, a.shape[-1])
     return a
@@ -138,8 +143,11 @@ class VectorSimSiam:
         self.config = c = config
         self.weights: dict[str, np.ndarray] = {}
         for layer, fan_in, fan_out in (
-                ("proj_{}1", c.d_encoder, c.d_projector), ("proj_{}2", c.d_projector, c.d_out),
-                ("pred_{}1", c.d_out, c.d_predictor), ("pred_{}2", c.d_predictor, c.d_out)):
+            ("proj_{}1", c.d_encoder, c.d_projector),
+            ("proj_{}2", c.d_projector, c.d_out),
+            ("pred_{}1", c.d_out, c.d_predictor),
+            ("pred_{}2", c.d_predictor, c.d_out),
+        ):
             scale = np.sqrt(np.float32(2) / np.float32(fan_in))
             self.weights[layer.format("w")] = rng.fill_normal((fan_out, fan_in)) * scale
             self.weights[layer.format("b")] = np.zeros(fan_out, np.float32)
@@ -197,11 +205,17 @@ class VectorSimSiam:
 
         Raises InvalidParameter unless d_predictor = 2 d_out."""
         if self.config.d_predictor != 2 * self.d_out:
-            raise InvalidParameter("the identity predictor needs d_predictor = 2 d_out = "
-                                   f"{2 * self.d_out}, got {self.config.d_predictor}")
+            raise InvalidParameter(
+                "the identity predictor needs d_predictor = 2 d_out = "
+                f"{2 * self.d_out}, got {self.config.d_predictor}"
+            )
         eye, zeros = np.eye(self.d_out, dtype=np.float32), np.zeros(self.d_out, np.float32)
-        self.weights |= {"pred_w1": np.vstack([eye, -eye]), "pred_b1": np.hstack([zeros, zeros]),
-                         "pred_w2": np.hstack([eye, -eye]), "pred_b2": zeros}
+        self.weights |= {
+            "pred_w1": np.vstack([eye, -eye]),
+            "pred_b1": np.hstack([zeros, zeros]),
+            "pred_w2": np.hstack([eye, -eye]),
+            "pred_b2": zeros,
+        }
 
     def _back(self, head: str, x: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, dict]:
         """From g = dL/d(output) of the head at x to dL/dx and the gradients of its four weights."""
@@ -246,13 +260,19 @@ class VectorSimSiam:
         Raises InvalidParameter on other layers (BatchNorm has no place here), missing biases, or a
         predictor that does not lead from the projector's output to itself."""
         first, last, hidden = module.projector[0], module.projector[-1], module.predictor[0]
-        model = cls(VectorSimSiamConfig(first.in_features, first.out_features,
-                                        hidden.out_features, last.out_features), LcgRng(0))
+        model = cls(
+            VectorSimSiamConfig(
+                first.in_features, first.out_features, hidden.out_features, last.out_features
+            ),
+            LcgRng(0),
+        )
         for name, expected in model.to_torch().named_children():
             if repr(got := getattr(module, name)) != repr(expected):
                 raise InvalidParameter(f"{name}: expected {expected}, got {got}")
-        model.weights = {name: module.get_parameter(theirs).detach().float().cpu().numpy().copy()
-                         for name, theirs in _TORCH.items()}  # instead of what was drawn
+        model.weights = {
+            name: module.get_parameter(theirs).detach().float().cpu().numpy().copy()
+            for name, theirs in _TORCH.items()
+        }  # instead of what was drawn
         return model
 
 
@@ -264,7 +284,8 @@ class TorchHeads(nn.Module):
         c = config
         self.projector, self.predictor = (
             nn.Sequential(nn.Linear(d_in, hidden), nn.ReLU(), nn.Linear(hidden, c.d_out))
-            for d_in, hidden in ((c.d_encoder, c.d_projector), (c.d_out, c.d_predictor)))
+            for d_in, hidden in ((c.d_encoder, c.d_projector), (c.d_out, c.d_predictor))
+        )
 
     def project(self, x: Tensor) -> Tensor:
         return nn.functional.normalize(self.projector(x), dim=-1, eps=FLOOR)

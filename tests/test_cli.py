@@ -11,10 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from simlab import sources, train
 from simlab.__main__ import main
 from simlab.data import from_arrays
+from simlab.data import registry as sources
 from simlab.runs import Run
+from simlab.train import run as train
 
 ROOT = Path(__file__).parent.parent
 
@@ -27,7 +28,7 @@ def test_an_unknown_command_is_refused_with_the_nearest_right_one(capsys):
 def test_data_says_what_is_in_a_set(capsys):
     assert main(["data", "fashion"]) == 0
     told = capsys.readouterr().out
-    assert "10000 pictures, 1 x 28 x 28" in told and "Ankle boot" in told
+    assert "10000 images, 1 x 28 x 28" in told and "Ankle boot" in told
 
 
 def test_an_error_names_what_is_wrong_without_a_traceback(capsys):
@@ -42,21 +43,21 @@ def test_a_flag_is_a_field_and_an_unknown_one_is_refused(capsys):
     assert "--epochs" in capsys.readouterr().err
 
 
-def save_pictures(folder, seed=0, number=10):
-    """Two classes of `number` random pictures each."""
+def save_images(folder, seed=0, number=10):
+    """Two classes of `number` random images each."""
     generator = np.random.default_rng(seed)
     for name in ("ant", "bee"):
         (folder / name).mkdir(parents=True)
         for i in range(number):
-            picture = generator.integers(0, 256, (12, 12, 3), dtype=np.uint8)
-            Image.fromarray(picture).save(folder / name / f"{i}.png")
+            image = generator.integers(0, 256, (12, 12, 3), dtype=np.uint8)
+            Image.fromarray(image).save(folder / name / f"{i}.png")
 
 
 def test_pretrain_runs_on_a_folder_and_says_where_to_look(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SIMLAB_RUNS", str(tmp_path / "runs"))
-    save_pictures(tmp_path / "pictures")
+    save_images(tmp_path / "images")
     flags = ["--epochs", "1", "--batch-size", "8", "--proj-dim", "16", "--pred-dim", "8"]
-    assert main(["pretrain", "--data", str(tmp_path / "pictures"), *flags]) == 0
+    assert main(["pretrain", "--data", str(tmp_path / "images"), *flags]) == 0
     told = capsys.readouterr().out
     assert "loss" in told and str(tmp_path / "runs" / "pretrain-") in told
 
@@ -135,7 +136,7 @@ def test_doctor_tells_versions_devices_and_what_is_missing(tmp_path, monkeypatch
     version = torch.__version__.split("+")[0]
     for word in (version, "devices", "fast precisions", "threads", "gloo", "missing"):
         assert word in told
-    assert "simlab data cifar10 --download" in told and "data set fashion:" not in told
+    assert "simlab data cifar10 --download" in told and "dataset fashion:" not in told
     with pytest.raises(SystemExit):
         main(["doctor", "--help"])
     assert "what is missing" in capsys.readouterr().out
@@ -156,8 +157,20 @@ def two_runs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SIMLAB_RUNS", str(folder))
         for seed in ("0", "1"):
-            flags = ["--epochs", "1", "--data", "fashion", "--view-size", "8", "--batch-size", "512"]
-            assert main(["pretrain", *flags, "--proj-dim", "8", "--pred-dim", "4", "--seed", seed]) == 0
+            flags = [
+                "--epochs",
+                "1",
+                "--data",
+                "fashion",
+                "--view-size",
+                "8",
+                "--batch-size",
+                "512",
+            ]
+            assert (
+                main(["pretrain", *flags, "--proj-dim", "8", "--pred-dim", "4", "--seed", seed])
+                == 0
+            )
     return folder, sorted(path.name for path in folder.glob("pretrain-*"))
 
 
@@ -173,12 +186,14 @@ def test_a_stored_run_is_asked_by_name_or_folder(two_runs, monkeypatch, capsys):
     assert last[1:] == [name, "1", f"{100 * stored:.2f}"]
     assert main(["probe", str(folder / name), "--labels", "100"]) == 0
     assert "accuracy" in capsys.readouterr().out
-    assert main(["compare", name, other, "--layers", "blocks.?", "--pictures", "100"]) == 0
+    assert main(["compare", name, other, "--layers", "blocks.?", "--images", "100"]) == 0
     assert "blocks.2" in capsys.readouterr().out
 
 
 @pytest.mark.long
-def test_a_run_that_is_not_there_or_not_finished_is_refused(two_runs, tmp_path, monkeypatch, capsys):
+def test_a_run_that_is_not_there_or_not_finished_is_refused(
+    two_runs, tmp_path, monkeypatch, capsys
+):
     folder, (name, _) = two_runs
     monkeypatch.setenv("SIMLAB_RUNS", str(tmp_path))
     assert main(["knn", name]) == 1
@@ -205,7 +220,7 @@ def test_a_run_that_is_not_there_or_not_finished_is_refused(two_runs, tmp_path, 
         (["probe", "RUN", "--views", "0"], "views=0"),
         (["compare", "RUN", "--measure", "ckaa"], "did you mean 'cka'"),
         (["compare", "RUN", "--layers", "blockz"], "blockz"),
-        (["compare", "RUN", "--pictures", "0"], "pictures=0"),
+        (["compare", "RUN", "--images", "0"], "images=0"),
         (["compare", "RUN", "--out", "x.pdf"], "x.pdf"),
         (["compare"], "expected one run or two"),
     ],
@@ -225,7 +240,7 @@ SMALL = (
 )
 # its option: (flags in which it matters, flags that change it, what shows it)
 OPTIONS = {
-    "data": ("--data PICTURES", "--data OTHERS", "weights"),
+    "data": ("--data IMAGES", "--data OTHERS", "weights"),
     "set": ("--data cifar10", "--data cifar100", "weights"),
     "arch": ("--method simsiam", "--method simclr", "loss"),
     "backbone": (
@@ -275,7 +290,16 @@ ELSEWHERE = {  # its option: where it is tested
     "pretrained": "test_a_run_that_is_not_there_or_not_finished_is_refused",
     "log-dir": "test_pretrain_runs_on_a_folder_and_says_where_to_look",
 }  # fmt: skip
-NOT_HERE = {"trainer", "config_file", "name", "log_file", "l2-norm", "start-epoch", "base_gpu", "warm"}
+NOT_HERE = {
+    "trainer",
+    "config_file",
+    "name",
+    "log_file",
+    "l2-norm",
+    "start-epoch",
+    "base_gpu",
+    "warm",
+}
 
 
 def cifar_of(seed):
@@ -288,12 +312,12 @@ def cifar_of(seed):
 def outcome_of(tmp_path_factory):
     """What a `simlab pretrain` with these flags leaves behind; each is run once."""
     home = tmp_path_factory.mktemp("options")
-    save_pictures(home / "PICTURES", 0, 20)
-    save_pictures(home / "OTHERS", 1, 20)
+    save_images(home / "IMAGES", 0, 20)
+    save_images(home / "OTHERS", 1, 20)
 
     @functools.cache
     def outcome(flags):
-        words = f"--data PICTURES {SMALL} {flags}".split()
+        words = f"--data IMAGES {SMALL} {flags}".split()
         words = [str(home / word) if word.isupper() else word for word in words]
         folder = home / f"runs {flags}"
         with pytest.MonkeyPatch.context() as patch:
@@ -347,13 +371,17 @@ def test_every_option_of_the_known_program_is_in_the_docs_with_flags_that_exist(
 
 def test_the_steps_lines_tell_time_wait_loss_and_what_is_left(outcome_of, tmp_path, monkeypatch):
     monkeypatch.setenv("SIMLAB_RUNS", str(tmp_path / "runs"))
-    save_pictures(tmp_path / "pictures", 0, 40)
+    save_images(tmp_path / "images", 0, 40)
     words = SMALL.replace("--epochs 2", "--epochs 1").split()
-    assert main(["pretrain", "--data", str(tmp_path / "pictures"), *words, "--log-every", "2"]) == 0
+    assert main(["pretrain", "--data", str(tmp_path / "images"), *words, "--log-every", "2"]) == 0
     run = Run(next((tmp_path / "runs").glob("pretrain-*")), {})
-    lines = [line for line in (run.folder / "train.log").read_text().splitlines() if " step " in line]
+    lines = [
+        line for line in (run.folder / "train.log").read_text().splitlines() if " step " in line
+    ]
     number = r"(-?\d+\.\d{4}) \((-?\d+\.\d{4})\)"
-    pattern = rf"epoch 1 step (\d)/4  time {number}  data {number}  loss {number}  left (\d:\d\d:\d\d)$"
+    pattern = (
+        rf"epoch 1 step (\d)/4  time {number}  data {number}  loss {number}  left (\d:\d\d:\d\d)$"
+    )
     first, second = (re.search(pattern, line).groups() for line in lines)
     assert (first[0], second[0]) == ("2", "4") and second[-1] == "0:00:00"
     assert first[1:6:2] == first[2:7:2], "at first the mean of all is that of the last"
@@ -366,8 +394,8 @@ def test_the_steps_lines_tell_time_wait_loss_and_what_is_left(outcome_of, tmp_pa
 
 def test_resuming_is_what_happens_unless_fresh_is_said(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SIMLAB_RUNS", str(tmp_path / "runs"))
-    save_pictures(tmp_path / "pictures")
-    words = ["pretrain", "--data", str(tmp_path / "pictures"), *SMALL.split()]
+    save_images(tmp_path / "images")
+    words = ["pretrain", "--data", str(tmp_path / "images"), *SMALL.split()]
     assert main(words) == 0
     run = next((tmp_path / "runs").glob("pretrain-*"))
     before = (run / "train.log").read_text()

@@ -13,9 +13,9 @@ from simlab.config import (
     SupervisedConfig,
     make_config,
     milestones,
-    resolve,
 )
-from simlab.data import DataSet, Pictures, from_arrays
+from simlab.data import Dataset, Images, from_arrays
+from simlab.train import resolve
 
 CLASSES = (PretrainConfig, SupervisedConfig)
 FIELDS = [(PretrainConfig, field) for field in dataclasses.fields(PretrainConfig)]
@@ -32,14 +32,14 @@ VALUES = {
 
 
 def data_of(number=10, channels=1, size=8, test=4, name="some"):
-    """Pictures of zeros, in two classes."""
+    """Images of zeros, in two classes."""
 
-    def pictures(n):
-        return Pictures(
+    def images(n):
+        return Images(
             torch.zeros(n, channels, size, size, dtype=torch.uint8), torch.arange(n) % 2, ("a", "b")
         )
 
-    return DataSet(name, pictures(number), pictures(test))
+    return Dataset(name, images(number), images(test))
 
 
 @pytest.mark.parametrize(("cls", "field"), FIELDS, ids=IDS)
@@ -90,7 +90,7 @@ def test_a_float_that_is_no_number_is_refused(name, value):
         ({"predictor": "mpl"}, "did you mean 'mlp'"),
         ({"head_bn": "hiden"}, "did you mean 'hidden'"),
         ({"stem": "smal"}, "did you mean 'small'"),
-        ({"batch_size": 1}, "at least two pictures"),
+        ({"batch_size": 1}, "at least two images"),
         ({"epochs": 0}, "epochs=0: expected at least 1"),
         ({"momentum": 1.0}, "momentum=1.0"),
         ({"seed": -1}, "seed=-1"),
@@ -139,7 +139,15 @@ def test_milestones_are_read_as_shares():
 def test_resolving_leaves_nothing_open_and_resolves_only_once(cls, size, channels):
     data = data_of(channels=channels, size=size)
     config = resolve(cls(), data)
-    open_choices = {"device", "threads", "data_folder", "labels", "seed", "warmup_epochs", "sim_layers"}
+    open_choices = {
+        "device",
+        "threads",
+        "data_folder",
+        "labels",
+        "seed",
+        "warmup_epochs",
+        "sim_layers",
+    }
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if type(value) is not bool and field.name not in open_choices:
@@ -150,13 +158,17 @@ def test_resolving_leaves_nothing_open_and_resolves_only_once(cls, size, channel
 @pytest.mark.parametrize(
     ("size", "channels", "chosen"),
     [
-        (32, 1, {"encoder": "tiny", "stem": "small", "augment": "scattered-light", "proj_layers": 2}),
+        (
+            32,
+            1,
+            {"encoder": "tiny", "stem": "small", "augment": "scattered-light", "proj_layers": 2},
+        ),
         (32, 3, {"encoder": "tiny", "stem": "small", "augment": "simsiam-cifar"}),
         (64, 3, {"encoder": "resnet18", "stem": "small", "augment": "simsiam-imagenet"}),
         (96, 3, {"encoder": "resnet18", "stem": "large", "proj_layers": 3, "view_size": 72}),
     ],
 )
-def test_auto_is_chosen_by_the_pictures_size_and_colour(size, channels, chosen):
+def test_auto_is_chosen_by_the_images_size_and_colour(size, channels, chosen):
     config = dataclasses.asdict(resolve(PretrainConfig(), data_of(channels=channels, size=size)))
     assert {name: config[name] for name in chosen} == chosen
 
@@ -175,7 +187,7 @@ def test_auto_augmentation_keeps_the_changes_behind_it():
     assert config.augment == "simsiam-cifar blur=0.5"
 
 
-def test_the_batch_is_never_larger_than_the_pictures_trained_on():
+def test_the_batch_is_never_larger_than_the_images_trained_on():
     assert resolve(PretrainConfig(batch_size=512), data_of(10)).batch_size == 10
     assert resolve(SupervisedConfig(batch_size=512, labels=4), data_of(10)).batch_size == 4
     unlabeled = data_of(10)
@@ -187,13 +199,13 @@ def test_the_batch_is_never_larger_than_the_pictures_trained_on():
 def test_the_record_names_the_data_and_the_encoder_that_were_given():
     config = resolve(PretrainConfig(data="fashion"), data_of(name="mine"), torch.nn.Flatten())
     assert (config.data, config.encoder, config.image_size) == ("mine", "Flatten", 8)
-    assert config.view_size == 8  # a module may take pictures of one size alone
+    assert config.view_size == 8  # a module may take images of one size alone
 
 
-def test_one_picture_is_refused():
-    with pytest.raises(ValueError, match="only 1 picture to train"):
+def test_one_image_is_refused():
+    with pytest.raises(ValueError, match="only 1 image to train"):
         resolve(PretrainConfig(), data_of(1))
-    with pytest.raises(ValueError, match="1 picture to test"):
+    with pytest.raises(ValueError, match="1 image to test"):
         resolve(PretrainConfig(), from_arrays(torch.zeros(5, 8, 8, dtype=torch.uint8)))
 
 

@@ -13,7 +13,7 @@ import nbformat
 import pytest
 import yaml
 
-from simlab import plots
+from simlab_course import figures as plots
 
 ROOT = Path(__file__).parent.parent
 SIMLAB = ROOT / "simlab"
@@ -133,7 +133,9 @@ def lines_of_code(source):
     """Lines that are not blank, a comment or part of a docstring."""
     texts = set()
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
+            node
+        ):
             texts |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
     lines = enumerate(source.splitlines(), 1)
     return sum(1 for i, line in lines if i not in texts and line.strip() and line.strip()[0] != "#")
@@ -236,6 +238,6 @@ def test_no_file_names_a_path_of_some_machine():
             assert place not in text, f"{path.relative_to(ROOT)} names {place}"
 
 
-def test_pictures_that_were_only_borrowed_are_not_in_the_project():
+def test_images_that_were_only_borrowed_are_not_in_the_project():
     assert not [p for p in tracked() if p.suffix.lower() in (".jpg", ".jpeg", ".zip")]
     assert not [p for p in tracked() if "runs" in p.relative_to(ROOT).parts[:-1]]

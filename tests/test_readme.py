@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from simlab.plots import mean_and_interval
+from simlab.stats import mean_and_interval
 
 TABLES = Path(__file__).parent.parent / "notebooks" / "tables"
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -22,11 +22,11 @@ def test_the_readmes_python_runs(lines, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     generator = np.random.default_rng(0)
     for name in ("ant", "bee"):
-        (tmp_path / "pictures" / name).mkdir(parents=True)
+        (tmp_path / "images" / name).mkdir(parents=True)
         for i in range(40):
-            picture = generator.integers(0, 256, (40, 48, 3), dtype=np.uint8)
-            Image.fromarray(picture).save(tmp_path / "pictures" / name / f"{i}.jpg")
-    exec(compile(lines.replace("path/to/pictures", "pictures"), "README.md", "exec"), {})
+            image = generator.integers(0, 256, (40, 48, 3), dtype=np.uint8)
+            Image.fromarray(image).save(tmp_path / "images" / name / f"{i}.jpg")
+    exec(compile(lines.replace("path/to/images", "images"), "README.md", "exec"), {})
     assert capsys.readouterr().out
 
 

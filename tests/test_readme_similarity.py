@@ -5,10 +5,10 @@ from pathlib import Path
 import torch
 import torchvision
 
-SNIPPET = '''\
+SNIPPET = """\
 from simlab.similarity import compare, preview
 
-data = my_pictures        # a float tensor [N, C, H, W], normalised as in training; or a DataLoader,
+data = my_images        # a float tensor [N, C, H, W], normalised as in training; or a DataLoader,
                           # of which `preview` gets one batch: next(iter(data))[0]
 models = {"mine": my_model, "theirs": their_model}     # any two nn.Modules, or many
 print(preview(my_model, data[:2], "layer*"))           # the layers: name, type, shape, size
@@ -16,9 +16,9 @@ result = compare(models, data, "layer?", ["cka", "deconfounded_cka"], batch_size
 print(result.to_frame())                               # debiased CKA with layer names
 low, high = result.interval()                          # 95 %, by resampling batches: ten or more
 ax = result.plot()                                     # layers by layers
-ax = result.plot("depth", measure="deconfounded_cka")  # a curve, the pictures' share taken out
+ax = result.plot("depth", measure="deconfounded_cka")  # a curve, the images' share taken out
 result.save("similarity.npz")                          # Result.load reads it back
-'''
+"""
 
 
 def test_the_lines_of_the_readme_run(tmp_path, monkeypatch, capsys):
@@ -27,9 +27,11 @@ def test_the_lines_of_the_readme_run(tmp_path, monkeypatch, capsys):
     matplotlib.use("Agg")
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    names = {"my_pictures": torch.randn(160, 3, 32, 32),
-             "my_model": torchvision.models.resnet18(num_classes=4),
-             "their_model": torchvision.models.resnet18(num_classes=4)}
+    names = {
+        "my_images": torch.randn(160, 3, 32, 32),
+        "my_model": torchvision.models.resnet18(num_classes=4),
+        "their_model": torchvision.models.resnet18(num_classes=4),
+    }
     exec(SNIPPET, names)
     printed = capsys.readouterr().out
     assert "layer1.0.conv1" in printed and "layer4" in printed

@@ -92,7 +92,9 @@ def dictionary():
 
 def misspelt(text):
     text = without_code(text)
-    text = re.sub(r"\$\$.*?\$\$|\$[^$\n]+\$|\]\([^)]*\)|<[^>]*>|https?://\S+", " ", text, flags=re.S)
+    text = re.sub(
+        r"\$\$.*?\$\$|\$[^$\n]+\$|\]\([^)]*\)|<[^>]*>|https?://\S+", " ", text, flags=re.S
+    )
     text = re.sub(r"\S*[/_.]\w\S*", " ", text)  # paths, file names, identifiers
     words = {w.strip("'").removesuffix("'s") for w in re.findall(r"[A-Za-z][A-Za-z']+", text)}
     words = {w for w in words if not w.isupper() and w.lower() not in WORDS}
@@ -137,7 +139,7 @@ def test_every_letter_of_a_formula_stands_in_the_notation():
     text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
     known = {s for row in re.findall(r"^\| (\$.*?)\|", text, re.MULTILINE) for f in formulas_of(row)
              for s in symbols_of(f)}  # fmt: skip
-    known |= {"i", "j", "m"}  # pictures by number, and a mean over them
+    known |= {"i", "j", "m"}  # images by number, and a mean over them
     for path in (ROOT / "notebooks").rglob("0*.ipynb"):
         for formula in formulas_of(markdown_of(path)):
             assert not symbols_of(formula) - known, f"{path.stem}: {formula}"

@@ -41,11 +41,15 @@ def double(m):
 
 # -- golden values ------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("seed, expected", [
-    (0, [1977005994, 3346946114, 1919605442]),
-    (1, [4073115205, 4072523438]),
-    (42, [2691129939, 2530700278, 3773461966, 1446115614]),
-])
+
+@pytest.mark.parametrize(
+    "seed, expected",
+    [
+        (0, [1977005994, 3346946114, 1919605442]),
+        (1, [4073115205, 4072523438]),
+        (42, [2691129939, 2530700278, 3773461966, 1446115614]),
+    ],
+)
 def test_the_generators_integers_are_golden(seed, expected):
     rng = LcgRng(seed)
     assert [rng.next_u32() for _ in expected] == expected
@@ -54,7 +58,8 @@ def test_the_generators_integers_are_golden(seed, expected):
 def test_the_generators_floats_and_normals_are_golden():
     rng = LcgRng(42)
     assert [rng.next_f32() for _ in range(4)] == pytest.approx(
-        [0.6265775, 0.5892246, 0.8785776, 0.33670002], abs=1e-7)
+        [0.6265775, 0.5892246, 0.8785776, 0.33670002], abs=1e-7
+    )
     normals = [-0.81892574, -0.5141266, -0.2636759, 0.4351748, 0.005173231]
     assert LcgRng(42).fill_normal(5) == pytest.approx(normals, abs=TOLERANCE)
     assert LcgRng(42).next_normal_pair() == pytest.approx(tuple(normals[:2]), abs=TOLERANCE)
@@ -76,18 +81,22 @@ def test_the_initial_weights_are_golden():
     assert not any(w[name].any() for name in ("proj_b1", "proj_b2", "pred_b1", "pred_b2"))
 
 
-@pytest.mark.parametrize("config, seeds, expected", [
-    (SMALL, (1, 2, 3), -0.22091419),
-    (SMALL, (5, 6, 7), -0.03719279),
-    (SMALL, (8, 9, 10), -0.38149792),
-    (VectorSimSiamConfig(), (42, 1, 2), 0.039904773),
-])
+@pytest.mark.parametrize(
+    "config, seeds, expected",
+    [
+        (SMALL, (1, 2, 3), -0.22091419),
+        (SMALL, (5, 6, 7), -0.03719279),
+        (SMALL, (8, 9, 10), -0.38149792),
+        (VectorSimSiamConfig(), (42, 1, 2), 0.039904773),
+    ],
+)
 def test_the_loss_is_golden(config, seeds, expected):
     x1, x2 = (vector(s, config.d_encoder) for s in seeds[1:])
     assert model(seeds[0], config).loss(x1, x2) == pytest.approx(expected, abs=TOLERANCE)
 
 
 # -- the generator ------------------------------------------------------------------------------
+
 
 def test_the_state_wraps_at_64_bits_so_seeds_repeat_there():
     assert LcgRng(-1).next_u32() == LcgRng(2**64 - 1).next_u32() != LcgRng(0).next_u32()
@@ -147,6 +156,7 @@ def test_a_seed_must_be_an_integer(seed):
 
 
 # -- properties of the model --------------------------------------------------------------------
+
 
 def test_projections_and_predictions_are_unit_vectors_of_length_d_out():
     m = model()
@@ -218,12 +228,15 @@ def test_a_copy_is_equal_and_independent(how):
 
 def test_the_repr_tells_the_widths_and_the_number_of_parameters():
     total = sum(p.numel() for p in model().to_torch().parameters())
-    assert repr(model()) == ("VectorSimSiam(VectorSimSiamConfig(d_encoder=16, d_projector=32, "
-                             f"d_predictor=16, d_out=8), {total:,} parameters)")
+    assert repr(model()) == (
+        "VectorSimSiam(VectorSimSiamConfig(d_encoder=16, d_projector=32, "
+        f"d_predictor=16, d_out=8), {total:,} parameters)"
+    )
     assert eval(repr(LcgRng(4)), {"LcgRng": lambda state: state}) == 5
 
 
 # -- kinds of input -----------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("shape", [16, (3, 16)])
 def test_arrays_tensors_and_lists_give_the_same_numbers_in_their_own_kind(shape):
@@ -280,8 +293,18 @@ def test_views_of_unequal_batches_are_a_mismatch():
         model().loss(vector(1, (3, 16)), vector(1, (2, 16)))
 
 
-@pytest.mark.parametrize("bad", [np.zeros((0, 16)), np.zeros((1, 2, 16)), 1.0, None,
-                                 [math.nan] * 16, [1e39] * 16, torch.full((16,), math.inf)])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        np.zeros((0, 16)),
+        np.zeros((1, 2, 16)),
+        1.0,
+        None,
+        [math.nan] * 16,
+        [1e39] * 16,
+        torch.full((16,), math.inf),
+    ],
+)
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_what_is_not_a_finite_vector_or_batch_is_refused(bad):
     with pytest.raises(InvalidParameter, match="of finite numbers"):
@@ -300,6 +323,7 @@ def test_every_error_is_a_value_error():
 
 
 # -- torch --------------------------------------------------------------------------------------
+
 
 def with_biases(m):
     for i, name in enumerate(n for n in m.weights if "_b" in n):
@@ -362,10 +386,12 @@ def test_from_torch_refuses_other_heads():
     no_bias = nn.Sequential(nn.Linear(16, 32, bias=False), relu, nn.Linear(32, 8))
     wrong = nn.Sequential(nn.Linear(7, 16), relu, nn.Linear(16, 8))
     with_gelu = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 8))
-    for module, match in ((broken(projector=with_bn), "BatchNorm1d"),
-                          (broken(projector=with_gelu), "GELU"),
-                          (broken(projector=no_bias), "bias=False"),
-                          (broken(predictor=wrong), "(?s)in_features=8.*got.*in_features=7")):
+    for module, match in (
+        (broken(projector=with_bn), "BatchNorm1d"),
+        (broken(projector=with_gelu), "GELU"),
+        (broken(projector=no_bias), "bias=False"),
+        (broken(predictor=wrong), "(?s)in_features=8.*got.*in_features=7"),
+    ):
         with pytest.raises(InvalidParameter, match=match):
             VectorSimSiam.from_torch(module)
     with pytest.raises(AttributeError, match="projector"):

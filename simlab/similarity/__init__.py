@@ -7,9 +7,20 @@
 
 from .compare import compare
 from .compat import CCA, CKA, BaseSimilarity, DeltaCKA, Procrustes, SimilarityModel
-from .layers import contains, preview, select
-from .measures import (MEASURES, Representation, cca_similarity, cka_similarity,
-                       deconfounded_cka_similarity, hsic, mutual_knn_similarity,
-                       procrustes_distance, pwcca_similarity, rbf_cka_similarity,
-                       regression_similarity, rsa_similarity, svcca_similarity)
+from ..layers import contains, preview, select
+from .measures import (
+    MEASURES,
+    Representation,
+    cca_similarity,
+    cka_similarity,
+    deconfounded_cka_similarity,
+    hsic,
+    mutual_knn_similarity,
+    procrustes_distance,
+    pwcca_similarity,
+    rbf_cka_similarity,
+    regression_similarity,
+    rsa_similarity,
+    svcca_similarity,
+)
 from .result import Layer, Result

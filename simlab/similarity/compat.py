@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..layers import contains, select, tapped
 from .compare import compare
-from .layers import contains, select, tapped
 from .result import Result
 
 
@@ -20,8 +20,13 @@ class SimilarityModel:
     values, after `compute` its shapes only (on the meta device: the features were freed at once).
     """
 
-    def __init__(self, model: nn.Module, model_name: str | None = None,
-                 layers_to_include: list[str] | None = None, device: Any = "cpu") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        model_name: str | None = None,
+        layers_to_include: list[str] | None = None,
+        device: Any = "cpu",
+    ) -> None:
         self.model, self.device = model, device
         self.model_name = type(model).__name__ if model_name is None else model_name
         self.layers_to_include = [contains(text) for text in layers_to_include or []] or None
@@ -55,8 +60,9 @@ class BaseSimilarity:
     samples = 1024  # the loader's first ones, for measures that need all samples at once
     settings: dict[str, Any] = {}  # keywords of `compare` that make `measure` unnecessary
 
-    def __init__(self, sim_model1: SimilarityModel, sim_model2: SimilarityModel,
-                 device: Any = "cpu") -> None:
+    def __init__(
+        self, sim_model1: SimilarityModel, sim_model2: SimilarityModel, device: Any = "cpu"
+    ) -> None:
         self.sim_model1, self.sim_model2, self.device = sim_model1, sim_model2, device
         self.sim_matrix: np.ndarray | None = None
         self.result: Result | None = None
@@ -70,6 +76,7 @@ class BaseSimilarity:
 
         Batches are X or (X, ...); names, reasons and intervals are in `result`.
         """
+
         def own(x: Tensor, y: Tensor) -> float:
             return self.measure(x, y)
 
@@ -77,27 +84,41 @@ class BaseSimilarity:
         one, two = self.sim_model1, self.sim_model2
         pair = {one.model_name: one}
         pair[two.model_name + " (2)" * (two.model_name in pair)] = two
-        self.result = compare({name: sm.model for name, sm in pair.items()}, dataloader,
-                              {name: sm.layers_to_include for name, sm in pair.items()},
-                              device=self.device,
-                              **{"measures": own, "probe": self.samples} | self.settings)
+        self.result = compare(
+            {name: sm.model for name, sm in pair.items()},
+            dataloader,
+            {name: sm.layers_to_include for name, sm in pair.items()},
+            device=self.device,
+            **{"measures": own, "probe": self.samples} | self.settings,
+        )
         for name, sm in pair.items():
-            sm.model_activations = {layer.name: torch.empty(0, *layer.shape, device="meta")
-                                    for layer in self.result.of(name)}
+            sm.model_activations = {
+                layer.name: torch.empty(0, *layer.shape, device="meta")
+                for layer in self.result.of(name)
+            }
         self.sim_matrix = self.result.matrix
         return self.sim_matrix
 
-    def plot_similarity(self, title: str | None = None, xlabel: str | None = None,
-                        ylabel: str | None = None, savefig: bool = False,
-                        save_path: str | Path = "../output", plot_cmap: str = "magma") -> Any:
+    def plot_similarity(
+        self,
+        title: str | None = None,
+        xlabel: str | None = None,
+        ylabel: str | None = None,
+        savefig: bool = False,
+        save_path: str | Path = "../output",
+        plot_cmap: str = "magma",
+    ) -> Any:
         """Heat map with layer names, model 1 on y and model 2 on x -> Axes."""
         if self.result is None:
             raise RuntimeError("call compute(dataloader) before plot_similarity()")
         one, two = self.sim_model1.model_name, self.sim_model2.model_name
         title = f"{self.similarity_name}: {one} vs {two}" if title is None else title
         ax = self.result.plot(cmap=plot_cmap)
-        ax.set(xlabel=two if xlabel is None else xlabel, ylabel=one if ylabel is None else ylabel,
-               title=title)
+        ax.set(
+            xlabel=two if xlabel is None else xlabel,
+            ylabel=one if ylabel is None else ylabel,
+            title=title,
+        )
         if savefig:
             Path(save_path).mkdir(parents=True, exist_ok=True)
             name = "_".join(title.replace("/", "-").split()) + ".png"
@@ -113,8 +134,14 @@ class CKA(BaseSimilarity):
 
     similarity_name = "CKA"
 
-    def __init__(self, sim_model1: SimilarityModel, sim_model2: SimilarityModel,
-                 device: Any = "cpu", unbiased: bool = False, published: bool = False) -> None:
+    def __init__(
+        self,
+        sim_model1: SimilarityModel,
+        sim_model2: SimilarityModel,
+        device: Any = "cpu",
+        unbiased: bool = False,
+        published: bool = False,
+    ) -> None:
         super().__init__(sim_model1, sim_model2, device)
         if unbiased and published:
             raise ValueError("unbiased and published exclude each other: published is biased")
@@ -123,18 +150,26 @@ class CKA(BaseSimilarity):
 
 
 class DeltaCKA(CKA):
-    """Deconfounded CKA: the pictures' own similarity is regressed out (Cui 2022).
+    """Deconfounded CKA: the images' own similarity is regressed out (Cui 2022).
 
     `remove_negative_eig` sets negative eigenvalues of the residual Grams to 0, batch by batch.
     """
 
     similarity_name = "dCKA"
 
-    def __init__(self, sim_model1: SimilarityModel, sim_model2: SimilarityModel,
-                 device: Any = "cpu", remove_negative_eig: bool = False, **estimator: bool) -> None:
+    def __init__(
+        self,
+        sim_model1: SimilarityModel,
+        sim_model2: SimilarityModel,
+        device: Any = "cpu",
+        remove_negative_eig: bool = False,
+        **estimator: bool,
+    ) -> None:
         super().__init__(sim_model1, sim_model2, device, **estimator)
-        self.settings |= {"measures": "deconfounded_cka",
-                          "options": {"deconfounded_cka": {"clamp": remove_negative_eig}}}
+        self.settings |= {
+            "measures": "deconfounded_cka",
+            "options": {"deconfounded_cka": {"clamp": remove_negative_eig}},
+        }
 
 
 class Procrustes(BaseSimilarity):

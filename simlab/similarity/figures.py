@@ -1,4 +1,4 @@
-"""Pictures of a comparison: draw(result) -> Axes. No global style is touched."""
+"""Images of a comparison: draw(result) -> Axes. No global style is touched."""
 
 from typing import Any
 
@@ -14,8 +14,12 @@ def _axes(ax: Any, width: float, height: float) -> Any:
 def _ticks(axis: Any, names: list[str]) -> None:
     """Layer names; when they would overlap, every second, third, ... one."""
     places = np.arange(0, len(names), -(-len(names) // 40))
-    axis.set_ticks(places, [names[i] for i in places], fontsize=7 if len(names) > 12 else 9,
-                   rotation=90 if axis.axis_name == "x" else 0)
+    axis.set_ticks(
+        places,
+        [names[i] for i in places],
+        fontsize=7 if len(names) > 12 else 9,
+        rotation=90 if axis.axis_name == "x" else 0,
+    )
 
 
 def _label(result: Any, measure: str) -> str:
@@ -28,30 +32,55 @@ def _title(result: Any, measure: str) -> str:
     return f"{result.info['samples']:,} samples{estimator}"
 
 
-def _image(ax: Any, result: Any, values: np.ndarray, measure: str, cmap: str,
-           names: tuple[list[str], list[str]]) -> None:
+def _image(
+    ax: Any,
+    result: Any,
+    values: np.ndarray,
+    measure: str,
+    cmap: str,
+    names: tuple[list[str], list[str]],
+) -> None:
     """`values` as a heat map with fixed limits; names of columns (x) and rows (y)."""
     import matplotlib as mpl
 
     low, high = result.info["limits"][measure]
-    shown = ax.imshow(np.ma.masked_invalid(values), vmin=low, vmax=high, aspect="auto",
-                      cmap=mpl.colormaps[cmap].with_extremes(bad="0.75"), interpolation="nearest")
+    shown = ax.imshow(
+        np.ma.masked_invalid(values),
+        vmin=low,
+        vmax=high,
+        aspect="auto",
+        cmap=mpl.colormaps[cmap].with_extremes(bad="0.75"),
+        interpolation="nearest",
+    )
     finite = values[np.isfinite(values)]
     below, above = (finite < low - 1e-6).any(), (finite > high + 1e-6).any()
     ends = [["neither", "max"], ["min", "both"]][int(below)][int(above)]
     ax.figure.colorbar(shown, ax=ax, extend=ends).set_label(
-        _label(result, measure) + "\n(grey: undefined)" * (len(finite) < values.size))
+        _label(result, measure) + "\n(grey: undefined)" * (len(finite) < values.size)
+    )
     _ticks(ax.xaxis, names[0])
     _ticks(ax.yaxis, names[1])
 
 
-def matrix(result: Any, ax: Any = None, a: str | None = None, b: str | None = None,
-           measure: str | None = None, cmap: str = "viridis") -> Any:
+def matrix(
+    result: Any,
+    ax: Any = None,
+    a: str | None = None,
+    b: str | None = None,
+    measure: str | None = None,
+    cmap: str = "viridis",
+) -> Any:
     """Heat map of model a's layers (y, input at the bottom) by model b's (x), fixed limits."""
     measure, rows, cols = result.measure(measure), result.of(a), result.of(b, -1)
     ax = _axes(ax, 2.6 + 0.13 * min(len(cols), 60), 2.2 + 0.13 * min(len(rows), 60))
-    _image(ax, result, result.block(a, b, measure), measure, cmap,
-           ([layer.name for layer in cols], [layer.name for layer in rows]))
+    _image(
+        ax,
+        result,
+        result.block(a, b, measure),
+        measure,
+        cmap,
+        ([layer.name for layer in cols], [layer.name for layer in rows]),
+    )
     ax.invert_yaxis()
     ax.set(xlabel=cols[0].model, ylabel=rows[0].model, title=_title(result, measure))
     return ax
@@ -88,8 +117,13 @@ def depth(result: Any, ax: Any = None, a: str | None = None, measure: str | None
     return ax
 
 
-def overview(result: Any, ax: Any = None, layer: str | int = -1, measure: str | None = None,
-             cmap: str = "viridis") -> Any:
+def overview(
+    result: Any,
+    ax: Any = None,
+    layer: str | int = -1,
+    measure: str | None = None,
+    cmap: str = "viridis",
+) -> Any:
     """Heat map of all models by all models at one layer (name or place; -1 is the last)."""
     measure, names = result.measure(measure), result.models
     ax = _axes(ax, 2.8 + 0.25 * min(len(names), 30), 2.2 + 0.25 * min(len(names), 30))
@@ -97,7 +131,14 @@ def overview(result: Any, ax: Any = None, layer: str | int = -1, measure: str | 
     _image(ax, result, values, measure, cmap, (names, names))
     low, high = ax.images[0].get_clim()
     for (i, j), value in np.ndenumerate(values if len(names) <= 8 else np.empty((0, 0))):
-        ax.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8,
-                color="white" if value < (low + high) / 2 else "black")
+        ax.text(
+            j,
+            i,
+            f"{value:.2f}",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="white" if value < (low + high) / 2 else "black",
+        )
     ax.set(title=f"{'last layer' if layer == -1 else f'layer {layer}'}, {_title(result, measure)}")
     return ax

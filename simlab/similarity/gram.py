@@ -24,8 +24,11 @@ def full_precision(device: torch.device) -> Iterator[None]:
     try:
         for m, _ in held:
             setattr(m, name, "ieee" if name == "fp32_precision" else False)
-        with torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) \
-                else contextlib.nullcontext():  # an autocast takes its time
+        with (
+            torch.autocast(device.type, enabled=False)
+            if torch.is_autocast_enabled(device.type)
+            else contextlib.nullcontext()
+        ):  # an autocast takes its time
             yield
     finally:
         for m, value in held:
@@ -49,12 +52,14 @@ def centred_gram(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     with full_precision(x.device):
         for part in x.split(max(1, CHUNK // n), dim=1):
             part = part.to(wide)
-            part = (part - part[::max(1, n // 16)].mean(0)).to(dtype)
+            part = (part - part[:: max(1, n // 16)].mean(0)).to(dtype)
             gram[:, :half].addmm_(part, part[:half].T)
             gram[half:, half:].addmm_(part[half:], part[half:].T)
     gram[:half, half:] = gram[half:, :half].T  # symmetric: a quarter need not be multiplied
     # Features that differ by less than two roundings of their size hold no information.
-    noise = torch.linalg.vector_norm(x[0], dtype=dtype)**2 * (4 * n * torch.finfo(x.dtype).eps**2)
+    noise = torch.linalg.vector_norm(x[0], dtype=dtype) ** 2 * (
+        4 * n * torch.finfo(x.dtype).eps ** 2
+    )
     return gram.mul_(~(gram.trace() <= noise))  # NaN stays
 
 
@@ -108,15 +113,22 @@ def residual(grams: Tensor, confounder: Tensor, clamp: bool = False) -> Tensor:
     return left
 
 
-def kernel_rows(kernel: str, grams: Tensor, debiased: bool, *, sigma: Tensor | None = None,
-                confounder: Tensor | None = None, clamp: bool = False) -> Tensor:
+def kernel_rows(
+    kernel: str,
+    grams: Tensor,
+    debiased: bool,
+    *,
+    sigma: Tensor | None = None,
+    confounder: Tensor | None = None,
+    clamp: bool = False,
+) -> Tensor:
     """Centred Grams [..., n, n] of a "linear", "rbf" (sigma [...]) or "residual" kernel.
 
     Zeros where only rounding is left.
     """
     k = scale = grams
     if kernel == "rbf":  # exp(-|x - y|^2 / (2 sigma^2)), less 1: wide kernels keep their digits
-        k = scale = torch.expm1(squared_distances(grams) / (-2 * sigma[..., None, None]**2))
+        k = scale = torch.expm1(squared_distances(grams) / (-2 * sigma[..., None, None] ** 2))
     elif kernel == "residual":
         k = residual(center(grams, debiased=False), center(confounder, debiased=False), clamp)
     rows, share = center(k, debiased), 1e-12 if grams.dtype == torch.float64 else 1e-6
@@ -131,8 +143,9 @@ def inner_products(rows: Tensor, compensated: bool = False) -> np.ndarray:
     its rounding error along (`compensated`).
     """
     compensated = compensated or rows.device.type == "mps"
-    wide, step = (torch.float32, 1024) if compensated else (torch.float64,
-                                                            max(1, 2**20 // len(rows)))
+    wide, step = (
+        (torch.float32, 1024) if compensated else (torch.float64, max(1, 2**20 // len(rows)))
+    )
     total = torch.zeros(len(rows), len(rows), dtype=wide, device=rows.device)
     error = torch.zeros_like(total)
     with full_precision(rows.device):

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..layers import one_of
 from . import gram as g
-from .layers import one_of
 
 
 def matrix(x: Any) -> Tensor:
@@ -24,8 +24,10 @@ def matrix(x: Any) -> Tensor:
     x = torch.as_tensor(x).detach()
     x = x.cpu() if x.device.type == "mps" else x
     if x.dim() != 2 or len(x) < 2:
-        raise ValueError(f"expected a matrix [samples >= 2, features], got shape {tuple(x.shape)}"
-                         "; flatten(1) or pool larger outputs first")
+        raise ValueError(
+            f"expected a matrix [samples >= 2, features], got shape {tuple(x.shape)}"
+            "; flatten(1) or pool larger outputs first"
+        )
     if bad := int((~x.isfinite()).sum()):
         raise ValueError(f"{bad} of {x.numel()} features are NaN or infinite")
     return x.double()
@@ -97,8 +99,10 @@ def pair(x: Any, y: Any, metric: str = "euclidean") -> tuple[Representation, Rep
     """
     if metric != "euclidean" and any(isinstance(v, Representation) for v in (x, y)):
         raise ValueError(f"metric={metric!r} needs the raw features: a centred Gram lacks them")
-    a, b = (v if isinstance(v, Representation)
-            else Representation(normalised_rows(matrix(v), metric)) for v in (x, y))
+    a, b = (
+        v if isinstance(v, Representation) else Representation(normalised_rows(matrix(v), metric))
+        for v in (x, y)
+    )
     if len(a) != len(b):
         raise ValueError(f"the samples must correspond: {len(a)} and {len(b)} rows")
     return a, b
@@ -147,12 +151,17 @@ def rbf_cka_similarity(x: Any, y: Any, *, debiased: bool = True, scale: float = 
 
     Tends to linear CKA as `scale` grows. In [-1, 1] debiased, [0, 1] biased.
     """
-    return alignment(*(g.kernel_rows("rbf", v.gram, debiased,
-                                     sigma=scale * g.median_distance(v.gram)) for v in pair(x, y)))
+    return alignment(
+        *(
+            g.kernel_rows("rbf", v.gram, debiased, sigma=scale * g.median_distance(v.gram))
+            for v in pair(x, y)
+        )
+    )
 
 
-def deconfounded_cka_similarity(x: Any, y: Any, z: Any, *, debiased: bool = True,
-                                clamp: bool = False) -> float:
+def deconfounded_cka_similarity(
+    x: Any, y: Any, z: Any, *, debiased: bool = True, clamp: bool = False
+) -> float:
     """Linear CKA of what is left of both Grams after regressing them on z's (Cui 2022); [-1, 1].
 
     Without `clamp` (negative eigenvalues of the residuals set to 0) it is the partial correlation
@@ -160,14 +169,21 @@ def deconfounded_cka_similarity(x: Any, y: Any, z: Any, *, debiased: bool = True
     """
     (a, b), (c, _) = pair(x, y), pair(z, x)
     if clamp:
-        return alignment(*(g.kernel_rows("residual", v.gram, debiased, confounder=c.gram,
-                                         clamp=True) for v in (a, b)))
+        return alignment(
+            *(
+                g.kernel_rows("residual", v.gram, debiased, confounder=c.gram, clamp=True)
+                for v in (a, b)
+            )
+        )
     rows = g.kernel_rows("linear", torch.stack([a.gram, b.gram, c.gram]), debiased)
     return float(g.partial(g.cosine(g.inner_products(rows)))[0, 1])
 
 
-PROCRUSTES = {"squared": lambda c: 2 - 2 * c, "angle": lambda c: float(np.arccos(c)),
-              "complement": lambda c: 1 - c}
+PROCRUSTES = {
+    "squared": lambda c: 2 - 2 * c,
+    "angle": lambda c: float(np.arccos(c)),
+    "complement": lambda c: 1 - c,
+}
 
 
 def procrustes_distance(x: Any, y: Any, *, form: str = "squared") -> float:
@@ -196,7 +212,7 @@ def cca_similarity(x: Any, y: Any, *, squared: bool = False, variance: float = 1
     tops = []
     for u, s in (r.basis for r in pair(x, y)):
         share = s.square().cumsum(0) / s.square().sum()
-        tops.append(u[:, :int((share < variance - 1e-12).sum()) + 1] if variance < 1 else u)
+        tops.append(u[:, : int((share < variance - 1e-12).sum()) + 1] if variance < 1 else u)
     cross, fewer = tops[0].T @ tops[1], min(top.shape[1] for top in tops)
     total = cross.square().sum() if squared else torch.linalg.svdvals(cross).sum()
     return total.item() / fewer if fewer else np.nan

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .layers import one_of, select, tapped, unwrap
+from ..layers import one_of, select, tapped, unwrap
 from .result import Layer
 
 
@@ -22,8 +22,10 @@ def pooled(x: Tensor, pool: str | Callable[[Tensor], Tensor]) -> Tensor:
     if pool == "mean":
         return x.mean(1) if x.dim() == 3 else x.flatten(2).mean(2)
     if x.dim() > 3:
-        raise ValueError(f'pool="cls" takes the first token of [n, T, D], got {tuple(x.shape)}; '
-                         'give each model its own: pool={"vit": "cls", "resnet": "mean"}')
+        raise ValueError(
+            f'pool="cls" takes the first token of [n, T, D], got {tuple(x.shape)}; '
+            'give each model its own: pool={"vit": "cls", "resnet": "mean"}'
+        )
     return x[:, 0]
 
 
@@ -42,7 +44,7 @@ def named_models(models: Any) -> dict[str, nn.Module]:
     for model in [] if named else [models] if isinstance(models, nn.Module) else models:
         name = kind = type(unwrap(model)).__name__
         while name in named:
-            name = f"{kind} {int(name[len(kind):] or 1) + 1}"
+            name = f"{kind} {int(name[len(kind) :] or 1) + 1}"
         named[name] = model
     wrong = [n for n, model in named.items() if not isinstance(model, nn.Module)]
     if wrong or not named:
@@ -50,10 +52,12 @@ def named_models(models: Any) -> dict[str, nn.Module]:
     return named
 
 
-def quickest_format(model: nn.Module, x: Tensor, forward: Callable[..., None]) -> torch.memory_format:
-    """Channels last for pictures on a CPU, whose convolutions it spares a fifth of their time.
+def quickest_format(
+    model: nn.Module, x: Tensor, forward: Callable[..., None]
+) -> torch.memory_format:
+    """Channels last for images on a CPU, whose convolutions it spares a fifth of their time.
 
-    Not where the model cannot take them so, as where it uses `view`: one picture tells.
+    Not where the model cannot take them so, as where it uses `view`: one image tells.
     """
     if x.dim() == 4 and all(p.device.type == "cpu" for p in model.parameters()):
         with contextlib.suppress(Exception):  # whatever a module may raise
@@ -83,9 +87,12 @@ class Pass:
 
     def open(self, stack: contextlib.ExitStack, device: Any, pick: Any) -> None:
         """Attach to all models until `stack` closes."""
-        self.forwards = [stack.enter_context(tapped(model, names, partial(self._watch, run),
-                                                    device=device, pick=pick))
-                         for run, (model, _, _, names) in enumerate(self.runs)]
+        self.forwards = [
+            stack.enter_context(
+                tapped(model, names, partial(self._watch, run), device=device, pick=pick)
+            )
+            for run, (model, _, _, names) in enumerate(self.runs)
+        ]
         # what a function of the user's does with outputs is not known: it gets them as they come
         self.formats = [torch.preserve_format] * len(self.runs) if pick else []
 
@@ -93,11 +100,14 @@ class Pass:
         """Run one batch -> use(row, output [n, ...]) by row, called while the output is as the
         module left it; None where there is no output."""
         self.use, self.size, self.found = use, len(batch[0]), {}
-        pairs = [(batch[stream], forward) for (_, stream, _, _), forward
-                 in zip(self.runs, self.forwards, strict=True)]
+        pairs = [
+            (batch[stream], forward)
+            for (_, stream, _, _), forward in zip(self.runs, self.forwards, strict=True)
+        ]
         if not self.formats:
-            self.formats = [quickest_format(run[0], *pair)
-                            for run, pair in zip(self.runs, pairs, strict=True)]
+            self.formats = [
+                quickest_format(run[0], *pair) for run, pair in zip(self.runs, pairs, strict=True)
+            ]
         for (x, forward), form in zip(pairs, self.formats, strict=True):
             forward(x.to(memory_format=form))
         if not self.rows:
@@ -119,8 +129,11 @@ class Pass:
             self.rows[key] = type(module).__name__, (), 0, len(self.rows)
         kind, *_, row = self.rows[key]
         if output is None:
-            self.notes.setdefault(key, "its output holds no float tensor with the batch of "
-                                  f"{self.size} as first dimension; choose one with pick=")
+            self.notes.setdefault(
+                key,
+                "its output holds no float tensor with the batch of "
+                f"{self.size} as first dimension; choose one with pick=",
+            )
             return
         shape, output = tuple(output.shape[1:]), pooled(output, self.runs[run][2])
         self.rows[key] = kind, shape, output[0].numel(), row
@@ -128,10 +141,18 @@ class Pass:
 
     def layers(self) -> list[Layer]:
         """One entry for each model and layer, in order of first execution."""
-        return [Layer(model, name, *info) for model, run in self.run_of.items()
-                for (r, name), info in self.rows.items() if r == run]
+        return [
+            Layer(model, name, *info)
+            for model, run in self.run_of.items()
+            for (r, name), info in self.rows.items()
+            if r == run
+        ]
 
     def reasons(self) -> dict[str, str]:
         """By "model/layer": why a layer has no row or no values."""
-        return {f"{model}/{n}": note for model, run in self.run_of.items()
-                for (r, n), note in self.notes.items() if r == run}
+        return {
+            f"{model}/{n}": note
+            for model, run in self.run_of.items()
+            for (r, n), note in self.notes.items()
+            if r == run
+        }

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..layers import one_of
 from . import gram as g
-from .layers import one_of
 
 
 class Layer(NamedTuple):
@@ -57,12 +57,15 @@ class Result:
         rows, cols = ([layer.row for layer in self.of(*m)] for m in ((a, 0), (b, -1)))
         return array[..., np.array(rows)[:, None], np.array(cols)]
 
-    def block(self, a: str | None = None, b: str | None = None,
-              measure: str | None = None) -> np.ndarray:
+    def block(
+        self, a: str | None = None, b: str | None = None, measure: str | None = None
+    ) -> np.ndarray:
         """[layers of a, layers of b] of one measure; by default first model, last model, first."""
         measure, ends = self.measure(measure), (a or self.models[0], b or self.models[-1])
         if measure in self.info["across"] and ends[0] == ends[1]:
-            raise ValueError(f"{measure} was computed across models only: compare {ends[0]!r} alone")
+            raise ValueError(
+                f"{measure} was computed across models only: compare {ends[0]!r} alone"
+            )
         return self._cut(self.values[measure], a, b)
 
     @property
@@ -77,26 +80,38 @@ class Result:
             return g.partial(cka)
         return cka[:-1, :-1] if self.info["confounder"] else cka
 
-    def interval(self, a: str | None = None, b: str | None = None, measure: str | None = None, *,
-                 level: float = 0.95, resamples: int = 1000) -> tuple[np.ndarray, np.ndarray]:
+    def interval(
+        self,
+        a: str | None = None,
+        b: str | None = None,
+        measure: str | None = None,
+        *,
+        level: float = 0.95,
+        resamples: int = 1000,
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Percentile interval (low, high) of `block` by resampling batches with replacement.
 
         ValueError with fewer than 10 batches, and for measures that are not sums over batches.
         """
         measure = self.measure(measure)
         if self.info["batches"] < 10 or measure not in self.groups:
-            raise ValueError(f"an interval of {measure} by resampling needs at least 10 batches "
-                             f"and a measure of the CKA family; there are {self.info['batches']} "
-                             f"({self.info['mode']}): use a smaller batch_size")
+            raise ValueError(
+                f"an interval of {measure} by resampling needs at least 10 batches "
+                f"and a measure of the CKA family; there are {self.info['batches']} "
+                f"({self.info['mode']}): use a smaller batch_size"
+            )
         groups = self.groups[measure]
         weights = np.random.default_rng(0).multinomial(
-            len(groups), np.full(len(groups), 1 / len(groups)), resamples)
-        drawn = [self._cut(self.from_sums(measure, np.tensordot(w, groups, 1)), a, b)
-                 for w in weights]
+            len(groups), np.full(len(groups), 1 / len(groups)), resamples
+        )
+        drawn = [
+            self._cut(self.from_sums(measure, np.tensordot(w, groups, 1)), a, b) for w in weights
+        ]
         return tuple(np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0))
 
-    def p_values(self, a: str | None = None, b: str | None = None,
-                 measure: str | None = None) -> np.ndarray:
+    def p_values(
+        self, a: str | None = None, b: str | None = None, measure: str | None = None
+    ) -> np.ndarray:
         """Share of permutations at least as alike as the samples in their order, (1+k)/(1+P)."""
         measure = self.measure(measure)
         if measure not in self.nulls:
@@ -111,8 +126,13 @@ class Result:
         for model in self.models:
             rows = {own.name: own.row for own in self.of(model)}
             names = list(rows)
-            picks.append(rows[names[layer] if isinstance(layer, int) else
-                              one_of(layer, names, f"layer of {model}")])
+            picks.append(
+                rows[
+                    names[layer]
+                    if isinstance(layer, int)
+                    else one_of(layer, names, f"layer of {model}")
+                ]
+            )
         return self.values[self.measure(measure)][np.ix_(picks, picks)]
 
     def to_frame(self, measure: str | None = None, *, tidy: bool = False) -> Any:
@@ -120,12 +140,26 @@ class Result:
         import pandas as pd
 
         if not tidy:
-            return pd.DataFrame(self.block(measure=measure), index=[o.name for o in self.of(None)],
-                                columns=[o.name for o in self.of(None, -1)])
-        return pd.DataFrame([
-            {"measure": name, "model_1": a.model, "layer_1": a.name, "model_2": b.model,
-             "layer_2": b.name, "value": value[a.row, b.row]}
-            for name, value in self.values.items() for a in self.layers for b in self.layers])
+            return pd.DataFrame(
+                self.block(measure=measure),
+                index=[o.name for o in self.of(None)],
+                columns=[o.name for o in self.of(None, -1)],
+            )
+        return pd.DataFrame(
+            [
+                {
+                    "measure": name,
+                    "model_1": a.model,
+                    "layer_1": a.name,
+                    "model_2": b.model,
+                    "layer_2": b.name,
+                    "value": value[a.row, b.row],
+                }
+                for name, value in self.values.items()
+                for a in self.layers
+                for b in self.layers
+            ]
+        )
 
     def plot(self, kind: str = "matrix", *, ax: Any = None, **options: Any) -> Any:
         """Draw "matrix" (layers x layers), "depth" (a curve) or "overview" (models x models).
@@ -141,8 +175,11 @@ class Result:
         """Write one .npz of arrays and JSON, without pickle, to a temporary name first."""
         path = Path(path)
         meta = asdict(self)
-        arrays = {f"{kind}:{name}": array for kind in ("values", "groups", "nulls")
-                  for name, array in meta.pop(kind).items()}
+        arrays = {
+            f"{kind}:{name}": array
+            for kind in ("values", "groups", "nulls")
+            for name, array in meta.pop(kind).items()
+        }
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         with open(temporary, "wb") as file:
             np.savez_compressed(file, meta=np.array(json.dumps(meta, default=str)), **arrays)
@@ -160,17 +197,23 @@ class Result:
 
     def __repr__(self) -> str:
         i = self.info
-        return (f"<Result: {', '.join(self.values)} of {' x '.join(self.models)}; {i['samples']} "
-                f"samples, {i['batches']} batches of {'/'.join(map(str, i['batch_sizes']))} "
-                f"({i['mode']}), {i['estimator']} CKA, pooling "
-                f"{'/'.join(sorted({str(p) for p in i['pool'].values()}))}, correspondence: "
-                f"{i['correspondence']}>")
+        return (
+            f"<Result: {', '.join(self.values)} of {' x '.join(self.models)}; {i['samples']} "
+            f"samples, {i['batches']} batches of {'/'.join(map(str, i['batch_sizes']))} "
+            f"({i['mode']}), {i['estimator']} CKA, pooling "
+            f"{'/'.join(sorted({str(p) for p in i['pool'].values()}))}, correspondence: "
+            f"{i['correspondence']}>"
+        )
 
     def _repr_html_(self) -> str:
         name = self.measure()
-        said = html.escape(f"{self!r} {name} ({self.info['kinds'][name]}), rows {self.models[0]}, "
-                           f"columns {self.models[-1]}")
+        said = html.escape(
+            f"{self!r} {name} ({self.info['kinds'][name]}), rows {self.models[0]}, "
+            f"columns {self.models[-1]}"
+        )
         table = self.to_frame().to_html(max_rows=12, max_cols=10, float_format="{:.2f}".format)
-        why = "".join(f"<li>{html.escape(k)}: {html.escape(v)}</li>"
-                      for k, v in list(self.reasons.items())[:8])
+        why = "".join(
+            f"<li>{html.escape(k)}: {html.escape(v)}</li>"
+            for k, v in list(self.reasons.items())[:8]
+        )
         return f"<p>{said}</p>{table}<ul>{why}</ul>"

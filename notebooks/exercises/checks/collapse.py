@@ -13,8 +13,8 @@ WHY = {
     "without stop-gradient": "The loss is then smallest when all z are one point, and gradient "
     "descent finds that: the targets move towards the guesses.",
     "without predictor": "With p = z the stop-gradient alone does not help: each view pulls the "
-    "other one, and all pictures end in one point.",
-    "batches of 32 instead of 128": "No picture is pushed away from another, so SimSiam needs no "
+    "other one, and all images end in one point.",
+    "batches of 32 instead of 128": "No image is pushed away from another, so SimSiam needs no "
     "large batches: it has no negatives.",
 }
 OPTIONS = {
@@ -80,7 +80,7 @@ def spread(answer) -> str:
     )
     need(
         number(answer, z[:1] + 1e-6 * z[:50]) < 1e-3,
-        "when every picture gets the same z it should be 0. Is the spread taken over the pictures "
+        "when every image gets the same z it should be 0. Is the spread taken over the images "
         "(dim 0) and not over the channels?",
     )
     need(

@@ -24,7 +24,7 @@ def loss(answer) -> str:
     )
     need(
         not near(agree, -16),
-        "for views that agree it is -16, the number of pictures: take their mean and not their "
+        "for views that agree it is -16, the number of images: take their mean and not their "
         "sum, or the learning rate would depend on the batch size.",
     )
     need(near(value, tensor(answer, p2, p1, z2, z1, shape=())),
@@ -67,7 +67,7 @@ def views(answer) -> str:
     pair = call(answer, x, draws())
     need(isinstance(pair, tuple | list) and len(pair) == 2, "two views were expected.")
     first, second = (tensor(lambda v=v: v, shape=tuple(x.shape)) for v in pair)
-    need(torch.equal(x, kept), "the pictures themselves were changed. A view is a copy.")
+    need(torch.equal(x, kept), "the images themselves were changed. A view is a copy.")
     again = call(answer, x, draws())
     need(
         near(first, again[0]) and near(second, again[1]),
@@ -83,11 +83,11 @@ def views(answer) -> str:
         flips, factors = _explain(x, view)
         need(
             flips.float().std() > 0,
-            "all pictures of the batch are mirrored, or none. Each needs its own draw, [N] numbers "
+            "all images of the batch are mirrored, or none. Each needs its own draw, [N] numbers "
             "and not one; a known mistake of batched augmentation.",
         )
         need(factors.std() > 1e-3,
-             "all pictures of the batch get the same brightness: draw one factor for each, "
+             "all images of the batch get the same brightness: draw one factor for each, "
              "shape [N, 1, 1, 1].")  # fmt: skip
         need(
             factors.min() > 0.599 and factors.max() < 1.401,
@@ -99,18 +99,18 @@ def views(answer) -> str:
         )
         mirrored.append(flips)
     share = torch.cat(mirrored).float().mean()
-    need(0.4 < share < 0.6, f"{share:.0%} of the pictures are mirrored: one half was asked.")
-    return "Every picture has its own draw, and the same seed gives the same views."
+    need(0.4 < share < 0.6, f"{share:.0%} of the images are mirrored: one half was asked.")
+    return "Every image has its own draw, and the same seed gives the same views."
 
 
 def _explain(x: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
-    """Whether each picture was mirrored [N], and by which factor it was multiplied [N]."""
+    """Whether each image was mirrored [N], and by which factor it was multiplied [N]."""
     factors = (view.sum((1, 2, 3)) / x.sum((1, 2, 3)))[:, None, None, None]
     straight = (x * factors - view).abs().amax((1, 2, 3)) < 1e-4
     mirrored = (x.flip(-1) * factors - view).abs().amax((1, 2, 3)) < 1e-4
     need(
         (straight | mirrored).all(),
-        "a view is not its picture, mirrored left to right or not, times one factor.",
+        "a view is not its image, mirrored left to right or not, times one factor.",
     )
     return mirrored, factors.flatten()
 
@@ -130,24 +130,24 @@ def vote(answer) -> str:
     nearest = classes(1, 0.1)
     need(
         nearest != [1, 1],
-        "it chose the least similar picture. A cosine is a similarity: the largest are nearest.",
+        "it chose the least similar image. A cosine is a similarity: the largest are nearest.",
     )
     if nearest == [0, 0]:
         need(
             classes(1, 0.1, bank.roll(1, 0)) == [0, 0],
-            "it returns the place of the nearest picture in the bank and not its class: look it "
+            "it returns the place of the nearest image in the bank and not its class: look it "
             "up in `labels`.",
         )
     need(
         nearest == [2, 2],
-        "with k=1 a query gets the class of its most similar picture, which is 2 here.",
+        "with k=1 a query gets the class of its most similar image, which is 2 here.",
     )
     far = bank * torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0])[:, None]
     far[1:3] *= 10
     need(
         classes(1, 0.1, far) == [2, 2],
         "it changes when features get longer. Divide them by their norms first: without that, "
-        "bright pictures are everybody's neighbours.",
+        "bright images are everybody's neighbours.",
     )
     need(
         classes(3, 0.05) == [2, 2],
@@ -161,6 +161,6 @@ def vote(answer) -> str:
     )
     need(
         classes(5, 0.05) == [2, 2] and classes(3, 50.0, bank.flip(0)) in ([1, 1], [2, 2]),
-        "it depends on something other than the k most similar pictures.",
+        "it depends on something other than the k most similar images.",
     )
     return "The k nearest vote, the nearer the louder, and lengths do not matter."

@@ -32,7 +32,7 @@ def draw(answer) -> str:
     )
     need(
         len(chosen.unique()) == 50,
-        "a picture was drawn twice. Fifty labels are fifty different pictures: draw without "
+        "an image was drawn twice. Fifty labels are fifty different images: draw without "
         "putting back (randperm, not randint).",
     )
     counts = labels[chosen].bincount(minlength=5)
@@ -43,11 +43,11 @@ def draw(answer) -> str:
     )
     need(
         sorted(tensor(answer, labels, 50, 0, shape=(50,)).tolist()) == sorted(chosen.tolist()),
-        "the same seed draws other pictures: make a generator from `seed`.",
+        "the same seed draws other images: make a generator from `seed`.",
     )
     need(
         set(tensor(answer, labels, 50, 1, shape=(50,)).tolist()) != set(chosen.tolist()),
-        "another seed draws the same pictures, so all intervals would have the width zero.",
+        "another seed draws the same images, so all intervals would have the width zero.",
     )
     return "Balanced, without repetition, and another draw for another seed."
 
@@ -60,13 +60,13 @@ def report(answer) -> str:
     value = number(answer, validation, test)
     need(
         not near(value, 0.70),
-        "0.70 is the highest test accuracy. The test pictures chose the regulariser, so they are no "
+        "0.70 is the highest test accuracy. The test images chose the regulariser, so they are no "
         "longer unseen: the number is too high by luck, and the more settings, the more luck.",
     )
     need(
         not near(value, 0.73),
         "0.73 is the validation accuracy by which the setting was chosen: for the same reason it is "
-        "too high. Report the test pictures' answer for that setting.",
+        "too high. Report the test images' answer for that setting.",
     )
     need(near(value, 0.69), f"it is {value:.2f}: take the test accuracy where validation is best.")
     need(

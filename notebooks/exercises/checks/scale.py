@@ -53,13 +53,13 @@ def share(answer) -> str:
     drawn = torch.cat(parts)
     need(
         not all(torch.equal(parts[0], p) for p in parts),
-        "every process gets the same pictures: four GPUs would do the same work four times.",
+        "every process gets the same images: four GPUs would do the same work four times.",
     )
     counts = drawn.bincount(minlength=103)
-    need(counts.max() == 1, "some picture goes to two processes.")
+    need(counts.max() == 1, "some image goes to two processes.")
     need(
         counts.min() == 1,
-        f"{int((counts == 0).sum())} of 103 pictures go to nobody. With test pictures this makes the "
+        f"{int((counts == 0).sum())} of 103 images go to nobody. With test images this makes the "
         "accuracy depend on the number of GPUs.",
     )
     sizes = [len(part) for part in parts]
@@ -67,9 +67,9 @@ def share(answer) -> str:
     again = torch.cat([call(answer, order.flip(0), rank, 4) for rank in range(4)])
     need(
         not torch.equal(again, drawn),
-        "it does not follow `order`: each epoch would see the pictures in the same order.",
+        "it does not follow `order`: each epoch would see the images in the same order.",
     )
-    return "Every picture once, nearly equal shares, whatever the order."
+    return "Every image once, nearly equal shares, whatever the order."
 
 
 @exercise

@@ -40,7 +40,7 @@ def sample(answer) -> str:
     places = _places(answer, 0)
     need(
         (places == places[:1]).all(),
-        "every picture of the batch has its own choice. That is v1, the next exercise; v0 is one "
+        "every image of the batch has its own choice. That is v1, the next exercise; v0 is one "
         "choice for all of them, which is one cheap index_select.",
     )
     seen = torch.cat([_places(answer, seed)[0] for seed in range(60)]).unique()
@@ -58,17 +58,17 @@ def sample(answer) -> str:
 
 @exercise
 def sample_each(answer) -> str:
-    """sample_each(x, y, n): the same n places of both, an own choice for each picture (v1)."""
+    """sample_each(x, y, n): the same n places of both, an own choice for each image (v1)."""
     places = _places(answer, 0)
     need(
         not (places == places[:1]).all(),
-        "all pictures of the batch share one choice: that is v0. Draw [B, N] random numbers and "
+        "all images of the batch share one choice: that is v0. Draw [B, N] random numbers and "
         "sort each row.",
     )
     counts = torch.cat([_places(answer, s) for s in range(60)]).flatten().bincount(minlength=40)
     need(counts.min() > 0, "some places never come up: every one needs the same chance.")
     need(counts.max() < 3 * counts.min(), "some places come up far more often than others.")
-    return "An own draw for each picture, paired between x and y."
+    return "An own draw for each image, paired between x and y."
 
 
 @exercise

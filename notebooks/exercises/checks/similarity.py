@@ -25,7 +25,7 @@ def centre(answer) -> str:
     need(
         rows == columns,
         "it is centred one way only. Take off the row means *and* the column means: K belongs to "
-        "pairs of pictures, and neither is the first one.",
+        "pairs of images, and neither is the first one.",
     )
     twice = k - k.mean(0, keepdim=True) - k.mean(1, keepdim=True)
     need(
@@ -60,10 +60,10 @@ def debiased(answer) -> str:
     need(
         mean < 0.4,
         f"two encoders that have nothing in common get {mean:.2f}. That is the biased CKA: with "
-        "40 pictures and 60 channels the diagonal alone makes them look alike. U-centre: zero "
+        "40 images and 60 channels the diagonal alone makes them look alike. U-centre: zero "
         "the diagonal before and after the row means are taken off.",
     )
-    few = x[:8], x[:8].tanh()  # with few pictures the denominators matter most
+    few = x[:8], x[:8].tanh()  # with few images the denominators matter most
     need(
         abs(mean) < 0.05 and near(number(answer, *few), _reference(*few), 1e-6),
         "it is nearly without bias, but not quite. Look at the denominators: n - 2 for the row means, "
@@ -110,7 +110,7 @@ def unchanged(answer) -> str:
         "a constant added": y + 3,
         "one channel multiplied by 20": y * stretch,
         "the channels in another order": y.flip(1),
-        "the pictures in another order": y.flip(0),
+        "the images in another order": y.flip(0),
     }
     why = {
         "rotated": "A Gram matrix holds inner products, and rotations keep them.",
@@ -119,7 +119,7 @@ def unchanged(answer) -> str:
         "one channel multiplied by 20": "That one channel then makes up nearly the whole Gram matrix: "
         "CKA looks at the directions with the most variance. CCA would not mind.",
         "the channels in another order": "That is a rotation (and a mirror).",
-        "the pictures in another order": "CKA compares picture with picture: both encoders must see "
+        "the images in another order": "CKA compares image with image: both encoders must see "
         "the same ones in the same order. Two shuffled loaders are a common mistake.",
     }
     if isinstance(answer, dict) and all(isinstance(v, bool) for v in answer.values()):
@@ -127,4 +127,4 @@ def unchanged(answer) -> str:
             print(f"{name:<32} CKA {_reference(x, y):5.2f} -> {_reference(x, z):5.2f}")
     truth = {name: near(_reference(x, z), _reference(x, y)) for name, z in changes.items()}
     predictions(answer, truth, why)
-    return "CKA sees angles between pictures, not channels; and it is not blind to stretching."
+    return "CKA sees angles between images, not channels; and it is not blind to stretching."

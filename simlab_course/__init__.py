@@ -1,0 +1,1 @@
+"""What the lessons use beside simlab: widgets and figures."""

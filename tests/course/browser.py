@@ -1,0 +1,78 @@
+"""A JupyterLab of its own and a Chromium that runs a notebook in it, for tests and screenshots."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
+# cells run before there is a kernel would ask for one in a dialogue
+KERNEL = (
+    "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+)
+SETTINGS = {
+    "notebook-extension/tracker": {"windowingMode": "none"},  # keep what is out of sight
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+}
+
+
+@contextlib.contextmanager
+def jupyterlab(folder: Path):
+    """The address of a JupyterLab on `folder`, with settings of its own; it ends with the block."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
+        home = Path(temporary)
+        for name, values in SETTINGS.items():
+            path = home / "settings/@jupyterlab" / f"{name}.jupyterlab-settings"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(values))
+        own = {name: str(home / name.lower()) for name in (
+            "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR",
+            "JUPYTERLAB_WORKSPACES_DIR",
+        )}  # fmt: skip
+        server = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", "--ip=127.0.0.1",
+             "--ServerApp.port_retries=0", "--IdentityProvider.token=",
+             "--ServerApp.allow_root=True", "--expose-app-in-browser", "--notebook-dir", str(folder)],
+            env={**os.environ, **own, "JUPYTERLAB_SETTINGS_DIR": str(home / "settings")},
+            stdout=(home / "log").open("w"), stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        try:
+            for _ in range(120):
+                time.sleep(0.5)
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/api")
+                    break
+                except OSError:
+                    assert server.poll() is None, (home / "log").read_text()
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.send_signal(signal.SIGTERM)  # which ends its kernels too
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.wait(20)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGKILL)  # its own group and nothing else
+
+
+def run_all(page, address: str, images: int):
+    """Open a notebook, run all its cells, and wait until so many widgets show an image."""
+    page.goto(address, timeout=90_000)
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=90_000)
+    page.wait_for_function(KERNEL, timeout=90_000)
+    page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    page.wait_for_function(
+        f"document.querySelectorAll('.jp-OutputArea .widget-html img').length >= {images}",
+        timeout=180_000,
+    )

@@ -1,0 +1,274 @@
+"""The exercises: solutions pass, blanks do not, and a typical mistake gets the message meant for it."""
+
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "notebooks" / "exercises"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+
+
+def exercises(path):
+    """(name, answer's code, check's code, solution's code) of each exercise of a notebook."""
+    cells = nbformat.read(path, as_version=4).cells
+    for i, cell in enumerate(cells):
+        if "answer" in cell.metadata.get("tags", []):
+            check, folded = cells[i + 1].source, cells[i + 2].source
+            solution = re.search(r"```python\n(.*?)```", folded, re.DOTALL)[1]
+            yield re.match(r"check\.(\w+)", check)[1], cell.source, check, solution
+
+
+ALL = {f"{path.stem}: {e[0]}": (path, *e[1:]) for path in NOTEBOOKS for e in exercises(path)}
+BY_NAME = {key.split(": ")[1]: key for key in ALL}
+every_exercise = pytest.mark.parametrize("key", ALL)
+
+
+@pytest.fixture(autouse=True)
+def checks_are_found(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+
+def verdict(key, code, capsys):
+    """What the check prints about an answer."""
+    path, _, check, _ = ALL[key]
+    imports = nbformat.read(path, as_version=4).cells[2].source
+    names = {"sys": sys, "Path": Path, "homes": []}
+    exec(imports, names)
+    exec(code, names)
+    capsys.readouterr()
+    exec(check, names)
+    return capsys.readouterr().out
+
+
+@every_exercise
+def test_the_folded_solution_is_right(key, capsys):
+    said = verdict(key, ALL[key][3], capsys)
+    assert re.search("^Right. ", said, re.MULTILINE) and "Not yet" not in said
+
+
+@every_exercise
+def test_a_blank_is_still_blank(key, capsys):
+    assert verdict(key, ALL[key][1], capsys).startswith("Not yet: still blank.")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_each_exercise_has_all_its_parts(path):
+    cells = nbformat.read(path, as_version=4).cells
+    assert 2 <= len(list(exercises(path))) <= 4
+    for i, cell in enumerate(cells):
+        if "answer" in cell.metadata.get("tags", []):
+            task = next(c.source for c in reversed(cells[:i]) if c.cell_type == "markdown")
+            assert re.search(r"\*(easy|medium|hard) · \d+ minutes\*", task)
+            assert "**Objective:**" in task and task.count("<details>") >= 2
+            assert task.count("<details>") == task.count("</details>")
+            # hints are nested: all open before the first one closes
+            assert task.rindex("<details>") < task.index("</details>")
+            assert "check" in cells[i + 1].metadata["tags"]
+            assert cells[i + 2].source.startswith("<details><summary>Solution</summary>")
+
+
+def test_every_lesson_has_its_exercises():
+    lessons = {p.stem for p in FOLDER.parent.glob("0[1-9]*.ipynb")}
+    assert lessons <= {p.stem for p in NOTEBOOKS}
+
+
+JUNK = ["None", "3", "'a word'", "[]", "{}", "object()", "torch.zeros(0)", "torch.tensor(float('nan'))",
+        "torch.zeros(2, 3)", "(1, 2)", "(None, None)", "(torch.zeros(3), 'b')"]  # fmt: skip
+
+
+@pytest.mark.parametrize("junk", JUNK)
+@every_exercise
+def test_a_check_answers_whatever_it_is_given(key, junk, capsys):
+    """In words, and never with an error of its own."""
+    name = re.match(r"check\.\w+\((\w+)\)", ALL[key][2])[1]
+    called = "def " in ALL[key][3]
+    said = verdict(
+        key, f"import torch\n{name} = {'lambda *inputs: ' if called else ''}{junk}", capsys
+    )
+    assert "Not yet: " in said and "Right." not in said
+
+
+COSINE = "    D = lambda p, z: -F.cosine_similarity(p, z.detach(), dim=-1).mean()\n"
+VIEW = """def two_views(x, generator):
+    def one():
+        flip = {flip}
+        factor = {factor}
+        return torch.where(flip[:, None, None, None], x.flip(-1), x) * factor
+    return {views}
+"""
+FLIP = "torch.rand(len(x), generator=generator) < 0.5"
+FACTOR = "0.6 + 0.8 * torch.rand(len(x), 1, 1, 1, generator=generator)"
+
+
+def loss(body, setup=COSINE):
+    return f"def simsiam_loss(p1, p2, z1, z2):\n{setup}    return {body}\n"
+
+
+def views(flip=FLIP, factor=FACTOR, views="one(), one()"):
+    return VIEW.format(flip=flip, factor=factor, views=views)
+
+
+def vote(cosines="F.normalize(queries, dim=1) @ F.normalize(bank, dim=1).T", largest=True,
+         weights="torch.exp(similar / temperature)", result="kinds.argmax(1)"):  # fmt: skip
+    return f"""def knn_vote(bank, labels, queries, k, temperature):
+    similar, places = ({cosines}).topk(k, dim=1, largest={largest})
+    kinds = F.one_hot(labels[places], int(labels.max()) + 1)
+    kinds = (({weights})[:, :, None] * kinds).sum(1)
+    return {result}
+"""
+
+
+def u_centred(body, pair="(A * B).sum() / ((A * A).sum() * (B * B).sum()).sqrt()"):
+    return f"""def u(z):
+    z = z - z.mean(0)
+    n, K = len(z), z @ z.T
+    {body}
+def debiased_cka(x, y):
+    A, B = u(x), u(y)
+    return {pair}
+"""
+
+
+def replaced(name, *pairs):
+    """The solution with some of it changed."""
+    code = ALL[BY_NAME[name]][3]
+    for old, new in pairs:
+        assert old in code
+        code = code.replace(old, new)
+    return code
+
+
+def wrong(name, code, why):
+    return pytest.param(name, code, why, id=f"{name}: {why}")
+
+
+ONE_DRAW = "(torch.rand(1, generator=generator) < 0.5).expand(len(x))"
+WRONG = [
+    wrong("loss", loss("(D(p1, z2) + D(p2, z1)) / 2", COSINE.replace(".detach()", "")),
+          "a gradient flows into z"),
+    wrong("loss", loss("(D(z2, p1) + D(z1, p2)) / 2"), "no gradient reaches the guesses"),
+    wrong("loss", loss("-(D(p1, z2) + D(p2, z1)) / 2"), "It is the *negative* cosine"),
+    wrong("loss", loss("D(p1, z2) + D(p2, z1)"), "each counts one half"),
+    wrong("loss", loss("D(p1, z2)"), "add the other direction"),
+    wrong("loss", loss("(D(p1, z1) + D(p2, z2)) / 2"), "compared with the same view"),
+    wrong("loss", loss("-((p1 * z2).sum(1) + (p2 * z1).sum(1)).mean() / 2"), "divide by the norms"),
+    wrong("loss", loss("(D(p1, z2) + D(p2, z1)) / 2", COSINE.replace("mean", "sum")), "their mean"),
+    wrong("loss", loss("(D(p1, z2) + D(p2, z1)) / 2", COSINE.replace(".mean()", "")), "the shape"),
+    wrong("loss", loss("q / 2"), "stopped with NameError"),
+    wrong("views", views(flip=ONE_DRAW), "Each needs its own draw"),
+    wrong("views", views(factor=FACTOR.replace("len(x)", "1")), "one factor for each"),
+    wrong("views", views(FLIP.replace(", generator=generator", "")), "gives other views"),
+    wrong("views", views(views="(one(),) * 2"), "Draw twice"),
+    wrong("views", views(factor="x.mul_(1.1)[:, :, :1, :1] * 0 + 1.1"), "themselves were changed"),
+    wrong("views", views(flip=FLIP.replace("0.5", "0.9")), "one half was asked"),
+    wrong("views", views(factor=FACTOR.replace("0.6", "0.2")), "0.6 to 1.4 was asked"),
+    wrong("views", views(factor=FACTOR.replace("(len(x), 1, 1, 1", "(x.shape")),
+          "times one factor"),
+    wrong("vote", vote(largest=False), "the least similar"),
+    wrong("vote", vote(result="places[:, 0]"), "not its class"),
+    wrong("vote", vote(cosines="queries @ bank.T"), "Divide them by their norms"),
+    wrong("vote", vote(weights="torch.ones_like(similar)"), "Weigh each vote"),
+    wrong("vote", vote(weights="torch.exp(similar / 0.1)"), "Is the temperature used"),
+    wrong("vote", vote().replace("topk(k", "topk(1"), "are k neighbours asked"),
+    wrong("draw", "def draw_labels(labels, number, seed):\n    return torch.randperm(len(labels),"
+          " generator=torch.Generator().manual_seed(seed))[:number]", "As many of each"),
+    wrong("draw", replaced("draw", ("torch.randperm(len(places), generator=generator)",
+          "torch.randint(len(places), (len(places),), generator=generator)")), "drawn twice"),
+    wrong("draw", replaced("draw", (".manual_seed(seed)", ".manual_seed(0)")),
+          "another seed draws the same"),
+    wrong("draw", replaced("draw", (", generator=generator", "")), "make a generator from"),
+    wrong("draw", replaced("draw", ("return torch.cat(chosen)", "return labels[torch.cat(chosen)]")),
+          "drawn twice"),
+    wrong("report", replaced("report", ("test[validation.argmax()]", "test.max()")), "by luck"),
+    wrong("report", replaced("report", ("test[validation.argmax()]", "validation.max()")),
+          "the validation accuracy"),
+    wrong("report", replaced("report", ("[validation.argmax()]", "")), "one number was expected"),
+    wrong("compare", replaced("compare", ('("B", "E")', '("A", "D")')), "also differ in epochs"),
+    wrong("compare", replaced("compare", ('("A", "C")', '("A", "B")')), "have the same labels"),
+    wrong("compare", replaced("compare", ('("A", "B")', '"no pair"')), "Look again"),
+    wrong("compare", replaced("compare", ('"no pair"', '("D", "E")')), "confounded"),
+    wrong("compare", replaced("compare", ('("A", "B")', '("A", "Z")')), "no pair of runs"),
+    wrong("ablations", replaced("ablations", ("True", "False")), "The loss is then smallest"),
+    wrong("ablations", replaced("ablations", ('predictor": True', 'predictor": False')),
+          "the stop-gradient alone does not help"),
+    wrong("ablations", replaced("ablations", ('128": False', '128": True')), "no negatives"),
+    wrong("spread", replaced("spread", ("F.normalize(z, dim=1)", "z")), "divide each z by its norm"),
+    wrong("spread", replaced("spread", (" * z.shape[1] ** 0.5", "")), "Multiply by sqrt(d)"),
+    wrong("spread", replaced("spread", (".std(0)", ".std(1)")), "over the images"),
+    wrong("spread", replaced("spread", (".mean()", "")), "one number was expected"),
+    wrong("rank", replaced("rank", ("torch.exp(", "(")), "Take its exponential"),
+    wrong("rank", replaced("rank", ("svdvals(z)", "svdvals(z).square()")), "*squared*"),
+    wrong("rank", replaced("rank", ("s / s.sum()", "s")), "Divide the singular values"),
+    wrong("rank", "def effective_rank(z):\n    return torch.linalg.matrix_rank(z)", "see strength"),
+    wrong("rank", replaced("rank", ("torch.linalg.svdvals(z)", "z.norm(dim=0)")), "one direction"),
+    wrong("sample", ALL[BY_NAME["sample_each"]][3].replace("sample_each", "sample_tokens"), "own"),
+    wrong("sample", replaced("sample", ("torch.randperm(x.shape[1])", "torch.arange(x.shape[1])")),
+          "every call draws the same"),
+    wrong("sample", replaced("sample", ("y[:, places]", "y[:, torch.randperm(y.shape[1])[:n]]")),
+          "*same* place"),
+    wrong("sample", replaced("sample", ("torch.randperm(x.shape[1])[:n]",
+          "torch.randint(x.shape[1], (n,))")), "drawn twice"),
+    wrong("sample", replaced("sample", ("x.shape[1]", "len(x)")), "the shape"),
+    wrong("sample", replaced("sample", ("x.shape[1])", "x.shape[1] // 2)")), "the same chance"),
+    wrong("sample_each", ALL[BY_NAME["sample"]][3].replace("sample_tokens", "sample_each"), "v0"),
+    wrong("sample_each", replaced("sample_each", ("[:, :n, None]", "[:, :, None] // 2")),
+          "the shape"),
+    wrong("sample_each", "def sample_each(x, y, n):\n    i = torch.randint(x.shape[1], "
+          "(len(x), n, 1))\n    return torch.take_along_dim(x, i, 1), torch.take_along_dim(y, i, 1)",
+          "drawn twice"),
+    wrong("distance", replaced("distance", (".detach()", "")), "detach it, as in SimSiam"),
+    wrong("distance", replaced("distance", ("zx.detach()", "zx"), ("(zy)", "(zy.detach())")),
+          "no gradient reaches zy"),
+    wrong("distance", replaced("distance", ("z.mean(1,", "z.mean(2,"), ("z.std(1,", "z.std(2,")),
+          "over the *tokens*"),
+    wrong("distance", replaced("distance", (".norm(dim=-1)", ".pow(2).sum(-1)")), "the norm itself"),
+    wrong("distance", replaced("distance", (".norm(dim=-1)", ".pow(2)")), "plain mean squared"),
+    wrong("centre", replaced("centre", (" - K.mean(1, keepdim=True) + K.mean()", "")), "one way"),
+    wrong("centre", replaced("centre", (" + K.mean()", "")), "add it back once"),
+    wrong("centre", "def centre(K):\n    return K - K.mean()", "only the grand mean"),
+    wrong("centre", "def centre(K):\n    K -= K.mean(0)\n    return K", "Work on a copy"),
+    wrong("debiased", u_centred("return K"), "the biased CKA"),
+    wrong("debiased", u_centred("K.fill_diagonal_(0); m = K.sum(1) / n; m = m - m.sum() / (2 * n);"
+          " return K - m[:, None] - m[None]"), "Look at the denominators"),
+    wrong("debiased", replaced("debiased", (".sum()).sqrt()", ".sum())")), "root of the two"),
+    wrong("unchanged", replaced("unchanged", ('20": False', '20": True')), "the most variance"),
+    wrong("unchanged", replaced("unchanged", ('images in another order": False',
+          'images in another order": True')), "Two shuffled loaders"),
+    wrong("unchanged", replaced("unchanged", ('"rotated": True', '"rotated": False')), "inner"),
+    wrong("rate", replaced("rate", (" * batch_size / 256", "")), "four times as high"),
+    wrong("rate", replaced("rate", ("step < warmup", "False"),
+          ("(step - warmup) / (steps - warmup)", "step / steps")), "at full height"),
+    wrong("rate", replaced("rate", ("(step - warmup) / (steps - warmup)", "step / steps")),
+          "where the warm-up ends"),
+    wrong("rate", replaced("rate", ("math.pi * done", "2 * math.pi * done")), "only fall"),
+    wrong("rate", replaced("rate", ("(1 + math.cos(math.pi * done)) / 2", "(1 - done) ** 2")),
+          "a cosine is at lr / 2"),
+    wrong("share", "def share(order, rank, world):\n    return order", "four times"),
+    wrong("share", "def share(order, rank, world):\n    n = len(order) // world\n"
+          "    return order[rank * n : (rank + 1) * n]", "go to nobody"),
+    wrong("share", "def share(order, rank, world):\n    n = len(order) // world\n"
+          "    return order[rank * n : (rank + 1) * n if rank < world - 1 else None]", "the largest"),
+    wrong("share", "def share(order, rank, world):\n    return torch.arange(len(order))[rank::world]",
+          "does not follow"),
+    wrong("share", "def share(order, rank, world):\n    g = torch.Generator().manual_seed(rank)\n"
+          "    return order[torch.randperm(len(order), generator=g)[: len(order) // world]]",
+          "goes to two"),
+    wrong("difference", replaced("difference", (" / len(d) ** 0.5", "")), "divide by it"),
+    wrong("difference", replaced("difference", ("2.776", "1.96")), "Student's t"),
+    wrong("difference", replaced("difference", ("ddof=1", "ddof=0")), "Use ddof=1"),
+    wrong("difference", replaced("difference", ("2.776 * d.std(ddof=1) / len(d) ** 0.5",
+          "2.3 * ((a.var(ddof=1) + b.var(ddof=1)) / len(a)) ** 0.5")), "share their seeds"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, code, why", WRONG)
+def test_a_typical_mistake_gets_the_message_meant_for_it(name, code, why, capsys):
+    said = verdict(BY_NAME[name], code, capsys)
+    assert "Not yet:" in said and why in said.split("Not yet:")[1], said
+
+
+def test_every_exercise_has_typical_mistakes():
+    assert {p.values[0] for p in WRONG} == set(BY_NAME)

@@ -1,0 +1,311 @@
+"""kNN and features: against a plain double loop, and by the protocol that evaluate.py names."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn as nn
+
+from simlab.augment import normalise
+from simlab.data import from_arrays
+from simlab.evaluate import features, knn, knn_accuracy, knn_predict, raw_pixels
+from simlab.evaluate import features as evaluate
+
+
+def problem(n=60, m=25, d=6, classes=4, seed=0):
+    """A bank and queries in four noisy clusters."""
+    generator = torch.Generator().manual_seed(seed)
+    middles = torch.randn(classes, d, generator=generator)
+    labels = torch.randint(classes, (n + m,), generator=generator)
+    x = middles[labels] + 0.8 * torch.randn(n + m, d, generator=generator)
+    return x[:n], labels[:n], x[n:], labels[n:]
+
+
+def naive(bank, labels, queries, k, temperature, classes):
+    """The definition, one query and one neighbour at a time, in float64."""
+    bank, queries, labels = bank.double().numpy(), queries.double().numpy(), labels.numpy()
+    predicted = []
+    for q in queries:
+        cosine = [q @ b / np.linalg.norm(q) / np.linalg.norm(b) for b in bank]
+        nearest = sorted(range(len(bank)), key=lambda i: -cosine[i])[:k]  # noqa: B023
+        votes = [0.0] * classes
+        for i in nearest:
+            votes[labels[i]] += math.exp(cosine[i] / temperature)
+        predicted.append(int(np.argmax(votes)))
+    return torch.tensor(predicted)
+
+
+@pytest.fixture
+def data():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(50) % 2
+    images = torch.randint(0, 120, (50, 1, 8, 8), dtype=torch.uint8, generator=generator)
+    images[labels == 1, :, :4] += 60
+    return from_arrays(images[:40], labels[:40], images[40:], labels[40:])
+
+
+def batch_norm_net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Dropout(0.5))
+
+
+# ---------------------------------------------------------------------------------------- the vote
+
+
+@pytest.mark.parametrize("k", [1, 5, 20, 60])
+@pytest.mark.parametrize("temperature", [0.05, 0.1, 1.0])
+def test_predictions_are_those_of_a_plain_double_loop(k, temperature):
+    bank, labels, queries, _ = problem()
+    wanted = naive(bank, labels, queries, k, temperature, 4)
+    assert torch.equal(knn_predict(bank, labels, queries, k, temperature), wanted)
+
+
+def test_lengths_of_features_do_not_matter():
+    bank, labels, queries, _ = problem()
+    wanted = knn_predict(bank, labels, queries, 10)
+    lengths = 10.0 ** torch.linspace(-4, 4, 60)[:, None]
+    assert torch.equal(knn_predict(bank * lengths, labels, queries * 1e-3, 10), wanted)
+
+
+def test_the_temperature_decides_between_one_near_and_two_far_neighbours():
+    """Cosines 1, .6, .6: one vote of exp(1/T) against two of exp(.6/T): equal at T = .4 / ln 2."""
+    bank = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.6, -0.8]])
+    labels, query = torch.tensor([0, 1, 1]), torch.tensor([[2.0, 0.0]])
+    turning_point = 0.4 / math.log(2)
+    assert knn_predict(bank, labels, query, 3, turning_point * 0.99).item() == 0
+    assert knn_predict(bank, labels, query, 3, turning_point * 1.01).item() == 1
+
+
+def test_a_small_temperature_is_the_nearest_neighbour_and_does_not_overflow():
+    bank, labels, queries, _ = problem()
+    assert torch.equal(
+        knn_predict(bank, labels, queries, 20, 1e-5), knn_predict(bank, labels, queries, 1)
+    )
+
+
+def test_of_classes_with_equal_votes_the_first_wins():
+    bank = torch.tensor([[1.0, 0.0]] * 4)
+    query = torch.tensor([[1.0, 0.0]])
+    assert knn_predict(bank, torch.tensor([2, 1, 2, 1]), query, 4).item() == 1
+    assert knn_predict(bank, torch.tensor([2, 2, 1, 0]), query, 4).item() == 2
+
+
+def test_a_class_that_the_bank_does_not_hold_is_never_predicted():
+    bank, _, queries, _ = problem()
+    labels = torch.where(torch.arange(60) % 2 == 0, 0, 3)
+    assert set(knn_predict(bank, labels, queries, 7).tolist()) <= {0, 3}
+    assert set(knn_predict(bank, labels, queries, 7, classes=9).tolist()) <= {0, 3}
+
+
+def test_blocks_of_queries_give_what_one_block_gives(monkeypatch):
+    bank, labels, queries, _ = problem()
+    wanted = knn_predict(bank, labels, queries, 15)
+    for block in (1, 60, 7 * 60, 60 * 60):
+        monkeypatch.setattr(evaluate, "BLOCK", block)
+        assert torch.equal(knn_predict(bank, labels, queries, 15), wanted)
+
+
+def test_memory_is_bounded_by_the_block_whatever_the_number_of_classes(monkeypatch):
+    """No tensor is larger than the bank, the queries, or a block of similarities."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            for tensor in out if isinstance(out, tuple) else [out]:
+                if isinstance(tensor, torch.Tensor):
+                    largest = max(largest, tensor.numel())
+            return out
+
+    bank, _, queries, _ = problem(n=100, m=400)
+    monkeypatch.setattr(evaluate, "BLOCK", 4000)
+    with Watch():
+        knn_predict(bank, torch.arange(100), queries, 100)
+    assert largest <= 4000
+
+
+# ------------------------------------------------------------------- bfloat16 first, float32's answer
+
+
+def hard_banks():
+    """[name, bank, queries]: what is near is not told apart by bfloat16, or only just."""
+    g = torch.Generator().manual_seed(1)
+    loose = torch.randn(3001, 32, generator=g)
+    middle = torch.randn(32, generator=g)
+    tight = middle + 0.02 * loose  # every cosine is above 0.99
+    positive = loose.relu() + 0.1  # as after a ReLU
+    opposite = -middle + 0.3 * loose  # and no cosine with the queries is above 0
+    near = middle + 0.3 * torch.randn(40, 32, generator=g)
+    return {
+        "loose": (loose, torch.randn(40, 32, generator=g)),
+        "tight": (tight, tight[:40] + 0.01),
+        "positive": (positive, positive[:40].flip(1)),
+        "opposite": (opposite, near),
+        "across": across(g),
+    }
+
+
+def across(g):
+    """Cosines all between .009 and .011: what is rounded off of the vectors is far more than of them."""
+    query = nn.functional.normalize(torch.randn(1, 32, generator=g), dim=1)
+    rest = torch.randn(597, 32, generator=g)
+    rest = nn.functional.normalize(rest - rest @ query.T * query, dim=1)
+    cosine = 0.009 + 0.002 * torch.rand(597, 1, generator=g)
+    return (1 - cosine**2).sqrt() * rest + cosine * query, query.repeat(3, 1)
+
+
+@pytest.mark.parametrize("name", ["loose", "tight", "positive", "opposite", "across"])
+@pytest.mark.parametrize("k", [1, 7, 30])
+def test_the_k_nearest_by_way_of_bfloat16_are_those_of_float32(name, k, monkeypatch):
+    monkeypatch.setattr(evaluate, "LARGE", 1)  # never too many candidates to go that way
+    bank, queries = (nn.functional.normalize(x, dim=1) for x in hard_banks()[name])
+    monkeypatch.setattr(evaluate, "BLOCK", 16 * len(bank))  # of 40 queries: three blocks
+    rough = evaluate._roughly(bank)
+    assert len(rough[0]) > len(bank)
+    wanted, places = evaluate._k_nearest(queries, bank, None, k)
+    found, found_places = evaluate._k_nearest(queries, bank, rough, k)
+    torch.testing.assert_close(found.sort(1).values, wanted.sort(1).values, atol=2e-6, rtol=0)
+    exact = queries.double() @ bank.double().T
+    torch.testing.assert_close(found.double(), exact.gather(1, found_places), atol=2e-6, rtol=0)
+    kth = exact.topk(k).values[:, -1:]
+    clear = (exact.gather(1, places) > kth + 1e-6).sum(1)  # beyond float32's own rounding
+    for row, (a, b) in enumerate(zip(found_places, places, strict=True)):
+        assert len(set(a.tolist())) == k
+        assert len(set(a.tolist()) & set(b.tolist())) >= clear[row]
+    # bfloat16 alone would have answered otherwise
+    alone = (queries.bfloat16() @ bank.bfloat16().T).float().topk(k).indices
+    if name == "tight":
+        assert (exact.gather(1, alone).amin(1) < kth[:, 0] - 1e-6).any()
+
+
+def test_where_too_many_are_near_all_of_them_are_compared_in_float32(monkeypatch):
+    bank, queries = (nn.functional.normalize(x, dim=1) for x in hard_banks()["tight"])
+    rough = evaluate._roughly(bank)
+    monkeypatch.setattr(evaluate, "BLOCK", 16 * len(bank))
+    monkeypatch.setattr(torch.sparse, "sampled_addmm", None)  # not used
+    found = evaluate._k_nearest(queries, bank, rough, 7)
+    assert torch.equal(found[1], evaluate._k_nearest(queries, bank, None, 7)[1])
+
+
+def test_a_large_bank_gives_the_votes_of_float32_and_says_nothing(monkeypatch, recwarn):
+    bank, labels, queries, _ = problem(n=4000, m=300, d=24, classes=6)
+    wanted = knn_predict(bank, labels, queries, 20)
+    monkeypatch.setattr(evaluate, "cpu_has_bfloat16", lambda: True)
+    for large in (100, 10**6):
+        monkeypatch.setattr(evaluate, "LARGE", large)
+        assert torch.equal(knn_predict(bank, labels, queries, 20), wanted)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("k", [0, -1, 61])
+def test_a_k_that_the_bank_does_not_hold_is_refused(k):
+    bank, labels, queries, _ = problem()
+    with pytest.raises(ValueError, match=f"k={k}: expected 1 to 60"):
+        knn_predict(bank, labels, queries, k)
+
+
+def test_a_bank_with_unlabelled_images_or_without_numbers_is_refused():
+    bank, labels, queries, _ = problem()
+    unlabelled = labels.clone()
+    unlabelled[7] = -1
+    with pytest.raises(ValueError, match=r"without a label \(-1\)"):
+        knn_predict(bank, unlabelled, queries, 5)
+    for bad in (math.nan, math.inf):
+        broken = queries.clone()
+        broken[3, 2] = bad
+        with pytest.raises(ValueError, match="no finite number"):
+            knn_predict(bank, labels, broken, 5)
+        with pytest.raises(ValueError, match="no finite number"):
+            knn_predict(broken, labels[:25], bank, 5)
+
+
+def test_accuracy_is_the_share_that_is_right():
+    bank, labels, queries, truth = problem()
+    predicted = knn_predict(bank, labels, queries, 10)
+    wanted = float((predicted == truth).double().mean())
+    assert knn_accuracy(bank, labels, queries, truth, 10) == pytest.approx(wanted)
+    assert 0.3 < wanted < 1
+    # a k larger than the bank is cut to it
+    assert knn_accuracy(bank, labels, queries, truth, 10**6) == knn_accuracy(
+        bank, labels, queries, truth, 60
+    )
+
+
+# ------------------------------------------------------------------------------------ the protocol
+
+
+def test_every_clean_image_is_encoded_once_and_in_order(data):
+    seen = features(raw_pixels, data.train, data.mean, data.std, batch_size=7)
+    assert torch.equal(seen, normalise(data.train.images, data.mean, data.std).flatten(1))
+
+
+def test_knn_uses_the_whole_bank_and_every_test_image(data, monkeypatch):
+    sizes = {}
+
+    def spy(bank, bank_labels, queries, labels, k, temperature):
+        sizes.update(bank=len(bank), queries=len(queries), k=k, t=temperature)
+        return knn_accuracy(bank, bank_labels, queries, labels, k, temperature)
+
+    monkeypatch.setattr(evaluate, "knn_accuracy", spy)
+    found = knn(raw_pixels, data)
+    assert sizes == {"bank": 40, "queries": 10, "k": 200, "t": 0.1}
+    bank, queries = (p.images.flatten(1).float() / 255 for p in (data.train, data.test))
+    bank, queries = ((x - data.mean) / data.std for x in (bank, queries))
+    wanted = naive(bank, data.train.labels, queries, 40, 0.1, 2)
+    assert found == pytest.approx(float((wanted == data.test.labels).float().mean()))
+
+
+def test_batchnorm_is_frozen_so_that_features_do_not_depend_on_the_batch(data):
+    net = batch_norm_net().train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    at_once = features(net, data.train, data.mean, data.std)
+    for batch_size in (1, 3, 40):
+        seen = features(net, data.train, data.mean, data.std, batch_size)
+        torch.testing.assert_close(seen, at_once, atol=1e-6, rtol=0)
+    part = features(net, data.train.subset(torch.tensor([3, 30])), data.mean, data.std)
+    torch.testing.assert_close(part, at_once[[3, 30]], atol=1e-6, rtol=0)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_every_part_of_the_encoder_gets_its_mode_back(data):
+    net = batch_norm_net().train()
+    net[1].eval()
+    seen = []
+    net[3].register_forward_hook(lambda module, args, out: seen.append(module.training))
+    features(net, data.test, data.mean, data.std)
+    assert seen == [False]
+    assert [module.training for module in net.modules()] == [True, True, False, True, True]
+
+
+def test_every_part_gets_its_mode_back_after_an_error_too(data):
+    net = batch_norm_net().train()
+    net[1].eval()
+    net.append(nn.Linear(3, 3))  # does not fit
+    with pytest.raises(RuntimeError):
+        features(net, data.test, data.mean, data.std)
+    assert [module.training for module in net.modules()] == [True, True, False, True, True, True]
+
+
+def test_features_are_float32_and_carry_no_gradient(data):
+    seen = features(batch_norm_net().bfloat16(), data.test, data.mean, data.std,
+                    prepare=lambda *args: normalise(*args).bfloat16())  # fmt: skip
+    assert seen.dtype == torch.float32 and not seen.requires_grad
+    assert features(batch_norm_net(), data.test, data.mean, data.std).shape == (10, 144)
+
+
+def test_streamed_images_give_the_same_accuracy(data, tmp_path):
+    from PIL import Image
+
+    from simlab.data.folders import load_folder
+
+    for split, part in (("train", data.train), ("test", data.test)):
+        for i, (image, label) in enumerate(zip(part.images, part.labels, strict=True)):
+            folder = tmp_path / split / f"class {int(label)}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image[0].numpy()).save(folder / f"{i:03}.png")
+    kept, streamed = load_folder(str(tmp_path)), load_folder(str(tmp_path), fits=0)
+    assert knn(raw_pixels, kept, 5) == knn(raw_pixels, streamed, 5) == knn(raw_pixels, data, 5)

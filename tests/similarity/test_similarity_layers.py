@@ -1,0 +1,267 @@
+"""Choosing layers, and watching them without leaving a trace in the model."""
+
+import re
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from simlab.layers import batch_tensor, tapped, unwrap
+from simlab.similarity import contains, preview, select
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 4, 3, padding=1)
+        self.block = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4))
+        self.relu = nn.ReLU(inplace=True)
+        self.drop = nn.Dropout(0.5)
+        self.head = nn.Linear(4, 5)
+        self.spare = nn.Linear(2, 2)
+
+    def forward(self, x):
+        x = self.relu(self.conv1(x))
+        x = self.relu(x + self.block(x))
+        return self.head(self.drop(x).mean((2, 3)))
+
+
+def watch(model, names, x, **options):
+    seen = {}
+    with tapped(model, names, lambda name, _, out: seen.update({name: out}), **options) as forward:
+        forward(x)
+    return seen
+
+
+@pytest.mark.parametrize(
+    "spec, names",
+    [
+        ("conv1", ["conv1"]),
+        ("block", ["block"]),
+        ("block.*", ["block.0", "block.1"]),
+        ("b*.?", ["block.0", "block.1"]),
+        (nn.Conv2d, ["conv1", "block.0"]),
+        ([nn.Linear, "conv1"], ["conv1", "head", "spare"]),
+        (contains("o"), ["conv1", "block", "block.0", "block.1", "drop"]),
+        (re.compile(r"\.\d$"), ["block.0", "block.1"]),
+        (lambda name, module: getattr(module, "out_features", 0) == 5, ["head"]),
+        (None, ["conv1", "block.0", "head", "spare"]),
+    ],
+)
+def test_layers_are_chosen_by_name_glob_type_substring_regex_or_predicate(spec, names):
+    assert select(Net(), spec) == names
+
+
+@pytest.mark.parametrize(
+    "spec, near",
+    [
+        ("conv2", "conv1"),
+        ("hed", "head"),
+        ("block.?x", "block"),
+        (contains("cnov1"), "conv1"),
+        (nn.LSTM, "Conv2d"),
+        (re.compile("^con1$"), "conv1"),
+        ("blo", r'contains\("blo"\)'),
+        (["conv1", "haed"], "head"),
+    ],
+)
+def test_what_matches_nothing_is_an_error_with_the_nearest_names(spec, near):
+    with pytest.raises(ValueError, match=near):
+        select(Net(), spec)
+
+
+def test_impossible_selectors_are_refused():
+    with pytest.raises(TypeError, match="not by 3"):
+        select(Net(), [3])
+    with pytest.raises(ValueError, match="empty"):
+        select(Net(), [])
+
+
+def test_a_model_that_is_one_layer_can_be_watched():
+    assert select(nn.Linear(2, 3)) == [""]
+
+
+def test_a_module_registered_twice_has_one_row():
+    net = Net()
+    net.alias = net.conv1
+    assert select(net, ["alias", "conv1"]) == ["conv1"]
+    assert select(net, "alias") == ["alias"]
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        nn.DataParallel,
+        lambda m: torch.compile(m, backend="eager"),
+        lambda m: nn.DataParallel(torch.compile(m, backend="eager")),
+    ],
+)
+def test_wrappers_are_looked_through(wrap):
+    net, x = Net().eval(), torch.randn(4, 3, 8, 8)
+    wrapped = wrap(net)
+    assert unwrap(wrapped) is net
+    assert select(wrapped, ["module.conv1", "_orig_mod.head", "block.0"]) == [
+        "conv1",
+        "block.0",
+        "head",
+    ]
+    assert torch.equal(watch(wrapped, ["head"], x)["head"], net(x))
+
+
+def test_distributed_data_parallel_is_looked_through(tmp_path):
+    import torch.distributed as dist
+
+    store = dist.FileStore(str(tmp_path / "store"), 1)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        net = Net().eval()
+        wrapped = nn.parallel.DistributedDataParallel(net)
+        assert unwrap(wrapped) is net and select(wrapped, "module.conv1") == ["conv1"]
+    finally:
+        dist.destroy_process_group()
+
+
+def test_compiled_parts_inside_a_model_are_watched_too_without_compiling_again():
+    net, x, compiled = Net().eval(), torch.randn(4, 3, 8, 8), []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    names = select(net)
+    expected = watch(net, names, x)
+    net.block = torch.compile(net.block, backend=backend)
+    net(x)  # compiled before the hooks come
+    assert select(net) == names
+    before = len(compiled)
+    seen = watch(net, names, x)
+    assert seen.keys() == expected.keys()
+    assert all(torch.equal(seen[n], expected[n]) for n in seen)
+    assert 0 < before == len(compiled)
+    in_place = Net().eval()
+    in_place.load_state_dict({k.replace("_orig_mod.", ""): v for k, v in net.state_dict().items()})
+    in_place.head.compile(backend=backend)
+    in_place(x)
+    before = len(compiled)
+    assert torch.equal(watch(in_place, ["head"], x)["head"], expected["head"])
+    assert before == len(compiled)
+
+
+def test_repeated_calls_of_a_module_are_kept_apart_in_every_pass():
+    net, x = Net(), torch.randn(4, 3, 8, 8)
+    seen = []
+    with tapped(net, ["relu", "head"], lambda name, *_: seen.append(name)) as forward:
+        forward(x)
+        forward(x)
+    assert seen == ["relu", "relu#2", "head"] * 2
+
+
+def test_the_output_is_seen_before_a_later_in_place_edit():
+    """torchvision adds the identity to bn2's output in place and applies ReLU in place."""
+    net, x = torchvision.models.resnet18(num_classes=3).eval(), torch.randn(4, 3, 32, 32)
+    kept = {}
+    with tapped(net, ["layer1.0.bn2"], lambda n, _, out: kept.update(a=out.clone(), b=out)) as go:
+        go(x)
+    with torch.no_grad():
+        truth = net.layer1[0].conv1(net.maxpool(net.relu(net.bn1(net.conv1(x)))))
+        block = net.layer1[0]
+        truth = block.bn2(block.conv2(block.relu(block.bn1(truth))))
+    assert torch.equal(kept["a"], truth)
+    assert not torch.equal(kept["b"], truth)  # the trap is real
+
+
+def test_modes_hooks_statistics_and_gradients_are_left_alone():
+    net, x = Net(), torch.randn(4, 3, 8, 8)
+    net.block.eval()  # a part that is frozen stays frozen
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    seen = watch(net, select(net), x)
+    assert net.training and not net.block.training and net.head.training
+    assert not any(m._forward_hooks for m in net.modules())
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert not any(out.requires_grad for out in seen.values())
+    net(x).sum().backward()
+
+
+@pytest.mark.parametrize("where", ["forward", "sink", "selection"])
+def test_everything_is_restored_after_an_error(where):
+    net = Net()
+
+    def sink(name, module, out):
+        if where == "sink":
+            raise RuntimeError("stop")
+
+    names = ["conv1", "nowhere"] if where == "selection" else ["conv1"]
+    with pytest.raises((RuntimeError, KeyError)), tapped(net, names, sink, device="cpu") as forward:
+        forward(torch.randn(4, 7 if where == "forward" else 3, 8, 8))
+    assert net.training and net.block.training
+    assert not any(m._forward_hooks for m in net.modules())
+
+
+def test_the_device_is_as_before():
+    net = Net().to("meta")
+    seen = []
+    with tapped(net, ["conv1"], lambda n, _, out: seen.append(out.device.type)) as forward:
+        forward(torch.randn(4, 3, 8, 8))  # goes where the model is
+    assert seen == ["meta"]
+    split = Net()
+    split.head.to("meta")
+    with (
+        pytest.raises(ValueError, match="spread over"),
+        tapped(split, ["conv1"], lambda *_: None, device="cpu"),
+    ):
+        pass
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_model_comes_back_from_the_gpu():
+    net = Net()
+    assert watch(net, ["conv1"], torch.randn(4, 3, 8, 8), device="cuda")["conv1"].is_cuda
+    assert net.conv1.weight.device.type == "cpu"
+
+
+def test_tuples_lists_and_dicts_give_their_first_tensor_with_the_batch():
+    x = torch.zeros(6, 2)
+    assert batch_tensor((None, torch.zeros(3, 2), {"a": [torch.ones(6).long(), x]}), 6) is not None
+    assert batch_tensor((torch.zeros(6).long(), torch.zeros(5, 6)), 6) is None
+    lstm = nn.LSTM(4, 5, num_layers=2)  # time first
+    assert watch(nn.Sequential(lstm), ["0"], torch.zeros(7, 6, 4))["0"] is None  # 7 is time here
+    seen = watch(Reads(lstm), ["inner"], torch.zeros(6, 7, 4))
+    assert seen["inner"].shape == (6, 7, 5)
+    attention = nn.MultiheadAttention(4, 2, batch_first=True)
+    assert watch(Attends(attention), ["inner"], torch.zeros(6, 7, 4))["inner"].shape == (6, 7, 4)
+
+
+class Reads(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):  # [N, T, D] in, time first inside
+        return self.inner(x.transpose(0, 1))[0]
+
+
+class Attends(Reads):
+    def forward(self, x):
+        return self.inner(x, x, x)[0]
+
+
+def test_pick_chooses_another_part_of_the_output():
+    net = Reads(nn.LSTM(4, 5))
+    last = watch(net, ["inner"], torch.zeros(6, 7, 4), pick=lambda name, out: out[1][0][-1])
+    assert last["inner"].shape == (6, 5)
+
+
+def test_transformer_encoders_run_their_slow_path_so_that_hooks_fire():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    seen = watch(nn.Sequential(layer), ["0.linear1", "0.self_attn"], torch.randn(4, 5, 8))
+    assert seen["0.linear1"].shape == (4, 5, 16) and seen["0.self_attn"].shape == (4, 5, 8)
+
+
+def test_the_preview_lists_name_type_shape_and_size_in_order_of_execution():
+    table = preview(Net(), torch.randn(2, 3, 8, 8), [nn.Linear, nn.Conv2d, nn.ReLU])
+    assert list(table.columns) == ["name", "type", "shape", "size"]
+    assert table["name"].tolist() == ["conv1", "relu", "block.0", "relu#2", "head", "spare"]
+    assert table["shape"][0] == (4, 8, 8) and table["size"][0] == 256
+    assert table["shape"][5] is None  # never called

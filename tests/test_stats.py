@@ -1,0 +1,117 @@
+"""Paired differences against textbook numbers, and what layers keep where the answer is known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn as nn
+
+from simlab.data import Dataset, Images
+from simlab.evaluate import ridge_r2, what_is_kept
+from simlab.stats import paired_differences
+
+
+def runs(**columns):
+    return pd.DataFrame(columns)
+
+
+def test_differences_are_taken_within_a_seed_and_have_students_interval():
+    # the seeds differ by far more than the change does
+    table = runs(
+        beta=[0.0] * 5 + [1.0] * 5,
+        seed=[*range(5)] * 2,
+        score=[10, 20, 30, 40, 50.0, 11, 22, 33, 44, 55],
+    )
+    row = paired_differences(table, "beta", "score", 0.0).iloc[0]
+    error = (2.5 / 5) ** 0.5  # of the differences 1 .. 5
+    assert (row["n"], row["base"], row["mean"]) == (5, 30, 3)
+    # t(.975; 4) = 2.7764451, t(.8; 4) = 0.9409646
+    assert row["high"] - row["mean"] == pytest.approx(2.7764451 * error, rel=1e-6)
+    assert row["mean"] - row["low"] == pytest.approx(2.7764451 * error, rel=1e-6)
+    assert row["visible"] == pytest.approx((2.7764451 + 0.9409646) * error, rel=1e-6)
+
+
+def test_what_is_called_visible_is_found_in_four_of_five_tries():
+    rng, n = np.random.default_rng(0), 20
+    found = []
+    for _ in range(400):
+        base = rng.normal(size=n)
+        table = runs(
+            beta=[0.0] * n + [1.0] * n,
+            seed=[*range(n)] * 2,
+            score=[*base, *(base + rng.normal(0.66, 1, n))],
+        )
+        row = paired_differences(table, "beta", "score", 0.0).iloc[0]
+        found.append((row["low"] > 0, row["visible"]))
+    power, visible = np.mean(found, axis=0)
+    assert power == pytest.approx(0.8, abs=0.06) and visible == pytest.approx(0.66, abs=0.04)
+
+
+def test_only_seeds_with_both_runs_count_and_groups_stay_apart():
+    table = runs(
+        labels=[300] * 4 + [3000] * 4,
+        beta=[0.0, 0.0, 1.0, 1.0] * 2,
+        seed=[0, 1, 0, 1, 0, 1, 0, 2],
+        score=[0.0, 0, 1, 1, 0, 0, 5, 9],
+    )
+    rows = paired_differences(table, "beta", "score", 0.0, group=["labels"])
+    assert list(rows["labels"]) == [300, 3000] and list(rows["mean"]) == [1, 5]
+    assert list(rows["n"]) == [2, 1] and np.isnan(rows["low"][1])
+    with pytest.raises(ValueError, match="more than beta"):
+        paired_differences(table, "beta", "score", 0.0)
+    with pytest.raises(ValueError, match="did you mean 'score'"):
+        paired_differences(table, "beta", "scores", 0.0, group=["labels"])
+    with pytest.raises(ValueError, match="never 2.0"):
+        paired_differences(table, "beta", "score", 2.0, group=["labels"])
+
+
+def scattered(n=300, size=8):
+    """A bright dot on noise; the factors are its place."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 20, (n, 1, size, size), dtype=torch.uint8, generator=generator)
+    x, y = torch.randint(0, size, (2, n), generator=generator)
+    images[torch.arange(n), 0, y, x] = 255
+    factors = torch.stack((x, y, 90.0 * (x % 2)), dim=1).float()
+    return Images(images, torch.arange(n) % 2, ("a", "b"), factors, ("x", "y", "angle"))
+
+
+class Ramp(nn.Module):
+    """Multiplies the image by its columns' numbers: its average tells where the dot is."""
+
+    def forward(self, x):
+        return x * torch.arange(x.shape[-1])
+
+
+class Forget(nn.Module):
+    def forward(self, x):
+        return torch.zeros_like(x)
+
+
+def test_a_layer_that_copies_keeps_the_image_and_one_that_forgets_keeps_nothing():
+    part = scattered()
+    encoder = nn.Sequential(nn.Identity(), Ramp(), Forget(), nn.Flatten())
+    data = Dataset("dots", part.subset(torch.arange(200)), part.subset(torch.arange(200, 300)))
+    kept = what_is_kept(encoder, data, ["0", "1", "2"]).set_index("layer")
+    assert list(kept.columns) == ["rank", "rebuild", "x", "y", "angle"]
+    assert kept.loc["0", "rebuild"] > 0.1 > 0.05 > kept.loc["2", "rebuild"]
+    assert kept.loc["1", "x"] > 0.8 and kept.loc["1", "y"] < 0.2 and kept.loc["0", "x"] < 0.2
+    assert abs(kept.loc["2", ["x", "y", "angle"]]).max() < 0.1
+    assert not any(m._forward_hooks for m in encoder.modules()) and encoder.training
+
+
+def test_a_layer_that_is_not_there_is_an_error_and_leaves_no_hook():
+    part = scattered(20)
+    encoder = nn.Sequential(nn.Identity(), nn.Flatten())
+    with pytest.raises(ValueError, match="'5' matches nothing"):
+        what_is_kept(encoder, Dataset("dots", part, part), ["5"])
+    assert not any(m._forward_hooks for m in encoder.modules())
+
+
+def test_a_channel_that_is_almost_always_zero_does_not_spoil_the_reading():
+    generator = torch.Generator().manual_seed(0)
+    x, x_test = torch.randn(2, 200, 5, generator=generator)
+    noise = torch.randn(200, generator=generator)
+    rare, rare_test = torch.zeros(2, 200, 1)
+    rare[0], rare_test[:20] = 1e-3, 1.0
+    y, y_test = x.sum(1, keepdim=True) + noise[:, None], x_test.sum(1, keepdim=True)
+    assert ridge_r2(torch.cat((x, rare), 1), torch.cat((x_test, rare_test), 1), y, y_test) > 0.9
