@@ -107,7 +107,7 @@ def compare(
     n = min(images, len(data.test))
     x = normalise(data.test.subset(torch.arange(n)).images, data.mean, data.std)
     models = {f"{i} {run.folder.name}": net for i, (run, _, net, _) in enumerate(opened, 1)}
-    result = similarity.compare(models, x, layers.split(",") if layers else None, measure, probe=n)
+    result = similarity.compare(models, x, layers.split(",") if layers else None, measure, samples=n)
     table = result.to_frame(tidy=True)
     print(table.to_string(index=False, float_format="{:.3f}".format))
     if out.endswith(".png"):

@@ -385,12 +385,12 @@ def layer_heatmap(result: Result) -> Explorer:
     the map stand the values along its row and its column, above it the pair's shapes and its value,
     with the 95 % interval over batches where the result has ten of them.
     """
-    rows, columns = result.of(None), result.of(None, -1)
+    rows, columns = (result.layers_of(result.models[i]) for i in (0, -1))
     blocks = {name: result.block(measure=name) for name in result.values}
     intervals = {
         name: result.interval(measure=name)
         for name in blocks
-        if result.info["batches"] >= 10 and name in result.groups
+        if result.has_interval(name)
     }
 
     def draw(row, column, measure) -> tuple[Figure, str]:
@@ -409,7 +409,7 @@ def layer_heatmap(result: Result) -> Explorer:
         marked = [block[row, column]] * 2
         line.plot([column, row], marked, "o", markersize=13, fillstyle="none", color="black")
         line.xaxis.get_major_locator().set_params(integer=True)
-        for limit in result.info["limits"][measure]:
+        for limit in result.info.limits[measure]:
             line.axhline(limit, color="0.8", linestyle=":", zorder=0)
         word = measure.replace("_", " ")
         figures.label(line, "along the row and the column", "layer, counted from the input", word)

@@ -109,7 +109,7 @@ class BaseSimilarity:
         if name_2 in named:
             name_2 += " (2)"
         named[name_2] = self.sim_model2
-        keywords = {"measures": measure, "samples": self.samples} | self.settings
+        keywords: dict[str, Any] = {"measures": measure, "samples": self.samples} | self.settings
         self.result = compare(
             {name: sim_model.model for name, sim_model in named.items()},
             dataloader,
@@ -161,10 +161,14 @@ class BaseSimilarity:
         ax.set_ylabel(name_1 if ylabel is None else ylabel)
         ax.set_title(title)
         if savefig:
+            from matplotlib.figure import SubFigure
+
             folder = Path(save_path)
             folder.mkdir(parents=True, exist_ok=True)
             name = "_".join(title.replace("/", "-").split())
-            ax.figure.savefig(folder / f"{name}.png")
+            figure = ax.figure
+            assert not isinstance(figure, SubFigure)  # `plot` has made it
+            figure.savefig(folder / f"{name}.png")
         return ax
 
 

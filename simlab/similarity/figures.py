@@ -44,7 +44,7 @@ def matrix(
         ax = _new_axes(2.6 + 0.13 * min(len(columns), 60), 2.2 + 0.13 * min(len(rows), 60))
     values = result.block(a, b, measure)
     _heat_map(ax, result, values, measure, cmap)
-    _name_ticks(ax.xaxis, [layer.name for layer in columns])
+    _name_ticks(ax.xaxis, [layer.name for layer in columns], rotation=90)
     _name_ticks(ax.yaxis, [layer.name for layer in rows])
     ax.invert_yaxis()
     ax.set(xlabel=columns[0].model, ylabel=rows[0].model, title=_title(result, measure))
@@ -86,7 +86,7 @@ def depth(
             ax.fill_between(rows, *band, alpha=0.2, color=line.get_color(), lw=0)
     bottom, top = result.info.limits[measure]
     ax.set_ylim(min(bottom, ax.get_ylim()[0]) - 0.02, max(top, ax.get_ylim()[1]) + 0.02)
-    _name_ticks(ax.xaxis, names)
+    _name_ticks(ax.xaxis, names, rotation=90)
     ax.set(xlabel=f"layer of {a}", ylabel=_label(result, measure), title=f"{a} compared with")
     ax.legend(fontsize=8)
     return ax
@@ -118,7 +118,7 @@ def overview(
         ax = _new_axes(2.8 + 0.25 * count, 2.2 + 0.25 * count)
     values = result.overview(layer, measure)
     _heat_map(ax, result, values, measure, cmap)
-    _name_ticks(ax.xaxis, names)
+    _name_ticks(ax.xaxis, names, rotation=90)
     _name_ticks(ax.yaxis, names)
     if len(names) <= MAX_NUMBERS:
         _write_numbers(ax, values, result.info.limits[measure])
@@ -192,7 +192,7 @@ def _write_numbers(ax: "Axes", values: np.ndarray, limits: tuple[float, float]) 
         )
 
 
-def _name_ticks(axis: "Axis", names: list[str]) -> None:
+def _name_ticks(axis: "Axis", names: list[str], rotation: float = 0) -> None:
     """Write names; when they would overlap, every second, third, ... one."""
     step = -(-len(names) // MAX_TICKS)  # rounded up
     positions = np.arange(0, len(names), step)
@@ -200,7 +200,7 @@ def _name_ticks(axis: "Axis", names: list[str]) -> None:
         positions,
         [names[position] for position in positions],
         fontsize=7 if len(names) > MANY_TICKS else 9,
-        rotation=90 if axis.axis_name == "x" else 0,
+        rotation=rotation,
     )
 
 

@@ -23,13 +23,14 @@ PRODUCTS_CHUNK = 2**20  # numbers that are made float64 at once
 def full_precision(device: torch.device) -> Iterator[None]:
     """Switch off autocast, TF32 and bfloat16 products, with which Grams lose three digits."""
     backends = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
-    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
-        switch, exact = "fp32_precision", "ieee"
-    else:  # older torch
-        switch, exact = "allow_tf32", False
+    switch = "fp32_precision"
+    exact: str | bool = "ieee"
+    if not hasattr(torch.backends.cuda.matmul, switch):  # older torch
+        switch = "allow_tf32"
+        exact = False
     previous = [(b, getattr(b, switch)) for b in backends if hasattr(b, switch)]
     # Only where one is on: entering autocast takes its time.
-    no_autocast = contextlib.nullcontext()
+    no_autocast: contextlib.AbstractContextManager = contextlib.nullcontext()
     if torch.is_autocast_enabled(device.type):
         no_autocast = torch.autocast(device.type, enabled=False)
     try:
@@ -47,7 +48,8 @@ def flatten(x: Tensor) -> Tensor:
 
     The order of the features follows the memory's: a Gram does not depend on it.
     """
-    dims = sorted(range(1, x.dim()), key=lambda dim: -x.stride(dim))
+    strides = x.stride()
+    dims = sorted(range(1, x.dim()), key=lambda dim: -strides[dim])
     return x.permute(0, *dims).reshape(len(x), -1)
 
 
@@ -241,7 +243,8 @@ def cosine(sums: np.ndarray) -> np.ndarray:
     """
     norm = np.sqrt(np.diagonal(sums))
     with np.errstate(divide="ignore", invalid="ignore"):
-        return sums / norm[:, None] / norm
+        ratios: np.ndarray = sums / norm[:, None] / norm
+    return ratios
 
 
 def deconfounded(cka: np.ndarray) -> np.ndarray:
@@ -258,4 +261,5 @@ def deconfounded(cka: np.ndarray) -> np.ndarray:
     c0 = cka[:-1, -1]  # [T]
     unexplained = 1 - c0**2
     rest = np.sqrt(np.where(unexplained > 1e-6, unexplained, np.nan))
-    return (cka[:-1, :-1] - c0[:, None] * c0) / rest[:, None] / rest
+    partial: np.ndarray = (cka[:-1, :-1] - c0[:, None] * c0) / rest[:, None] / rest
+    return partial

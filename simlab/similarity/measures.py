@@ -43,27 +43,22 @@ def hsic(x: Any, y: Any, *, debiased: bool = True) -> float:
     n = len(a)
     if debiased and n < 4:
         raise ValueError(f"the debiased estimator needs at least 4 samples, got {n}")
-    if _features_are_less_work(a, b):
-        total = _product_of_grams(a.features, b.features, debiased)
-    else:
-        total = (gram.centre(a.gram, debiased) * gram.centre(b.gram, debiased)).sum()
-    return total.item() / (n * (n - 3) if debiased else (n - 1) ** 2)
+    product = _product_of_grams(a, b, debiased).item()
+    return product / (n * (n - 3) if debiased else (n - 1) ** 2)
 
 
-def _features_are_less_work(a: Representation, b: Representation) -> bool:
-    if a.features is None or b.features is None:
-        return False
-    return a.features.shape[1] * b.features.shape[1] <= len(a) ** 2
-
-
-def _product_of_grams(x: Any, y: Any, debiased: bool) -> Tensor:
-    """<K, L> of centred features, without the Grams: their diagonals are r and s."""
-    product = (y.T @ x).square().sum()  # |Y'X|^2 = <K, L>
+def _product_of_grams(a: Representation, b: Representation, debiased: bool) -> Tensor:
+    """<K, L> of the centred Grams, a scalar; from the features where that is less work."""
+    x = a.features
+    y = b.features
+    n = len(a)
+    if x is None or y is None or x.shape[1] * y.shape[1] > n**2:
+        return (gram.centre(a.gram, debiased) * gram.centre(b.gram, debiased)).sum()
+    product = (y.T @ x).square().sum()  # |Y'X|^2
     if not debiased:
         return product
-    n = len(x)
     # n(n-3) HSIC_1 = <K, L> - n/(n-2) r's + (1'r)(1's) / ((n-1)(n-2)): Song 2012, eq. 5, for
-    # Grams of centred features, whose rows sum to 0 and without the diagonal to -r and -s.
+    # Grams of centred features, with diagonals r and s: without these their rows sum to -r and -s.
     r = x.square().sum(1)
     s = y.square().sum(1)
     return product - n / (n - 2) * (r @ s) + r.sum() * s.sum() / ((n - 1) * (n - 2))
@@ -91,7 +86,8 @@ def cka_similarity(x: Any, y: Any, *, debiased: bool = True) -> float:
         rounding = 1e-14 * (representation.energy / len(a)) ** 2
         if not self_hsic[-1] > rounding:
             return np.nan
-    return hsic(a, b, debiased=debiased) / (self_hsic[0] * self_hsic[1]) ** 0.5
+    geometric_mean: float = (self_hsic[0] * self_hsic[1]) ** 0.5
+    return hsic(a, b, debiased=debiased) / geometric_mean
 
 
 def rbf_cka_similarity(x: Any, y: Any, *, debiased: bool = True, scale: float = 1.0) -> float:
@@ -150,7 +146,7 @@ def deconfounded_cka_similarity(
 
 def alignment(a: Tensor, b: Tensor) -> float:
     """Cosine of two matrices [n, n]; NaN where one is 0."""
-    return ((a * b).sum() / a.norm() / b.norm()).item()
+    return float((a * b).sum() / a.norm() / b.norm())
 
 
 # ----------------------------------------------------------------------- rotations and linear maps
@@ -178,7 +174,7 @@ def procrustes_distance(x: Any, y: Any, *, form: str = "squared") -> float:
         return np.nan
     # In n x n only: U diag(s) is X up to a rotation.
     cross = (u * (s / s.norm())).T @ (v * (t / t.norm()))
-    c = min(torch.linalg.svdvals(cross).sum().item(), 1.0)
+    c = min(float(torch.linalg.svdvals(cross).sum()), 1.0)
     if form == "squared":
         return 2 - 2 * c
     return float(np.arccos(c)) if form == "angle" else 1 - c
@@ -210,7 +206,7 @@ def cca_similarity(x: Any, y: Any, *, squared: bool = False, variance: float = 1
         return np.nan
     cross = u.T @ v
     total = cross.square().sum() if squared else torch.linalg.svdvals(cross).sum()
-    return total.item() / smaller_rank
+    return float(total) / smaller_rank
 
 
 def _principal_directions(representation: Representation, variance: float) -> Tensor:
@@ -262,7 +258,7 @@ def pwcca_similarity(x: Any, y: Any) -> float:
     w, correlations, _ = torch.linalg.svd(u.T @ v, full_matrices=False)
     variates = u @ w  # [n, r]
     weights = (variates.T @ a.features.to(u.dtype)).abs().sum(1)
-    return ((weights * correlations).sum() / weights.sum()).item()
+    return float((weights * correlations).sum() / weights.sum())
 
 
 def regression_similarity(x: Any, y: Any) -> float:
@@ -283,7 +279,7 @@ def regression_similarity(x: Any, y: Any) -> float:
     if not v.shape[1]:
         return np.nan
     explained = (v.T @ (u * s)).square().sum()
-    return (explained / s.square().sum()).item()
+    return float(explained / s.square().sum())
 
 
 # ---------------------------------------------------------------------------- distances and ranks

@@ -114,16 +114,20 @@ def resolve_measures(
 
     Raises:
         ValueError: an unknown name or option.
+        TypeError: something is neither a name nor a function.
     """
-    single = isinstance(measures, str) or callable(measures)
+    if isinstance(measures, str) or callable(measures):
+        measures = [measures]
     chosen: dict[str, Measure] = {}
-    for measure in [measures] if single else measures:
-        if callable(measure):
+    for measure in measures:
+        if isinstance(measure, str):
+            chosen[measure] = MEASURES[one_of(measure, MEASURES, "measures")]
+        elif callable(measure):
             name = getattr(measure, "__name__", type(measure).__name__)
             pair = _of_features(measure)
             chosen[name] = Measure("measure", pair=pair, features=True, symmetric=False)
         else:
-            chosen[measure] = MEASURES[one_of(measure, MEASURES, "measures")]
+            raise TypeError(f"measures: expected names or functions f(X, Y), got {measure!r}")
     for name, keywords in options.items():
         allowed = chosen[one_of(name, chosen, "options")].options
         for keyword in keywords:

@@ -18,18 +18,18 @@ def as_matrix(x: Any) -> Tensor:
     Raises:
         ValueError: it is no matrix of at least two samples, or not finite.
     """
-    x = torch.as_tensor(x).detach()
-    if x.device.type == "mps":  # which has no float64
-        x = x.cpu()
-    if x.dim() != 2 or len(x) < 2:
+    matrix: Tensor = torch.as_tensor(x).detach()
+    if matrix.device.type == "mps":  # which has no float64
+        matrix = matrix.cpu()
+    if matrix.dim() != 2 or len(matrix) < 2:
         raise ValueError(
-            f"expected a matrix [samples >= 2, features], got shape {tuple(x.shape)}"
+            f"expected a matrix [samples >= 2, features], got shape {tuple(matrix.shape)}"
             "; flatten(1) or pool larger outputs first"
         )
-    invalid = int((~x.isfinite()).sum())
+    invalid = int((~matrix.isfinite()).sum())
     if invalid:
-        raise ValueError(f"{invalid} of {x.numel()} features are NaN or infinite")
-    return x.double()
+        raise ValueError(f"{invalid} of {matrix.numel()} features are NaN or infinite")
+    return matrix.double()
 
 
 class Representation:

@@ -3,6 +3,7 @@
 import html
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -259,6 +260,7 @@ class Result:
         """
         from . import figures
 
+        draw: dict[str, Callable[..., Axes]]
         draw = {"matrix": figures.matrix, "depth": figures.depth, "overview": figures.overview}
         return draw[one_of(kind, draw, "kind")](self, ax=ax, **options)
 

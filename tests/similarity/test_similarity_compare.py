@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from simlab import similarity as sim
 from simlab.similarity import MEASURES, cka_similarity, compare, gram
-from simlab.similarity.samples import Samples
+from simlab.similarity.batches import Batches
 
 torch.manual_seed(0)
 X = torch.randn(100, 3, 8, 8)
@@ -64,8 +64,8 @@ def test_one_batch_gives_the_plain_functions_values(estimator):
     assert np.allclose(result.block(measure="deconfounded_cka"), partial, atol=1e-5)
 
 
-@pytest.mark.parametrize("probe", [100, 64])
-def test_a_probe_set_gives_every_measure_as_the_plain_functions_do(probe):
+@pytest.mark.parametrize("samples", [100, 64])
+def test_one_set_of_samples_gives_every_measure_as_the_plain_functions_do(samples):
     plain = {
         "cka": cka_similarity,
         "rbf_cka": sim.rbf_cka_similarity,
@@ -81,19 +81,19 @@ def test_a_probe_set_gives_every_measure_as_the_plain_functions_do(probe):
         "mutual_knn": sim.mutual_knn_similarity,
         "mutual_knn_cosine": lambda x, y: sim.mutual_knn_similarity(x, y, metric="cosine"),
         "deconfounded_cka": lambda x, y: sim.deconfounded_cka_similarity(
-            x, y, X[:probe].flatten(1)
+            x, y, X[:samples].flatten(1)
         ),
     }
     assert plain.keys() == MEASURES.keys()
-    result = compare([A, B], X, measures=list(plain), probe=probe, batch_size=30)
-    assert result.info["samples"] == probe
+    result = compare([A, B], X, measures=list(plain), samples=samples, batch_size=30)
+    assert result.info.samples == samples
     for name, measure in plain.items():
         expected = [
-            [measure(features(A, X[:probe], i), features(B, X[:probe], j)) for j in PLACES]
+            [measure(features(A, X[:samples], i), features(B, X[:samples], j)) for j in PLACES]
             for i in PLACES
         ]
         assert np.allclose(result.block(measure=name), expected, atol=2e-5), name
-        assert result.info["kinds"][name] in ("similarity", "distance")
+        assert result.info.kinds[name] in ("similarity", "distance")
 
 
 def test_batches_pool_as_the_cosine_of_concatenated_centred_grams():
@@ -104,7 +104,7 @@ def test_batches_pool_as_the_cosine_of_concatenated_centred_grams():
             rows = [
                 torch.cat(
                     [
-                        gram.center(f @ f.T).flatten()
+                        gram.centre(f @ f.T).flatten()
                         for f in (features(m, x, at) for x in X.split(20))
                     ]
                 )
@@ -246,7 +246,7 @@ def test_functions_of_the_users_may_use_view_on_outputs():
     assert not any(last for n, last in net.seen[3:])
 
 
-def test_features_keep_their_order_in_a_probe_though_batches_differ_in_memory_format():
+def test_features_keep_their_order_in_one_set_though_batches_differ_in_memory_format():
     class Moody(nn.Module):
         def __init__(self):
             super().__init__()
@@ -261,7 +261,7 @@ def test_features_keep_their_order_in_a_probe_though_batches_differ_in_memory_fo
         [Moody(), A],
         X,
         measures=["cka", "pwcca"],
-        probe=100,
+        samples=100,
         batch_size=25,
         layers={"Moody": "same", "Sequential": "0"},
     )
@@ -341,25 +341,25 @@ def test_features_are_freed_before_the_next_layer_and_nothing_grows_with_the_sam
     assert max(most) <= 2  # the input of the layer, and the one before in Sequential's loop
     many = torch.randn(4 * 150, 5)
     result = compare(net, many, batch_size=4)
-    assert result.info["batches"] == 150 and len(result.groups["cka"]) == 64
+    assert result.info.batches == 150 and len(result.group_sums["cka"]) == 64
     own = sum(
-        gram.center(f @ f.T).square().sum()
+        gram.centre(f @ f.T).square().sum()
         for f in (net[:1](x).detach().double() for x in many.split(4))
     )
-    assert result.groups["cka"].sum(0)[0, 0] == pytest.approx(own.item(), rel=1e-5)
+    assert result.group_sums["cka"].sum(0)[0, 0] == pytest.approx(own.item(), rel=1e-5)
 
 
-def test_a_probe_runs_in_rounds_when_memory_is_short_and_refuses_when_one_layer_is_too_large():
+def test_one_set_takes_more_passes_if_memory_is_short_and_is_refused_if_a_layer_is_too_large():
     runs = []
     handle = A.register_forward_hook(lambda *_: runs.append(1))
-    loose = compare([A, B], X, probe=100, batch_size=100)
+    loose = compare([A, B], X, samples=100, batch_size=100)
     once = len(runs)
-    tight = compare([A, B], X, probe=100, batch_size=100, memory=100 * 4 * 9 * 36)
+    tight = compare([A, B], X, samples=100, batch_size=100, memory=100 * 4 * 9 * 36)
     handle.remove()
     assert len(runs) - once > once
     assert np.array_equal(loose.matrix, tight.matrix)
-    with pytest.raises(ValueError, match="pool them, probe fewer, or raise memory"):
-        compare([A, B], X, probe=100, memory=1000)
+    with pytest.raises(ValueError, match="pool them, take fewer samples, or raise memory"):
+        compare([A, B], X, samples=100, memory=1000)
 
 
 def test_models_of_many_epochs_give_one_matrix_with_all_blocks():
@@ -375,7 +375,7 @@ def test_models_of_many_epochs_give_one_matrix_with_all_blocks():
 
 
 def test_asymmetric_measures_know_which_model_is_predicted():
-    result = compare({"a": A, "b": B}, X, measures="regression", probe=100)
+    result = compare({"a": A, "b": B}, X, measures="regression", samples=100)
     forth = truth(sim.regression_similarity)
     back = np.array(
         [
@@ -389,19 +389,19 @@ def test_asymmetric_measures_know_which_model_is_predicted():
 
 
 def test_pairs_within_a_model_are_left_out_where_they_cost_and_this_is_said():
-    result = compare({"a": A, "b": B}, X, measures=["cca", "cka"], probe=60)
+    result = compare({"a": A, "b": B}, X, measures=["cca", "cka"], samples=60)
     with pytest.raises(ValueError, match="across models only: compare 'a' alone"):
         result.block("a", "a", "cca")
     assert result.overview("4", "cca")[0, 0] == pytest.approx(1)  # itself is known
     assert np.isfinite(result.block("a", "a", "cka")).all()
-    assert np.isfinite(compare(A, X, measures="cca", probe=60).matrix).all()
+    assert np.isfinite(compare(A, X, measures="cca", samples=60).matrix).all()
 
 
 def test_a_function_of_two_matrices_is_a_measure():
     def ranks(x, y):
         return x.shape[1] / y.shape[1]
 
-    result = compare([A, B], X, measures=[ranks, "cka"], probe=50)
+    result = compare([A, B], X, measures=[ranks, "cka"], samples=50)
     assert result.matrix[0, 0] == pytest.approx(6 / 9)
     assert list(result.values) == ["ranks", "cka"]
 
@@ -413,16 +413,16 @@ def test_the_permutation_null_is_centred_and_tells_signal_from_none():
             [A, noise],
             X,
             measures=name,
-            probe=60,
+            samples=60,
             null=39,
             confounder=torch.randn(60, 3),
             layers={"Sequential": ["0", "2"], "Sequential 2": "1"},
         )
         unrelated = result.p_values()
         assert (unrelated > 0.025).all(), name
-        alike = compare([A, A], X, measures=name, probe=60, null=39, layers="0").p_values()
+        alike = compare([A, A], X, measures=name, samples=60, null=39, layers="0").p_values()
         assert alike[0, 0] == pytest.approx(1 / 40), name
-    assert abs(compare([A, B], X, probe=60, null=39).nulls["cka"].mean()) < 0.02
+    assert abs(compare([A, B], X, samples=60, null=39).nulls["cka"].mean()) < 0.02
 
 
 class Scramble(nn.Module):
@@ -455,7 +455,7 @@ def test_pooling_can_differ_between_models_and_is_recorded():
     result = compare({"a": A, "b": B}, X, pool={"a": "mean", "b": "flatten"}, layers="0")
     assert [layer.size for layer in result.layers] == [6, 9 * 36]
     assert result.layers[0].shape == (6, 6, 6)
-    assert result.info["pool"] == {"a": "mean", "b": "flatten"}
+    assert result.info.pool == {"a": "mean", "b": "flatten"}
 
 
 class Recurrent(nn.Module):
@@ -500,7 +500,7 @@ def test_vit_and_resnet_compare_at_images_of_their_own_size():
         pool={"vit": "cls", "resnet": "mean"},
     )
     assert result.matrix.shape == (2, 4) and np.isfinite(result.matrix).all()
-    assert result.info["correspondence"] == "checked by labels"
+    assert result.info.correspondence == "checked by labels"
 
 
 def test_vit_b_16_compares_with_resnet18():
@@ -509,7 +509,10 @@ def test_vit_b_16_compares_with_resnet18():
     result = compare(
         {"vit": vit, "resnet": resnet},
         torch.randn(5, 3, 32, 32),
-        layers={"vit": ["encoder.layers.encoder_layer_?", "encoder.layers.*.self_attention"], "resnet": "layer?"},
+        layers={
+            "vit": ["encoder.layers.encoder_layer_?", "encoder.layers.*.self_attention"],
+            "resnet": "layer?",
+        },
         pool="mean",
     )
     assert result.matrix.shape == (22, 4)  # twelve attentions and ten blocks of one digit
@@ -535,7 +538,7 @@ class Faulty(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"estimator": "biased"}, {"estimator": "published"}, {"probe": 40}]
+    "options", [{}, {"estimator": "biased"}, {"estimator": "published"}, {"samples": 40}]
 )
 def test_only_the_cells_of_a_faulty_layer_are_nan_and_the_reason_is_told(options):
     result = compare(Faulty(), X, layers=nn.Identity, batch_size=20, **options)
@@ -555,7 +558,7 @@ def test_every_measure_survives_faulty_layers():
         [Faulty(), A],
         X,
         measures=list(MEASURES),
-        probe=30,
+        samples=30,
         null=2,
         layers={"Faulty": nn.Identity, "Sequential": "0"},
     )
@@ -620,12 +623,12 @@ def test_tensors_loaders_and_iterables_are_one_and_the_same():
 @settings(max_examples=60, deadline=None)
 def test_small_batches_are_merged_and_no_sample_is_lost(sizes):
     x = torch.arange(float(sum(sizes)))[:, None]
-    samples = Samples(list(x.split(sizes)), 1, 128)
+    batches = Batches(list(x.split(sizes)), 1, 128)
     if sum(sizes) < 4:
         with pytest.raises(ValueError, match="at least 4 samples"):
-            list(samples)
+            list(batches)
         return
-    got = [batch[0] for batch in samples]
+    got = [batch[0] for batch in batches]
     assert torch.equal(torch.cat(got), x)
     assert all(4 <= len(b) <= max(max(sizes), 3) + 6 for b in got)
 
@@ -683,14 +686,14 @@ def test_streams_that_correspond_pass_and_the_result_says_how_it_was_checked():
         "unchecked": (loader(X), loader(X + 1)),
     }
     for how, data in pairs.items():
-        assert compare([A, B], data).info["correspondence"] == how
+        assert compare([A, B], data).info.correspondence == how
 
 
 def test_a_last_batch_of_one_sample_does_not_undo_the_proof_by_labels():
     labels = torch.arange(76) % 5
     alike = [torch.Generator().manual_seed(5) for _ in range(2)]
     streams = [loader(X[:76] + i, labels, shuffle=True, generator=g) for i, g in enumerate(alike)]
-    assert compare([A, B], tuple(streams)).info["correspondence"] == "checked by labels"
+    assert compare([A, B], tuple(streams)).info.correspondence == "checked by labels"
 
 
 def test_streams_of_different_length_or_batch_size_are_refused():
@@ -765,11 +768,11 @@ def test_the_rbf_bandwidth_is_fixed_by_the_first_batch_and_recorded():
     stretched = torch.cat([X[:50], 10 * X[50:]])
     result = compare([A, B], stretched, measures="rbf_cka", batch_size=50)
     first = torch.pdist(features(A, X[:50], 0)).median().item()
-    assert result.info["sigma"]["Sequential/0"] == pytest.approx(first, rel=1e-5)
+    assert result.info.sigma["Sequential/0"] == pytest.approx(first, rel=1e-5)
     half = compare(
         [A, B], stretched, measures="rbf_cka", batch_size=50, options={"rbf_cka": {"scale": 0.5}}
     )
-    assert half.info["sigma"]["Sequential/0"] == pytest.approx(first / 2, rel=1e-5)
+    assert half.info.sigma["Sequential/0"] == pytest.approx(first / 2, rel=1e-5)
 
 
 # Arguments.
@@ -782,7 +785,11 @@ def test_the_rbf_bandwidth_is_fixed_by_the_first_batch_and_recorded():
         (ValueError, "estimator='unbiased'", {"estimator": "unbiased"}),
         (ValueError, "rsa: needs all samples at once", {"measures": "rsa"}),
         (ValueError, "null: needs all samples", {"null": 10}),
-        (ValueError, "options='mutual_knn'.*Known: cka", {"options": {"mutual_knn": {"k": 3}}}),
+        (
+            ValueError,
+            "options='mutual_knn'; expected one of: cka",
+            {"options": {"mutual_knn": {"k": 3}}},
+        ),
         (
             ValueError,
             "option of rbf_cka='sigma'.*scale",
@@ -791,16 +798,16 @@ def test_the_rbf_bandwidth_is_fixed_by_the_first_batch_and_recorded():
         (
             ValueError,
             "option of cca='square'.*squared",
-            {"measures": "cca", "probe": 50, "options": {"cca": {"square": True}}},
+            {"measures": "cca", "samples": 50, "options": {"cca": {"square": True}}},
         ),
         (
             ValueError,
-            "option of max='m'.*Known: none",  # a function of the user's has no options
-            {"measures": max, "probe": 50, "options": {"max": {"m": 1}}},
+            "option of max='m'; expected one of: none",  # a function of the user's has no options
+            {"measures": max, "samples": 50, "options": {"max": {"m": 1}}},
         ),
         (ValueError, "matches nothing", {"layers": "conv"}),
         (ValueError, "did you mean 'Sequential'", {"layers": {"Sequentail": "0"}}),
-        (ValueError, "at least 4 samples, got 3", {"probe": 3}),
+        (ValueError, "at least 4 samples, got 3", {"samples": 3}),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(error, match, options):

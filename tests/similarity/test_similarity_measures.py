@@ -173,10 +173,10 @@ def test_hsic_is_songs_estimator_by_features_and_by_grams(p, q):
 
 def test_u_centring_leaves_no_row_sums_no_diagonal_and_nothing_of_three_samples():
     k = related()[0]
-    a = g.center(k @ k.T)
+    a = g.centre(k @ k.T)
     assert a.sum(1).abs().max() < 1e-10 and a.diagonal().abs().max() == 0
     with pytest.raises(ValueError, match="at least 4 samples, got 3"):
-        g.center(torch.eye(3))
+        g.centre(torch.eye(3))
     with pytest.raises(ValueError, match="at least 4 samples, got 3"):
         hsic(k[:3], k[:3])
 
@@ -208,7 +208,7 @@ def test_rbf_bandwidth_is_the_median_without_the_diagonal():
 def test_deconfounded_cka_is_the_cka_of_regression_residuals():
     x, y = related()
     for debiased in (True, False):
-        k, m, c = (g.center(v @ v.T, debiased).flatten() for v in (x, y, CONFOUNDER))
+        k, m, c = (g.centre(v @ v.T, debiased).flatten() for v in (x, y, CONFOUNDER))
         design = torch.stack([torch.ones_like(c), c], 1)
         rest = [v - design @ torch.linalg.lstsq(design, v[:, None]).solution[:, 0] for v in (k, m)]
         truth = torch.nn.functional.cosine_similarity(*rest, dim=0)
@@ -408,7 +408,7 @@ def test_float32_with_a_large_mean_agrees_with_float64(mean, p):
     x = (base + mean).float()
     y = (base @ normal(p, 50, seed=1) / p**0.5 + normal(128, 50, seed=2) + mean).float()
     truth = cka_similarity(x.double() - x.double().mean(0), y.double() - y.double().mean(0))
-    rows = [g.center(g.centred_gram(v)) for v in (x, y)]
+    rows = [g.centre(g.centred_gram(v)) for v in (x, y)]
     value = g.cosine(g.inner_products(torch.stack(rows)))[0, 1]
     assert value == pytest.approx(truth, abs=1e-6)
     assert 0.1 < truth < 0.9
