@@ -12,7 +12,7 @@ import numpy as np
 import papermill
 from PIL import Image
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 COURSE = sorted((ROOT / "notebooks").glob("0*.ipynb"))
 NOTEBOOKS = [*COURSE, ROOT / "notebooks" / "sweeps" / "sim_study.ipynb"]
 QUICK = {
