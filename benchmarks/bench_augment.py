@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 
-from simlab.augment import RECIPES, shift_hue, two_views
+from simlab.augment import RECIPES, Normalize, shift_hue, two_views
 
 RESULTS = Path(__file__).parent / "results" / "augment.md"
 MEAN, STD = [0.491, 0.482, 0.447], [0.247, 0.243, 0.262]
@@ -55,9 +55,9 @@ class TwoCrops(Dataset):
 
 
 def by_simlab(images: Tensor, batch: int) -> Callable[[], Iterator]:
-    mean, std = torch.tensor(MEAN), torch.tensor(STD)
+    normalize = Normalize(torch.tensor(MEAN), torch.tensor(STD))
     recipe = RECIPES["simsiam-cifar"]
-    return lambda: (two_views(part, recipe, mean, std) for part in images.split(batch))
+    return lambda: (two_views(part, recipe, normalize) for part in images.split(batch))
 
 
 def by_kornia(images: Tensor, batch: int) -> Callable[[], Iterator]:

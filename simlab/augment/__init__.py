@@ -1,5 +1,6 @@
 """augment."""
 
+from .transforms import Normalize
 from .views import (
     GREY,
     RECIPES,
@@ -8,7 +9,6 @@ from .views import (
     blur,
     color_jitter,
     grey,
-    normalise,
     parse_augment,
     resample,
     shift_hue,

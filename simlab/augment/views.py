@@ -23,6 +23,8 @@ from torch import Tensor
 from simlab._names import near
 from simlab.compute.devices import full_precision
 
+from .transforms import Normalize
+
 GREY = (0.2989, 0.587, 0.114)  # torchvision's weights of red, green and blue
 TRIES = 10  # torchvision's, for a crop that fits into the image
 
@@ -107,8 +109,7 @@ def parse_augment(text: str) -> Augment:
 def two_views(
     images: Tensor,
     augment: Augment,
-    mean: Tensor,
-    std: Tensor,
+    normalize: Normalize,
     size: int = 0,
     generator: torch.Generator | None = None,
     share: tuple[int, int] | None = None,
@@ -117,7 +118,7 @@ def two_views(
 
     Args:
         images: uint8 [N, C, H, W].
-        mean, std: [C], of images in 0 .. 1, on the images' device.
+        normalize: on the images' device.
         size: side of the views in pixels; 0 keeps the images' shape.
         generator: on the images' device; the same seed gives the same views. An image's view
             depends on how many images there are, but not on what the others show.
@@ -126,28 +127,26 @@ def two_views(
             batch's.
     Returns: two float32 tensors [N, C, size, size], normalised, in memory channels last.
     """
-    return views_at_once(2, [images], augment, mean, std, size, generator, share)[0]
+    return views_at_once(2, [images], augment, normalize, size, generator, share)[0]
 
 
 def view(
     images: Tensor,
     augment: Augment,
-    mean: Tensor,
-    std: Tensor,
+    normalize: Normalize,
     size: int = 0,
     generator: torch.Generator | None = None,
     share: tuple[int, int] | None = None,
 ) -> Tensor:
     """One random view [N, C, size, size] of every image [N, C, H, W]; see `two_views`."""
-    return views_at_once(1, [images], augment, mean, std, size, generator, share)[0][0]
+    return views_at_once(1, [images], augment, normalize, size, generator, share)[0][0]
 
 
 def views_at_once(
     number: int,
     batches: Sequence[Tensor],
     augment: Augment,
-    mean: Tensor,
-    std: Tensor,
+    normalize: Normalize,
     size: int = 0,
     generator: torch.Generator | None = None,
     share: tuple[int, int] | None = None,
@@ -193,13 +192,8 @@ def views_at_once(
         sigma = draw.uniform(augment.blur_sigma_min, augment.blur_sigma_max)
         x = torch.where(draw.chance(augment.blur)[:, None, None, None], blur(x, sigma), x)
     back = torch.argsort(place).view(views, -1)[:, :n].flatten()
-    made = _standardise(x.index_select(0, back), mean, std).split(n)
+    made = normalize.standardise(x.index_select(0, back)).split(n)
     return [made[i : i + number] for i in range(0, views, number)]
-
-
-def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """uint8 [N, C, H, W] -> float32 [N, C, H, W], without augmentation: what evaluation sees."""
-    return _standardise(images.to(torch.float32).div_(255), mean, std)
 
 
 # ------------------------------------------------------------------------------- the single steps
@@ -391,9 +385,3 @@ def _centres(n: int, length: Tensor) -> Tensor:
     at = (torch.arange(n, device=length.device, dtype=length.dtype) + 0.5) / n - 0.5
     limit = (length - 1).clamp(min=0) / 2
     return (at * length).clamp(-limit, limit)
-
-
-def _standardise(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """(x - mean) / std for each channel, laid out channels last in memory."""
-    x = torch.addcmul((-mean / std)[:, None, None], x, (1 / std)[:, None, None])
-    return x.contiguous(memory_format=torch.channels_last)

@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from simlab._names import near
-from simlab.augment.views import Augment, normalise, view
+from simlab.augment import Augment, view
 from simlab.data.images import Dataset
 
 from .features import ROWS, accuracy, features, refuse_diverged, ridge_r2, stratified
@@ -77,14 +77,14 @@ def encode(
         raise ValueError(f"views={views}: expected 1, or more together with a recipe in `augment`")
     generator = torch.Generator(data.train.device).manual_seed(seed)
 
-    def augmented(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-        return view(images, augment, mean, std, generator=generator)
+    def augmented(images: Tensor) -> Tensor:
+        return view(images, augment, data.normalize, generator=generator)
 
     train = [
-        features(encoder, data.train, data.mean, data.std, prepare=prepare)
-        for prepare in (normalise, *[augmented] * (views - 1))
+        features(encoder, data.train, normalize=normalize)
+        for normalize in (data.normalize, *[augmented] * (views - 1))
     ]
-    test = features(encoder, data.test, data.mean, data.std)
+    test = features(encoder, data.test)
     return Features(torch.cat(train), data.train.labels, test, data.test.labels, views)
 
 
@@ -171,7 +171,7 @@ def factor_scores(encoder: Callable[[Tensor], Tensor], data: Dataset) -> dict[st
     1: exactly; 0: no better than the mean (may be a little below). Ridge regression from all
     training images; an angle in degrees is asked for as its cosine and sine.
     """
-    known, in_test = data.train.known(), data.test.known()
+    known, in_test = data.train.factor_targets(), data.test.factor_targets()
     if not known:
         raise ValueError(f"{data.name} has no known factors: fashion-scattered has")
     x = encode(encoder, data)

@@ -17,10 +17,10 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from simlab.augment import (
     RECIPES,
     Augment,
+    Normalize,
     blur,
     color_jitter,
     grey,
-    normalise,
     parse_augment,
     resample,
     shift_hue,
@@ -32,6 +32,7 @@ from simlab.augment import views as module
 
 CPU = torch.device("cpu")
 MEAN, STD = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.25, 0.3])
+NORMALIZE = {c: Normalize(MEAN[:c], STD[:c]) for c in (1, 3)}
 NONE = RECIPES["none"]
 ORDERS = list(itertools.permutations(range(3)))
 both_apis = pytest.mark.parametrize("tv", [tv1, tv2], ids=["v1", "v2"])
@@ -193,9 +194,9 @@ def test_blur_is_torchvisions_to_1e_5_with_a_kernel_of_a_tenth(tv, c, side, kern
 
 def test_views_are_float32_to_the_last_bit_inside_autocast():
     x, strong = images(), replace(RECIPES["simclr"], blur=1.0)
-    wanted = view(x, strong, MEAN, STD, generator=seeded())
+    wanted = view(x, strong, NORMALIZE[3], generator=seeded())
     with torch.autocast("cpu", torch.bfloat16):
-        got = view(x, strong, MEAN, STD, generator=seeded())
+        got = view(x, strong, NORMALIZE[3], generator=seeded())
     assert got.dtype == torch.float32
     assert torch.equal(got, wanted)
 
@@ -207,8 +208,8 @@ def test_views_are_float32_to_the_last_bit_inside_autocast():
 def test_the_recipe_none_only_normalises(c):
     x = images(5, c, 20, 28)
     wanted = (x.float() / 255 - MEAN[:c, None, None]) / STD[:c, None, None]
-    torch.testing.assert_close(normalise(x, MEAN[:c], STD[:c]), wanted)
-    got = view(x, NONE, MEAN[:c], STD[:c])
+    torch.testing.assert_close(NORMALIZE[c](x), wanted)
+    got = view(x, NONE, NORMALIZE[c])
     torch.testing.assert_close(got, wanted, atol=1e-4, rtol=0)
 
 
@@ -217,7 +218,7 @@ def test_the_recipe_none_only_normalises(c):
 def test_every_recipe_gives_finite_views_of_both_kinds_of_images(name, c):
     x = images(6, c)
     before = x.clone()
-    for seen in two_views(x, RECIPES[name], MEAN[:c], STD[:c], size=24):
+    for seen in two_views(x, RECIPES[name], NORMALIZE[c], size=24):
         assert seen.shape == (6, c, 24, 24) and seen.dtype == torch.float32
         assert seen.is_contiguous(memory_format=torch.channels_last)
         assert bool(seen.isfinite().all())
@@ -228,14 +229,14 @@ def test_every_recipe_gives_finite_views_of_both_kinds_of_images(name, c):
 def test_each_image_stays_in_its_place_whatever_their_number(n):
     """Shuffled for the jitter, and put back: images of one brightness each keep their order."""
     x = torch.arange(n).mul(30).to(torch.uint8).view(n, 1, 1, 1).repeat(1, 3, 8, 8)
-    seen = view(x, replace(NONE, flip=0.5, crop_min=0.3), torch.zeros(3), torch.ones(3))
+    seen = view(x, replace(NONE, flip=0.5, crop_min=0.3), Normalize(torch.zeros(3), torch.ones(3)))
     torch.testing.assert_close(seen, x.float() / 255, atol=1e-5, rtol=0)
 
 
 def test_images_of_another_kind_are_refused():
     for wrong in (torch.zeros(2, 3, 8, 8), torch.zeros(3, 8, 8, dtype=torch.uint8)):
         with pytest.raises(ValueError, match=r"uint8 \[N, C, H, W\]"):
-            view(wrong, NONE, MEAN, STD)
+            view(wrong, NONE, NORMALIZE[3])
 
 
 # ----------------------------------------------------------------------------------- the random draw
@@ -243,9 +244,9 @@ def test_images_of_another_kind_are_refused():
 
 def test_a_seed_gives_the_same_views_and_leaves_the_global_generator_alone():
     x, state = images(), torch.get_rng_state()
-    first = two_views(x, RECIPES["simclr"], MEAN, STD, generator=seeded(3))
-    again = two_views(x, RECIPES["simclr"], MEAN, STD, generator=seeded(3))
-    other = two_views(x, RECIPES["simclr"], MEAN, STD, generator=seeded(4))
+    first = two_views(x, RECIPES["simclr"], NORMALIZE[3], generator=seeded(3))
+    again = two_views(x, RECIPES["simclr"], NORMALIZE[3], generator=seeded(3))
+    other = two_views(x, RECIPES["simclr"], NORMALIZE[3], generator=seeded(4))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first[0], other[0])
@@ -258,7 +259,9 @@ def test_equal_images_get_unequal_views():
                      {"contrast": 0.4}, {"saturation": 0.4}, {"hue": 0.1}, {"blur": 0.5},
                      {"grey": 0.5}):  # fmt: skip
         off = {"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0, "jitter": 1}
-        one, two = two_views(same, replace(NONE, **(off | strength)), MEAN, STD, generator=seeded())
+        one, two = two_views(
+            same, replace(NONE, **(off | strength)), NORMALIZE[3], generator=seeded()
+        )
         kinds = 2 if strength.keys() & {"flip", "grey"} else 15  # a coin has two sides
         assert len(torch.unique(one.flatten(1), dim=0)) >= kinds, strength
         assert not torch.equal(one, two), strength
@@ -270,7 +273,9 @@ def test_neighbours_parameters_are_uncorrelated():
     bright = replace(NONE, jitter=1, brightness=0.4, contrast=0, saturation=0, hue=0)
     generator = seeded(5)
     seen = [
-        torch.stack(two_views(white, bright, torch.zeros(3), torch.ones(3), generator=generator))
+        torch.stack(
+            two_views(white, bright, Normalize(torch.zeros(3), torch.ones(3)), generator=generator)
+        )
         for _ in range(60)
     ]
     factors = torch.stack(seen)[:, :, :, 0, 0, 0] / (128 / 255)  # [batch, view, image]
@@ -287,7 +292,7 @@ def test_a_view_does_not_change_with_the_other_images():
     other = images(9, seed=1)
     other[4] = x[4]
     seen, seen_among_others = (
-        view(batch, RECIPES["simclr"], MEAN, STD, generator=seeded(6)) for batch in (x, other)
+        view(batch, RECIPES["simclr"], NORMALIZE[3], generator=seeded(6)) for batch in (x, other)
     )
     assert torch.equal(seen[4], seen_among_others[4])
     assert not torch.equal(seen[3], seen_among_others[3])
@@ -297,10 +302,10 @@ def test_a_view_does_not_change_with_the_other_images():
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", RECIPES)
 def test_both_views_made_in_one_go_are_those_made_one_after_the_other(name, channels, share):
-    x, mean, std = images(21)[:, :channels], MEAN[:channels], STD[:channels]
+    x, normalize = images(21)[:, :channels], NORMALIZE[channels]
     one, both = seeded(6), seeded(6)
-    apart = [view(x, RECIPES[name], mean, std, 24, one, share) for _ in range(2)]
-    together = two_views(x, RECIPES[name], mean, std, 24, both, share)
+    apart = [view(x, RECIPES[name], normalize, 24, one, share) for _ in range(2)]
+    together = two_views(x, RECIPES[name], normalize, 24, both, share)
     for a, b in zip(apart, together, strict=True):
         assert torch.equal(a, b) and b.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(one.get_state(), both.get_state())
@@ -310,8 +315,8 @@ def test_both_views_made_in_one_go_are_those_made_one_after_the_other(name, chan
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_views_of_several_batches_at_once_are_each_batchs_own(name, channels, share):
-    x, mean, std = images(48)[:, :channels], MEAN[:channels], STD[:channels]
-    one, all_, how = seeded(6), seeded(6), (RECIPES[name], mean, std, 24)
+    x, normalize = images(48)[:, :channels], NORMALIZE[channels]
+    one, all_, how = seeded(6), seeded(6), (RECIPES[name], normalize, 24)
     apart = [two_views(batch, *how, one, share) for batch in x.split(16)]
     together = views_at_once(2, x.split(16), *how, all_, share)
     for each, those in zip(apart, together, strict=True):
@@ -331,7 +336,7 @@ def test_every_number_that_is_drawn_is_used(monkeypatch, name, channels):
             made.append(self)
 
     monkeypatch.setattr(module, "_Draw", Draw)
-    two_views(images(6)[:, :channels], parse_augment(name), MEAN[:channels], STD[:channels])
+    two_views(images(6)[:, :channels], parse_augment(name), NORMALIZE[channels])
     assert [draw.used for draw in made] == [made[0].numbers.shape[1]]
 
 
@@ -351,7 +356,7 @@ def test_every_order_of_the_jitter_is_equally_likely_for_every_image(monkeypatch
     monkeypatch.setattr(module, "color_jitter", spy)
     generator = seeded(7)
     for _ in range(100):
-        view(x, RECIPES["simsiam-cifar"], MEAN, STD, generator=generator)
+        view(x, RECIPES["simsiam-cifar"], NORMALIZE[3], generator=generator)
     number, hue_at, order = torch.cat(seen).unbind(1)
     orders = torch.unique(hue_at * 9 + order, return_counts=True)[1]
     assert len(orders) == 24
@@ -385,10 +390,10 @@ def test_crops_are_distributed_as_torchvisions(crop_min, ratio, h, w):
 
 def test_probabilities_are_what_the_recipe_says():
     x, n = images(1, 3, 8, 8).repeat(400, 1, 1, 1), 400
-    clean = normalise(x, MEAN, STD)
+    clean = NORMALIZE[3](x)
 
     def changed(**strengths):
-        seen = view(x, replace(NONE, **strengths), MEAN, STD, generator=seeded(10))
+        seen = view(x, replace(NONE, **strengths), NORMALIZE[3], generator=seeded(10))
         return float(((seen - clean).abs().amax((1, 2, 3)) > 1e-3).float().mean())
 
     for p, strengths in ((0.3, {"jitter": 0.3}), (0.2, {"grey": 0.2}), (0.6, {"flip": 0.6}),
@@ -398,7 +403,7 @@ def test_probabilities_are_what_the_recipe_says():
 
 def test_grey_images_have_grey_views_in_every_colour_recipe():
     x = images(8, 1).repeat(1, 3, 1, 1)
-    seen = view(x, RECIPES["simclr"], torch.zeros(3), torch.ones(3))
+    seen = view(x, RECIPES["simclr"], Normalize(torch.zeros(3), torch.ones(3)))
     torch.testing.assert_close(seen.amax(1), seen.amin(1), atol=1e-5, rtol=0)
 
 
@@ -427,7 +432,8 @@ def everything_on(device, generator=None):
         x = images(6, c).to(device)
         with Guard(device) as guard:
             mean, std = (torch.full((c,), v, device=device) for v in (0.5, 0.25))
-            for seen in (*two_views(x, strong, mean, std, 16, generator), normalise(x, mean, std)):
+            normalize = Normalize(mean, std)
+            for seen in (*two_views(x, strong, normalize, 16, generator), normalize(x)):
                 assert seen.device.type == torch.device(device).type
         assert guard.calls > 100
 
