@@ -1,29 +1,21 @@
-"""Views: parity with torchvision given the same parameters, and what is drawn for whom."""
+"""Views: what comes out, that every image has an independent draw, and the devices."""
 
-import itertools
 import math
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 import torch
-import torchvision.transforms.functional as tv1
-import torchvision.transforms.v2.functional as tv2
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from augment_images import MEAN, NONE, NORMALIZE, STD, images, seeded
 from scipy.stats import chisquare, ks_2samp
 from torch.utils._python_dispatch import TorchDispatchMode
-from torchvision.transforms import InterpolationMode, RandomResizedCrop
+from torchvision.transforms import RandomResizedCrop
 
 from simlab.augment import (
     RECIPES,
     Augment,
     Normalize,
-    blur,
     color_jitter,
-    grey,
     parse_augment,
-    resample,
-    shift_hue,
     two_views,
     view,
     views_at_once,
@@ -31,174 +23,6 @@ from simlab.augment import (
 from simlab.augment import views as module
 
 CPU = torch.device("cpu")
-MEAN, STD = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.25, 0.3])
-NORMALIZE = {c: Normalize(MEAN[:c], STD[:c]) for c in (1, 3)}
-NONE = RECIPES["none"]
-ORDERS = list(itertools.permutations(range(3)))
-both_apis = pytest.mark.parametrize("tv", [tv1, tv2], ids=["v1", "v2"])
-
-
-def images(n=8, c=3, h=32, w=32, seed=0):
-    """Random uint8 images that are smooth enough to have edges, flats and greys."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(n, c, 6, 6, generator=generator)
-    x = torch.nn.functional.interpolate(coarse, (h, w), mode="bilinear")
-    x[:, :, : h // 4, : w // 4] = torch.rand(n, c, h // 4, w // 4, generator=generator)
-    x[:, :, -2:, :] = 0.5  # grey: no hue
-    x[:, 0, :, -2:] = x[:, -1, :, -2:]  # two channels alike
-    return (x * 255).round().to(torch.uint8)
-
-
-def floats(*args, **kwargs):
-    return images(*args, **kwargs).float() / 255
-
-
-def plain(n, h, w):
-    """Box, flip and angle that change nothing."""
-    box = torch.tensor([0.0, 0.0, h, w]).repeat(n, 1)
-    return box, torch.zeros(n, dtype=torch.bool), torch.zeros(n)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-# ---------------------------------------------------------------- parity: crop, flip and rotation
-
-
-@both_apis
-@pytest.mark.parametrize("size", [(32, 32), (24, 40)])
-@pytest.mark.parametrize("c", [1, 3])
-def test_enlarging_crops_and_flips_are_torchvisions_to_1e_5(tv, size, c):
-    x = floats(8, c, 32, 36)
-    boxes = [(0, 0, 24, 32), (3, 5, 20, 22), (31, 35, 1, 1), (0, 10, 7, 26), (12, 0, 20, 9),
-             (2, 2, 24, 32), (8, 4, 1, 20), (10, 30, 22, 6)]  # fmt: skip
-    flip = torch.arange(8) % 2 == 1
-    got = resample(x, torch.tensor(boxes).float(), flip, torch.zeros(8), size)
-    for i, (top, left, height, width) in enumerate(boxes):
-        wanted = tv.resized_crop(x[i : i + 1], top, left, height, width, list(size), antialias=True)
-        wanted = tv2.horizontal_flip(wanted) if flip[i] else wanted
-        torch.testing.assert_close(got[i : i + 1], wanted, atol=1e-5, rtol=0)
-
-
-def test_shrinking_crops_are_torchvisions_without_antialiasing():
-    x, (box, flip, angle) = floats(4), plain(4, 32, 32)
-    wanted = tv2.resized_crop(x, 0, 0, 32, 32, [20, 20], antialias=False)
-    torch.testing.assert_close(resample(x, box, flip, angle, 20), wanted, atol=1e-5, rtol=0)
-
-
-@both_apis
-@pytest.mark.parametrize("h, w", [(32, 32), (24, 33)])
-def test_rotation_is_torchvisions_to_1e_4_and_counter_clockwise(tv, h, w):
-    angles = [-180.0, -90.0, -33.3, 0.0, 7.0, 45.0, 90.0, 123.0]
-    x, (box, flip, _) = floats(8, 3, h, w), plain(8, h, w)
-    got = resample(x, box, flip, torch.tensor(angles), (h, w))
-    for i, angle in enumerate(angles):
-        wanted = tv.rotate(x[i : i + 1], angle, InterpolationMode.BILINEAR)
-        torch.testing.assert_close(got[i : i + 1], wanted, atol=1e-4, rtol=0)
-
-
-def test_a_flip_comes_after_the_turn():
-    x, (box, _, _) = floats(2), plain(2, 32, 32)
-    got = resample(x, box, torch.tensor([True, True]), torch.tensor([30.0, -75.0]), 32)
-    for i, angle in enumerate((30.0, -75.0)):
-        wanted = tv2.horizontal_flip(tv2.rotate(x[i : i + 1], angle, InterpolationMode.BILINEAR))
-        torch.testing.assert_close(got[i : i + 1], wanted, atol=1e-4, rtol=0)
-
-
-def test_nothing_outside_a_crop_bleeds_into_it():
-    x = torch.ones(1, 1, 32, 32)
-    x[:, :, 8:20, 10:30] = 0.25
-    got = resample(x, torch.tensor([[8.0, 10.0, 12.0, 20.0]]), *plain(1, 1, 1)[1:], 32)
-    assert torch.allclose(got, torch.full_like(got, 0.25))
-
-
-# -------------------------------------------------------------------------------- parity: colour
-
-
-@both_apis
-@pytest.mark.parametrize("kind", ["brightness", "contrast", "saturation"])
-@pytest.mark.parametrize("c", [1, 3])
-def test_blends_are_torchvisions_to_1e_6(tv, kind, c):
-    x, strengths = floats(6, c), torch.tensor([0.0, 0.3, 0.9, 1.0, 1.4, 2.0])
-    which = ("brightness", "contrast", "saturation").index(kind)
-    factors = torch.ones(6, 3)
-    factors[:, which] = strengths
-    got = color_jitter(x, factors, torch.full((6, 1), which), None)
-    for i, factor in enumerate(strengths.tolist()):
-        wanted = getattr(tv, f"adjust_{kind}")(x[i : i + 1], factor)
-        torch.testing.assert_close(got[i : i + 1], wanted, atol=1e-6, rtol=0)
-
-
-@both_apis
-def test_hue_is_torchvisions_hsv_to_1e_5(tv):
-    shifts = [-0.5, -0.37, -0.1, 0.0, 0.05, 0.1, 0.29, 0.5]
-    x = floats(8)
-    x[:, :, 5] = torch.randint(0, 2, (8, 3, 32), generator=seeded()).float()  # pure colours
-    got = shift_hue(x, torch.tensor(shifts))
-    for i, shift in enumerate(shifts):
-        wanted = tv.adjust_hue(x[i : i + 1], shift)
-        torch.testing.assert_close(got[i : i + 1], wanted, atol=1e-5, rtol=0)
-
-
-def test_a_third_of_a_turn_makes_red_green_and_leaves_grey_alone():
-    colours = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.9, 0.1], [0.1, 0.1, 0.9], [0.4, 0.4, 0.4]])
-    turned = shift_hue(colours[:, :, None, None], torch.full((4,), 1 / 3))[:, :, 0, 0]
-    torch.testing.assert_close(turned, colours[[1, 2, 0, 3]], atol=1e-6, rtol=0)
-
-
-@both_apis
-def test_jitter_is_torchvisions_to_1e_5_in_every_one_of_the_24_orders(tv):
-    """Quarter k of the batch has its hue shift after k of the other steps."""
-    x = floats(1).repeat(24, 1, 1, 1)
-    order = torch.tensor([list(o) for o in ORDERS]).repeat(4, 1)  # all six in each quarter
-    factors = 0.6 + 0.8 * torch.rand(24, 3, generator=seeded(1))
-    shift = 0.2 * torch.rand(24, generator=seeded(2)) - 0.1
-    before = x.clone()
-    got = color_jitter(x, factors, order, shift)
-    assert torch.equal(x, before), "the input must not change"
-    adjust = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
-    for i in range(24):
-        steps = order[i].tolist()
-        steps.insert(i // 6, 3)
-        wanted = x[i : i + 1]
-        for step in steps:
-            wanted = adjust[step](wanted, float([*factors[i], shift[i]][step]))
-        torch.testing.assert_close(got[i : i + 1], wanted, atol=1e-5, rtol=0)
-
-
-def test_the_order_of_the_jitter_matters():
-    x = floats(1).repeat(24, 1, 1, 1)
-    order = torch.tensor([list(o) for o in ORDERS]).repeat(4, 1)
-    factors = torch.tensor([1.4, 0.6, 1.4]).repeat(24, 1)
-    seen = color_jitter(x, factors, order, torch.full((24,), 0.1)).flatten(1)
-    differ = torch.cdist(seen, seen, p=math.inf) > 1e-3
-    assert differ.sum() > 24 * 23 / 2  # most pairs: where nothing is clamped, some steps commute
-
-
-@both_apis
-def test_grey_is_torchvisions(tv):
-    x = floats()
-    torch.testing.assert_close(grey(x), tv.rgb_to_grayscale(x), atol=1e-6, rtol=0)
-
-
-@both_apis
-@pytest.mark.parametrize("c, side, kernel", [(3, 32, 3), (1, 48, 5), (3, 64, 7)])
-def test_blur_is_torchvisions_to_1e_5_with_a_kernel_of_a_tenth(tv, c, side, kernel):
-    x, sigmas = floats(4, c, side, side), [0.1, 0.6, 1.1, 2.0]
-    got = blur(x, torch.tensor(sigmas))
-    for i, sigma in enumerate(sigmas):
-        wanted = tv.gaussian_blur(x[i : i + 1], [kernel, kernel], [sigma, sigma])
-        torch.testing.assert_close(got[i : i + 1], wanted, atol=1e-5, rtol=0)
-
-
-def test_views_are_float32_to_the_last_bit_inside_autocast():
-    x, strong = images(), replace(RECIPES["simclr"], blur=1.0)
-    wanted = view(x, strong, NORMALIZE[3], generator=seeded())
-    with torch.autocast("cpu", torch.bfloat16):
-        got = view(x, strong, NORMALIZE[3], generator=seeded())
-    assert got.dtype == torch.float32
-    assert torch.equal(got, wanted)
 
 
 # ------------------------------------------------------------------------- what comes out of a view
@@ -226,7 +50,7 @@ def test_every_recipe_gives_finite_views_of_both_kinds_of_images(name, c):
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7])
-def test_each_image_stays_in_its_place_whatever_their_number(n):
+def test_each_image_keeps_its_index_whatever_their_number(n):
     """Shuffled for the jitter, and put back: images of one brightness each keep their order."""
     x = torch.arange(n).mul(30).to(torch.uint8).view(n, 1, 1, 1).repeat(1, 3, 8, 8)
     seen = view(x, replace(NONE, flip=0.5, crop_min=0.3), Normalize(torch.zeros(3), torch.ones(3)))
@@ -239,7 +63,12 @@ def test_images_of_another_kind_are_refused():
             view(wrong, NONE, NORMALIZE[3])
 
 
-# ----------------------------------------------------------------------------------- the random draw
+def test_batches_of_several_shapes_are_refused():
+    with pytest.raises(ValueError, match="expected one shape"):
+        views_at_once(1, [images(4), images(3)], NONE, NORMALIZE[3])
+
+
+# --------------------------------------------------------------------------------- the random draw
 
 
 def test_a_seed_gives_the_same_views_and_leaves_the_global_generator_alone():
@@ -298,27 +127,27 @@ def test_a_view_does_not_change_with_the_other_images():
     assert not torch.equal(seen[3], seen_among_others[3])
 
 
-@pytest.mark.parametrize("share", [None, (0, 21), (5, 40)])
+@pytest.mark.parametrize("shard", [None, (0, 21), (5, 40)])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", RECIPES)
-def test_both_views_made_in_one_go_are_those_made_one_after_the_other(name, channels, share):
+def test_both_views_made_in_one_go_are_those_made_one_after_the_other(name, channels, shard):
     x, normalize = images(21)[:, :channels], NORMALIZE[channels]
     one, both = seeded(6), seeded(6)
-    apart = [view(x, RECIPES[name], normalize, 24, one, share) for _ in range(2)]
-    together = two_views(x, RECIPES[name], normalize, 24, both, share)
+    apart = [view(x, RECIPES[name], normalize, 24, one, shard) for _ in range(2)]
+    together = two_views(x, RECIPES[name], normalize, 24, both, shard)
     for a, b in zip(apart, together, strict=True):
         assert torch.equal(a, b) and b.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(one.get_state(), both.get_state())
 
 
-@pytest.mark.parametrize("share", [None, (0, 16), (16, 48)])
+@pytest.mark.parametrize("shard", [None, (0, 16), (16, 48)])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", RECIPES)
-def test_the_views_of_several_batches_at_once_are_each_batchs_own(name, channels, share):
+def test_the_views_of_several_batches_at_once_are_those_of_each_batch(name, channels, shard):
     x, normalize = images(48)[:, :channels], NORMALIZE[channels]
     one, all_, how = seeded(6), seeded(6), (RECIPES[name], normalize, 24)
-    apart = [two_views(batch, *how, one, share) for batch in x.split(16)]
-    together = views_at_once(2, x.split(16), *how, all_, share)
+    apart = [two_views(batch, *how, one, shard) for batch in x.split(16)]
+    together = views_at_once(2, x.split(16), *how, all_, shard)
     for each, those in zip(apart, together, strict=True):
         for a, b in zip(each, those, strict=True):
             assert torch.equal(a, b) and b.is_contiguous(memory_format=torch.channels_last)
@@ -371,7 +200,7 @@ def test_every_order_of_the_jitter_is_equally_likely_for_every_image(monkeypatch
 def test_crops_are_distributed_as_torchvisions(crop_min, ratio, h, w):
     recipe = replace(NONE, crop_min=crop_min, ratio=ratio)
     draw = module._Draw(1, 8000, recipe, 3, CPU, seeded(8))
-    ours = module._crops(draw, recipe, h, w)[0]
+    ours = module._draw_crops(draw, recipe, h, w)[0]
     torch.manual_seed(9)
     x = torch.empty(1, h, w)
     args = x, [crop_min, 1.0], [1 / ratio, ratio]
@@ -451,50 +280,10 @@ def test_every_tensor_and_generator_is_on_the_gpu():
     everything_on("cuda", torch.Generator("cuda"))
 
 
-# ----------------------------------------------------------------------------------------- recipes
-
-
-def test_recipes_are_the_published_ones():
-    simclr, simsiam = RECIPES["simclr"], RECIPES["simsiam-imagenet"]
-    assert (simclr.crop_min, simclr.brightness, simclr.hue, simclr.grey) == (0.08, 0.8, 0.2, 0.2)
-    assert (simsiam.crop_min, simsiam.brightness, simsiam.hue, simsiam.blur) == (0.2, 0.4, 0.1, 0.5)
-    assert RECIPES["simsiam-cifar"] == replace(simsiam, blur=0.0)
-    assert RECIPES["scattered"].rotate > 0
-
-
-def test_a_recipe_is_read_with_its_changes():
-    assert parse_augment("simclr blur=0 crop_min=0.2") == replace(
-        RECIPES["simclr"], blur=0.0, crop_min=0.2
-    )
-    assert parse_augment(" simclr ") == RECIPES["simclr"]
-
-
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("simcrl", "did you mean 'simclr'"),
-        ("", "known: none"),
-        ("simclr blurr=0", "did you mean 'blur'"),
-        ("simclr blur", "expected name=number, not 'blur'"),
-        ("simclr blur=often", "expected name=number, not 'blur=often'"),
-        ("simclr blur=nan", "blur=nan: expected a number from 0 to 1"),
-        ("simclr crop_min=0", "crop_min=0.0: expected a number from 0.001"),
-        ("simclr crop_min=0.9 crop_max=0.5", "crop_min=0.9: expected a number from 0.001 to 0.5"),
-        ("simclr hue=0.6", "hue=0.6"),
-        ("simclr ratio=0.5", "ratio=0.5"),
-        ("simclr blur_sigma_min=3", "blur_sigma_min=3.0: expected a number from 0.01 to 2.0"),
-    ],
-)
-def test_a_wrong_recipe_is_named(text, message):
-    with pytest.raises(ValueError, match=message):
-        parse_augment(text)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    name=st.sampled_from([f.name for f in fields(Augment)]),
-    value=st.one_of(st.just(math.nan), st.floats(max_value=-1e-9), st.floats(min_value=180.001)),
-)
-def test_no_strength_out_of_its_range_is_taken(name, value):
-    with pytest.raises(ValueError, match="expected a number"):
-        replace(Augment(), **{name: value})
+def test_views_are_float32_to_the_last_bit_inside_autocast():
+    x, strong = images(), replace(RECIPES["simclr"], blur=1.0)
+    wanted = view(x, strong, NORMALIZE[3], generator=seeded())
+    with torch.autocast("cpu", torch.bfloat16):
+        got = view(x, strong, NORMALIZE[3], generator=seeded())
+    assert got.dtype == torch.float32
+    assert torch.equal(got, wanted)
