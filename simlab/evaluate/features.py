@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from simlab.augment.views import normalise
 from simlab.data.images import Dataset, Images
 
 BLOCK = 3 * 2**22  # similarities held at a time: 50 MB
@@ -23,19 +22,22 @@ BLOCK = 3 * 2**22  # similarities held at a time: 50 MB
 def features(
     encoder: Callable[[Tensor], Tensor],
     images: Images,
-    mean: Tensor,
-    std: Tensor,
     batch_size: int = 512,
-    prepare: Callable[[Tensor, Tensor, Tensor], Tensor] = normalise,
+    normalize: Callable[[Tensor], Tensor] | None = None,
     only: Tensor | None = None,
 ) -> Tensor:
     """The encoder's features of every image, clean and in order: float32 [N, D].
 
-    `prepare` makes the encoder's input of (uint8 images, mean, std): clean ones, if not said.
+    `normalize` makes the encoder's input of uint8 images, instead of the images' normalisation.
     `only` are the indices [M] of some of them, instead of all.
 
     A module is put into evaluation mode for the time and back into its mode afterwards.
     """
+    normalize = normalize or images.normalize
+    if normalize is None:
+        raise ValueError(
+            "images without a normalisation: take a Dataset's split, or give normalize="
+        )
     with contextlib.ExitStack() as afterwards:
         if isinstance(encoder, nn.Module):
             for module in encoder.modules():
@@ -43,10 +45,7 @@ def features(
             encoder.eval()
         order = torch.arange(len(images)) if only is None else only
         return torch.cat(
-            [
-                encoder(prepare(images, mean, std)).float()
-                for _, images in images.batches(order, batch_size)
-            ]
+            [encoder(normalize(batch)).float() for _, batch in images.batches(order, batch_size)]
         )
 
 
@@ -151,7 +150,7 @@ def knn(
 
     k is cut to the size of the bank where that is smaller.
     """
-    bank, queries = (features(encoder, p, data.mean, data.std) for p in (data.train, data.test))
+    bank, queries = (features(encoder, split) for split in (data.train, data.test))
     return knn_accuracy(bank, data.train.labels, queries, data.test.labels, k, temperature)
 
 
@@ -171,7 +170,7 @@ def knn_accuracy(
 def nearest(encoder: Callable[[Tensor], Tensor], data: Dataset, queries: Images, k: int) -> Tensor:
     """The k training images with the most similar features, nearest first: int64 [M, k]."""
     bank, wanted = (
-        F.normalize(features(encoder, part, data.mean, data.std), dim=1)
+        F.normalize(features(encoder, part, normalize=data.normalize), dim=1)
         for part in (data.train, queries)
     )
     return (wanted @ bank.T).topk(k, dim=1).indices

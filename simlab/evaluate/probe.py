@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from simlab._names import near
-from simlab.augment.views import Augment, normalise, view
+from simlab.augment import Augment, view
 from simlab.data.images import Dataset
 
 from .features import features, refuse_diverged, ridge_r2, stratified
@@ -294,13 +294,13 @@ def encode(
         raise ValueError(f"views={views}: expected 1, or more together with a recipe in `augment`")
     generator = torch.Generator(data.train.device).manual_seed(seed)
 
-    def augmented(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-        return view(images, augment, mean, std, generator=generator)
+    def augmented(images: Tensor) -> Tensor:
+        return view(images, augment, data.normalize, generator=generator)
 
-    train = [features(encoder, data.train, data.mean, data.std, prepare=normalise)]
+    train = [features(encoder, data.train)]
     for _ in range(views - 1):
-        train.append(features(encoder, data.train, data.mean, data.std, prepare=augmented))
-    test = features(encoder, data.test, data.mean, data.std)
+        train.append(features(encoder, data.train, normalize=augmented))
+    test = features(encoder, data.test)
     return Features(torch.cat(train), data.train.labels, test, data.test.labels, views)
 
 
@@ -446,8 +446,8 @@ def factor_scores(encoder: Callable[[Tensor], Tensor], data: Dataset) -> dict[st
     Raises:
         ValueError: if the dataset has no known factors.
     """
-    in_train = data.train.known()
-    in_test = data.test.known()
+    in_train = data.train.factor_targets()
+    in_test = data.test.factor_targets()
     if not in_train:
         raise ValueError(f"{data.name} has no known factors: fashion-scattered has")
     x = encode(encoder, data)

@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn as nn
 
-from simlab.augment import normalise
 from simlab.data import from_arrays
 from simlab.evaluate import features, knn, knn_accuracy, knn_predict, raw_pixels
 from simlab.evaluate import features as evaluate
@@ -187,8 +186,8 @@ def test_accuracy_is_the_share_that_is_right():
 
 
 def test_every_clean_image_is_encoded_once_and_in_order(data):
-    seen = features(raw_pixels, data.train, data.mean, data.std, batch_size=7)
-    assert torch.equal(seen, normalise(data.train.images, data.mean, data.std).flatten(1))
+    seen = features(raw_pixels, data.train, batch_size=7)
+    assert torch.equal(seen, data.normalize(data.train.images).flatten(1))
 
 
 def test_knn_uses_the_whole_bank_and_every_test_image(data, monkeypatch):
@@ -202,7 +201,7 @@ def test_knn_uses_the_whole_bank_and_every_test_image(data, monkeypatch):
     found = knn(raw_pixels, data)
     assert sizes == {"bank": 40, "queries": 10, "k": 200, "t": 0.1}
     bank, queries = (p.images.flatten(1).float() / 255 for p in (data.train, data.test))
-    bank, queries = ((x - data.mean) / data.std for x in (bank, queries))
+    bank, queries = ((x - data.normalize.mean) / data.normalize.std for x in (bank, queries))
     wanted = naive(bank, data.train.labels, queries, 40, 0.1, 2)
     assert found == pytest.approx(float((wanted == data.test.labels).float().mean()))
 
@@ -210,11 +209,11 @@ def test_knn_uses_the_whole_bank_and_every_test_image(data, monkeypatch):
 def test_batchnorm_is_frozen_so_that_features_do_not_depend_on_the_batch(data):
     net = batch_norm_net().train()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    at_once = features(net, data.train, data.mean, data.std)
+    at_once = features(net, data.train)
     for batch_size in (1, 3, 40):
-        seen = features(net, data.train, data.mean, data.std, batch_size)
+        seen = features(net, data.train, batch_size)
         torch.testing.assert_close(seen, at_once, atol=1e-6, rtol=0)
-    part = features(net, data.train.subset(torch.tensor([3, 30])), data.mean, data.std)
+    part = features(net, data.train.subset(torch.tensor([3, 30])))
     torch.testing.assert_close(part, at_once[[3, 30]], atol=1e-6, rtol=0)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
@@ -224,7 +223,7 @@ def test_every_part_of_the_encoder_gets_its_mode_back(data):
     net[1].eval()
     seen = []
     net[3].register_forward_hook(lambda module, args, out: seen.append(module.training))
-    features(net, data.test, data.mean, data.std)
+    features(net, data.test)
     assert seen == [False]
     assert [module.training for module in net.modules()] == [True, True, False, True, True]
 
@@ -234,15 +233,15 @@ def test_every_part_gets_its_mode_back_after_an_error_too(data):
     net[1].eval()
     net.append(nn.Linear(3, 3))  # does not fit
     with pytest.raises(RuntimeError):
-        features(net, data.test, data.mean, data.std)
+        features(net, data.test)
     assert [module.training for module in net.modules()] == [True, True, False, True, True, True]
 
 
 def test_features_are_float32_and_carry_no_gradient(data):
-    seen = features(batch_norm_net().bfloat16(), data.test, data.mean, data.std,
-                    prepare=lambda *args: normalise(*args).bfloat16())  # fmt: skip
+    seen = features(batch_norm_net().bfloat16(), data.test,
+                    normalize=lambda x: data.normalize(x).bfloat16())  # fmt: skip
     assert seen.dtype == torch.float32 and not seen.requires_grad
-    assert features(batch_norm_net(), data.test, data.mean, data.std).shape == (10, 144)
+    assert features(batch_norm_net(), data.test).shape == (10, 144)
 
 
 def test_streamed_images_give_the_same_accuracy(data, tmp_path):

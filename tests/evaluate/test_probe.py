@@ -8,8 +8,7 @@ import torch
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
-from simlab import probe as probe_module
-from simlab.augment import RECIPES
+from simlab.augment import RECIPES, Normalize
 from simlab.data import Dataset, Images, from_arrays
 from simlab.evaluate import raw_pixels, stratified
 from simlab.evaluate.probe import (
@@ -392,7 +391,7 @@ def test_encoding_leaves_batchnorm_as_it_was_and_does_not_depend_on_the_batch():
     feats = encode(network, data)
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
     assert network.training and network[1].training
-    single = network.eval()(data.train.images[:1].float().div(255).sub(data.mean).div(data.std))
+    single = network.eval()(data.train.images[:1].float().div(255).sub(data.normalize.mean).div(data.normalize.std))
     assert torch.allclose(single[0], feats.train[0], atol=1e-5)
 
 
@@ -421,7 +420,7 @@ def test_factors_that_the_features_hold_are_found_and_the_others_are_not():
         factors = torch.stack((x, 360 * turn - 180, scale), 1)
         zeros, names = torch.zeros(n).long(), ("x", "angle", "scale")
         parts.append(Images(pixels, zeros, ("a",), factors, names))
-    data = Dataset("made", *parts, mean=torch.zeros(1), std=torch.ones(1))
+    data = Dataset("made", *parts, normalize=Normalize(torch.zeros(1), torch.ones(1)))
 
     def encoder(images):  # knows x, and the angle as a direction, but not the scale
         x, turn, *_ = images.flatten(1).unbind(1)
