@@ -396,7 +396,7 @@ def compared(measures: Any = "cka", data: Any = None, **options: Any) -> Arrays:
 
 def compared_with_null(measures: list[str], **options: Any) -> Arrays:
     result = compare(
-        models(), inputs(), LAYERS, measures, probe=64, null=20, seed=3, batch_size=32, **options
+        models(), inputs(), LAYERS, measures, samples=64, null=20, seed=3, batch_size=32, **options
     )
     arrays = similarity_values(result)
     for name in measures:
@@ -419,7 +419,7 @@ def streams() -> tuple[DataLoader, DataLoader]:
 
 
 def one_model() -> Arrays:
-    result = compare(models()["resnet"], inputs(), LAYERS["resnet"], WIDE_MEASURES, probe=48)
+    result = compare(models()["resnet"], inputs(), LAYERS["resnet"], WIDE_MEASURES, samples=48)
     return similarity_values(result)
 
 
@@ -452,9 +452,9 @@ COMPARISONS: dict[str, dict[str, Any]] = {
     "stream biased": {"measures": CKA_FAMILY, "estimator": "biased"},
     "stream published": {"measures": CKA_FAMILY, "estimator": "published"},
     "stream with a short last batch": {"measures": CKA_FAMILY, "batch_size": 31},
-    "probe set of every measure": {"measures": WIDE_MEASURES, "probe": 96},
-    "probe set biased": {"measures": CKA_FAMILY, "probe": 80, "estimator": "biased"},
-    "narrow layers": {"measures": list(similarity.MEASURES), "probe": 96, "layers": NARROW},
+    "probe set of every measure": {"measures": WIDE_MEASURES, "samples": 96},
+    "probe set biased": {"measures": CKA_FAMILY, "samples": 80, "estimator": "biased"},
+    "narrow layers": {"measures": list(similarity.MEASURES), "samples": 96, "layers": NARROW},
     "pool mean": {"measures": CKA_FAMILY, "pool": "mean"},
     "pool of each model": {"measures": CKA_FAMILY, "pool": POOLS, "layers": TOKENS},
     "pool function": {"pool": every_other},
@@ -466,9 +466,9 @@ COMPARISONS: dict[str, dict[str, Any]] = {
     "options": {
         "measures": ["rbf_cka", "mutual_knn"],
         "options": {"rbf_cka": {"scale": 0.5}, "mutual_knn": {"k": 4}},
-        "probe": 60,
+        "samples": 60,
     },
-    "a measure of the user's": {"measures": [shared_energy, "cka"], "probe": 50, "pool": "mean"},
+    "a measure of the user's": {"measures": [shared_energy, "cka"], "samples": 50, "pool": "mean"},
 }
 for comparison, keywords in COMPARISONS.items():
     add(f"similarity/compare, {comparison}", functools.partial(compared, **keywords))
@@ -478,7 +478,8 @@ add(
 )
 add("similarity/compare, two streams", lambda: compared(CKA_FAMILY, streams()))
 add(
-    "similarity/compare, two streams as probe", lambda: compared(WIDE_MEASURES, streams(), probe=40)
+    "similarity/compare, two streams as probe",
+    lambda: compared(WIDE_MEASURES, streams(), samples=40),
 )
 add(
     "similarity/compare, null",

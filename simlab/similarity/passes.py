@@ -126,39 +126,26 @@ class Passes:
         self.notes: dict[tuple[int, str], str] = {}
         self.batches = 0
         self._formats: list[torch.memory_format] | None = None
+        self._forwards: list[Callable[..., None]] = []
         for number, (name, model) in enumerate(models.items()):
-            selected = select_layers(model, _of_model(layers, name, models, "layers"))
-            self._watch_model(
-                name,
-                WatchedModel(
-                    model,
-                    stream=min(number, streams - 1),
-                    pool=_of_model(pool, name, models, "pool"),
-                    names=list(selected),
-                ),
+            watched = WatchedModel(
+                unwrap(model),
+                stream=min(number, streams - 1),
+                pool=_of_model(pool, name, models, "pool"),
+                names=list(select_layers(model, _of_model(layers, name, models, "layers"))),
             )
-
-    def _watch_model(self, name: str, new: WatchedModel) -> None:
-        for index, other in enumerate(self.watched):
-            same_model = unwrap(other.model) is unwrap(new.model)
-            same_options = (other.stream, other.pool, other.names) == (
-                new.stream,
-                new.pool,
-                new.names,
-            )
-            if same_model and same_options:
-                self.watched_as[name] = index
-                return
-        self.watched_as[name] = len(self.watched)
-        for layer in new.names:
-            self.notes[len(self.watched), layer] = "not called in the forward pass"
-        self.watched.append(new)
+            if watched not in self.watched:
+                self.watched.append(watched)
+            self.watched_as[name] = self.watched.index(watched)
+        for index, watched in enumerate(self.watched):
+            for layer in watched.names:
+                self.notes[index, layer] = "not called in the forward pass"
 
     @contextlib.contextmanager
     def attached(self, device: torch.device | str | None, pick: Pick | None) -> Iterator[None]:
         """Attach to all models inside the block; see `tapped`."""
         with contextlib.ExitStack() as stack:
-            self._forwards = []
+            self._forwards.clear()
             for index, watched in enumerate(self.watched):
                 sink = partial(self._watch, index)
                 tap = tapped(watched.model, watched.names, sink, device=device, pick=pick)

@@ -56,6 +56,8 @@ def test_unknown_names_are_refused(result):
         result.plot("bar")
     with pytest.raises(ValueError, match="layer of a='x'"):
         result.overview("x")
+    with pytest.raises(ValueError, match="layer=3: a has 3 layers"):
+        result.overview(3)
 
 
 def test_the_interval_is_around_the_value_and_narrows_with_more_batches(result):
@@ -112,6 +114,13 @@ def test_a_file_with_pickled_objects_is_refused(tmp_path):
         Result.load(path)
 
 
+def test_a_file_that_is_no_result_is_refused(tmp_path):
+    path = tmp_path / "other.npz"
+    np.savez(path, x=np.zeros(3))
+    with pytest.raises(ValueError, match="other.npz is no saved Result"):
+        Result.load(path)
+
+
 def test_no_null_no_p_values(result):
     with pytest.raises(ValueError, match="null=100"):
         result.p_values()
@@ -138,6 +147,9 @@ def test_the_html_names_everything_and_escapes_what_users_typed(result):
     assert "120 samples" in page and "similarity" in page
     faulty = compare(nn.Sequential(nn.Linear(12, 2), nn.ReLU()), X * 0, layers=nn.Linear)
     assert "constant" in faulty._repr_html_()
+    many = compare(net(0, 12), X * 0, layers=nn.Linear)
+    assert many._repr_html_().count("constant") == 8
+    assert "and 4 more" in many._repr_html_()
 
 
 def test_the_heat_map_has_names_and_fixed_limits(result):
