@@ -12,7 +12,7 @@ from simlab.augment.views import normalise
 from simlab.data.images import Dataset
 from simlab.evaluate.collapse import effective_rank
 from simlab.evaluate.features import ridge_r2
-from simlab.layers import select, tapped
+from simlab.layers import select_layers, tapped
 
 
 def what_is_kept(
@@ -26,7 +26,7 @@ def what_is_kept(
     that many training images, its strength by leave-one-out; R² on as many test images. ValueError
     for a layer that is not there.
     """
-    names, maps, sides = select(encoder, layers), defaultdict(list), []
+    names, maps, sides = list(select_layers(encoder, layers)), defaultdict(list), []
     with tapped(encoder, names, lambda name, _, y: maps[name].append(y.float())) as forward:
         for part in (data.train, data.test):
             part = part.subset(torch.arange(min(images, len(part))))

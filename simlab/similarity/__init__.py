@@ -7,7 +7,7 @@
 
 from .compare import compare
 from .compat import CCA, CKA, BaseSimilarity, DeltaCKA, Procrustes, SimilarityModel
-from ..layers import contains, preview, select
+from ..layers import contains, select_layers
 from .measures import (
     MEASURES,
     Representation,
@@ -23,4 +23,5 @@ from .measures import (
     rsa_similarity,
     svcca_similarity,
 )
+from .preview import preview
 from .result import Layer, Result

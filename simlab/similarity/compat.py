@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..layers import contains, select, tapped
+from ..layers import contains, select_layers, tapped
 from .compare import compare
 from .result import Result
 
@@ -30,7 +30,7 @@ class SimilarityModel:
         self.model, self.device = model, device
         self.model_name = type(model).__name__ if model_name is None else model_name
         self.layers_to_include = [contains(text) for text in layers_to_include or []] or None
-        self.layer_names = select(model, self.layers_to_include)
+        self.layer_names = list(select_layers(model, self.layers_to_include))
         self.model_activations: dict[str, Tensor] = {}
 
     def __call__(self, x: Tensor) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..layers import one_of, select, tapped, unwrap
+from ..layers import one_of, select_layers, tapped, unwrap
 from .result import Layer
 
 
@@ -77,7 +77,7 @@ class Pass:
         self.batches = 0
         known: dict[tuple, int] = {}
         for i, (name, model) in enumerate(models.items()):
-            names = select(model, per_model(layers, name, models, "layers"))
+            names = list(select_layers(model, per_model(layers, name, models, "layers")))
             kind, stream = per_model(pool, name, models, "pool"), min(i, streams - 1)
             key = id(unwrap(model)), stream, kind, *names
             run = self.run_of[name] = known.setdefault(key, len(known))

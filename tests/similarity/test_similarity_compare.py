@@ -509,7 +509,7 @@ def test_vit_b_16_compares_with_resnet18():
     result = compare(
         {"vit": vit, "resnet": resnet},
         torch.randn(5, 3, 32, 32),
-        layers={"vit": ["encoder.layers.encoder_layer_?", "*self_attention"], "resnet": "layer?"},
+        layers={"vit": ["encoder.layers.encoder_layer_?", "encoder.layers.*.self_attention"], "resnet": "layer?"},
         pool="mean",
     )
     assert result.matrix.shape == (22, 4)  # twelve attentions and ten blocks of one digit
