@@ -1,4 +1,4 @@
-"""SIM on a finished model: `attach_sim` puts it on blocks by forward hooks, `detach_sim` removes it."""
+"""SIM on a finished model: `attach_sim` puts it on blocks, `detach_sim` takes it off again."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ..layers import Layers, select_layers
 from .blocks import Projection, SimHolder, add_sim, first_tensor, keep_sim_loss
 from .options import SimOptions
 
@@ -33,7 +34,7 @@ class SIM(nn.Module):
 
 def attach_sim(
     model: nn.Module,
-    layers: Any,
+    layers: Layers,
     sample_input: Any = None,
     sim_cfg: SimOptions | Mapping[str, Any] | None = None,
     **options: Any,
@@ -47,7 +48,7 @@ def attach_sim(
 
     Args:
         model: The model; its blocks get a child `sim` and a forward hook.
-        layers: Which blocks, in the terms of `layers.select`: names, globs, types, ...
+        layers: Which blocks: names, globs, types, ... by the rule of `select_layers`.
         sample_input: An input of the model (a tuple: its positional arguments), run once in eval
             mode to see the blocks' dims. Without it they are read off the modules: in_channels,
             in_features, ... of the block or its first layer, out_channels, ... of its last.
@@ -60,6 +61,7 @@ def attach_sim(
     Raises:
         ValueError: If an entry of `layers` matches nothing, an option is wrong, dims cannot be
             seen, or a block has SIM already or cannot have it.
+        TypeError: If an entry of `layers` selects nothing by its type.
     """
     sim_options = SimOptions.read(options, sim_cfg)
     if isinstance(model, nn.parallel.DistributedDataParallel):
@@ -96,11 +98,11 @@ def detach_sim(model: nn.Module) -> list[str]:
         ValueError: If nothing is attached (a decorated block is switched off by ratio 0).
     """
     names = []
-    for name, block in model.named_modules():
+    for name, block in list(model.named_modules()):
         sim = block._modules.get("sim")
         if isinstance(sim, SIM):
             sim.handle.remove()
-            del block._modules["sim"]
+            del block.sim
             names.append(name)
     if not names:
         raise ValueError(
@@ -114,3 +116,94 @@ def _after_forward(block: nn.Module, args: tuple, kwargs: dict, output: Any) -> 
     """Forward hook of attached blocks; a function of the module, so that it can be pickled."""
     if block.training:
         keep_sim_loss(block, cast(SimHolder, block.sim), (args, kwargs), output)
+
+
+def _select_blocks(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
+    """The blocks that `layers` selects, in the model's order; SIM's own layers are none."""
+    sim_modules: set[nn.Module] = set()
+    for module in model.modules():
+        if isinstance(module, (SIM, Projection)):
+            sim_modules.update(module.modules())
+    return select_layers(model, layers, exclude=lambda name, module: module in sim_modules)
+
+
+def _refuse_unfit(name: str, block: nn.Module) -> None:
+    if hasattr(block, "sim") or "_sim_pending" in vars(block):
+        raise ValueError(f"attach_sim: {name!r} has SIM, or an attribute `sim`, already")
+    if isinstance(block, (nn.ModuleList, nn.ModuleDict)):
+        raise ValueError(
+            f"attach_sim: {name!r} is a {type(block).__name__}, which never runs: name its children"
+        )
+
+
+def _first_float_tensor(block: nn.Module, model: nn.Module) -> Tensor:
+    """A parameter of the block, else of the model, whose device and dtype SIM takes over."""
+    for module in (block, model):
+        for parameter in module.parameters():
+            if parameter.is_floating_point():
+                return parameter
+    return torch.empty(0)
+
+
+# ---- numbers of channels -------------------------------------------------------------------------
+
+# attributes in which torch's and torchvision's modules keep their number of channels, besides
+# in_channels, in_features and out_channels, out_features
+_WIDTH_NAMES = ("num_features", "num_channels", "normalized_shape", "embed_dim", "hidden_dim")
+
+
+def _dims_of_modules(name: str, block: nn.Module) -> tuple[int, int]:
+    """Dims of the block itself, else of its first and last layer in order of registration."""
+    modules = list(block.modules())  # the block comes first
+    dim_in = _first_width("in", modules)
+    dim_out = _first_width("out", [block, *reversed(modules)])
+    if dim_in is None or dim_out is None:
+        raise ValueError(
+            f"attach_sim: no dims can be read off {name!r} ({type(block).__name__}): "
+            "give sample_input="
+        )
+    return dim_in, dim_out
+
+
+def _first_width(side: str, modules: list[nn.Module]) -> int | None:
+    """The number of channels of the first module that tells one; side is "in" or "out"."""
+    names = (f"{side}_channels", f"{side}_features", *_WIDTH_NAMES)
+    for module in modules:
+        for name in names:
+            value = getattr(module, name, None)
+            if isinstance(value, tuple) and value:
+                value = value[-1]  # LayerNorm's normalized_shape
+            if isinstance(value, int) and value > 0:
+                return value
+    return None
+
+
+def _dims_of_run(
+    model: nn.Module, blocks: dict[str, nn.Module], sample_input: Any
+) -> dict[str, tuple[int, int]]:
+    """Dims of the blocks' x and y in one run in eval mode, which leaves no trace."""
+    dims: dict[nn.Module, tuple[int, int]] = {}
+
+    def watch(block: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        x = first_tensor((args, kwargs))
+        y = first_tensor(output)
+        if x is not None and y is not None:
+            dims[block] = (_count_channels_of(x), _count_channels_of(y))
+
+    inputs = sample_input if isinstance(sample_input, tuple) else (sample_input,)
+    with torch.no_grad(), contextlib.ExitStack() as undo:
+        for block in blocks.values():
+            undo.enter_context(block.register_forward_hook(watch, with_kwargs=True))
+        for module in model.modules():
+            undo.callback(setattr, module, "training", module.training)
+        model.eval()
+        model(*inputs)
+    missing = [name for name, block in blocks.items() if block not in dims]
+    if missing:
+        raise ValueError(f"attach_sim: no floating tensors of sample_input's run in {missing}")
+    return {name: dims[block] for name, block in blocks.items()}
+
+
+def _count_channels_of(x: Tensor) -> int:
+    """Number of channels of [B, C, H, W], [B, N, C] or [B, C]."""
+    return x.shape[1] if x.dim() == 4 else x.shape[-1]

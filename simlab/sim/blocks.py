@@ -1,4 +1,6 @@
-"""SIM on a block: its projections, the loss of a forward pass, and two decorators for own blocks.
+"""SIM on a block: its projections, the loss of a forward pass, and two decorators.
+
+A block that you write gets SIM so:
 
     class Block(nn.Module):
         @init_proj("in_channels", "out_channels")
@@ -22,9 +24,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ..layers import nearest, tensors_in
 from . import fast
 from .loss import compute_sim_loss, fewest_tokens
-from .options import LossType, SamplingType, SimOptions, nearest
+from .options import LossType, SamplingType, SimOptions
 from .pending import PendingLosses
 from .sampling import count_channels, pair_positions, sample_tokens
 
@@ -127,7 +130,7 @@ def sim_loss(sim: SimHolder, x: Tensor, y: Tensor, label: str) -> Tensor:
     few = n < fast.FEW_TOKENS
     with _without_autocast(y.device.type) if few else contextlib.nullcontext():
         if few:  # half precision's rounding may be all the difference between the tokens
-            dtype = sim.predictor[0].weight.dtype
+            dtype = next(sim.predictor.parameters()).dtype
             x = x.to(dtype)
             y = y.to(dtype)
         # y before x: older versions of torch cache a weight as autocast first cast it, and in
@@ -181,15 +184,9 @@ def keep_sim_loss(block: nn.Module, sim: SimHolder, inputs: Any, output: Any) ->
 
 def first_tensor(value: Any) -> Tensor | None:
     """Find the first floating tensor in nested mappings, tuples and lists."""
-    if isinstance(value, Tensor):
-        return value if value.is_floating_point() else None
-    if isinstance(value, Mapping):
-        value = tuple(value.values())
-    if isinstance(value, (tuple, list)):
-        for item in value:
-            tensor = first_tensor(item)
-            if tensor is not None:
-                return tensor
+    for tensor in tensors_in(value):
+        if tensor.is_floating_point():
+            return tensor
     return None
 
 

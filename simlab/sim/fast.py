@@ -6,10 +6,9 @@ Each has its plain reference beside it, to read and for the tests to compare wit
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 # So few tokens may differ so little that only equal rounding on both sides gives equal gradients:
@@ -42,8 +41,8 @@ def predict(
 ) -> Tensor:
     """Predict the target; the plain way is `predictor(proj_y(pre_proj(tokens)))`.
 
-    The last layer of proj_y and the predictor are both linear: P (W h + b) + c = (P W) h + (P b + c)
-    as one layer costs a fifth less.
+    The last layer of proj_y and the predictor are both linear, and as one layer,
+    P (W h + b) + c = (P W) h + (P b + c), they cost a fifth less.
 
     Args:
         pre_proj: Linear K_out -> K_in, or empty.
@@ -54,12 +53,12 @@ def predict(
     Returns:
         Predictions [M, proj_dim].
     """
-    last = proj_y[-1]
-    head = predictor[0]
+    last = cast(nn.Linear, proj_y[-1])
+    head = cast(nn.Linear, predictor[0])
     hidden = proj_y[:-1](pre_proj(tokens))  # [M, proj_dim]
     weight = head.weight @ last.weight
-    bias = F.linear(last.bias, head.weight, head.bias)
-    return F.linear(hidden, weight, bias)
+    bias = nn.functional.linear(last.bias, head.weight, head.bias)
+    return nn.functional.linear(hidden, weight, bias)
 
 
 def norm_mse(x: Tensor, y: Tensor) -> Tensor:
@@ -76,7 +75,7 @@ class _NormMSE(torch.autograd.Function):
         zx, std_x = _standardise(x)
         zy, std_y = _standardise(y)
         difference = zx - zy  # [B, n, C]
-        norm = torch.linalg.vector_norm(difference, dim=-1, keepdim=True)  # [B, n, 1]
+        norm: Tensor = torch.linalg.vector_norm(difference, dim=-1, keepdim=True)  # [B, n, 1]
         # dL/dzx = difference / norm / (B n), and dL/dzy is its negative
         tiny = torch.finfo(x.dtype).tiny
         grad_z = difference.mul_(1 / norm.clamp_min(tiny) / norm.numel())

@@ -1,7 +1,7 @@
 """The distances of SIM between a prediction and its target: five plain functions.
 
-`compute_sim_loss` chooses one by name, as the published code does. All take two batches of projected
-tokens [B, n, C] and return a scalar >= 0.
+`compute_sim_loss` chooses one by name, as the published code does. All take two batches of
+projected tokens [B, n, C] and return a scalar >= 0.
 """
 
 from __future__ import annotations
@@ -9,31 +9,34 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
+from ..layers import nearest
 from . import fast
-from .options import LOSS_TYPES, nearest
+from .options import LOSS_TYPES
 
 
 def cos(x: Tensor, y: Tensor) -> Tensor:
-    """Mean of 2 - 2 cos(x, y), the cosine over channels: 0 for parallel vectors, 4 for opposite."""
-    return (2 - 2 * F.cosine_similarity(x, y, dim=-1)).mean()
+    """2 - 2 cosine(x, y) over channels, the mean: 0 for parallel vectors, 4 for opposite ones."""
+    return (2 - 2 * functional.cosine_similarity(x, y, dim=-1)).mean()
 
 
 def kl(x: Tensor, y: Tensor) -> Tensor:
     """KL(softmax(y) || softmax(x)) over channels, summed over tokens, divided by B."""
-    return F.kl_div(F.log_softmax(x, dim=-1), F.softmax(y, dim=-1), reduction="batchmean")
+    return functional.kl_div(
+        functional.log_softmax(x, dim=-1), functional.softmax(y, dim=-1), reduction="batchmean"
+    )
 
 
 def smooth_l1(x: Tensor, y: Tensor) -> Tensor:
     """Mean of d^2 / 2 where |d| = |x - y| is below 1, of |d| - 1/2 elsewhere."""
-    return F.smooth_l1_loss(x, y)
+    return functional.smooth_l1_loss(x, y)
 
 
 def mse(x: Tensor, y: Tensor) -> Tensor:
     """Mean of (x - y)^2."""
-    return F.mse_loss(x, y)
+    return functional.mse_loss(x, y)
 
 
 def norm_mse(x: Tensor, y: Tensor) -> Tensor:
@@ -45,7 +48,8 @@ def norm_mse(x: Tensor, y: Tensor) -> Tensor:
     """
     zx = (x - x.mean(1, keepdim=True)) / (x.std(1, keepdim=True) + 1e-6)
     zy = (y - y.mean(1, keepdim=True)) / (y.std(1, keepdim=True) + 1e-6)
-    return torch.linalg.vector_norm(zx - zy, dim=-1).mean()
+    norms: Tensor = torch.linalg.vector_norm(zx - zy, dim=-1)  # [B, n]
+    return norms.mean()
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -74,9 +78,10 @@ def compute_sim_loss(x_sample: Tensor, y_sample: Tensor, loss_type: str = "mse")
     Raises:
         ValueError: If there is no such loss.
     """
-    if loss_type not in LOSSES:
+    if loss_type not in LOSS_TYPES:
         raise ValueError(
-            f"loss_type={loss_type!r}, expected one of {LOSS_TYPES}" + nearest(loss_type, LOSSES)
+            f"loss_type={loss_type!r}, expected one of {LOSS_TYPES}"
+            + nearest(loss_type, LOSS_TYPES)
         )
     x = x_sample.to(torch.promote_types(x_sample.dtype, torch.float32))
     y = y_sample.to(torch.promote_types(y_sample.dtype, torch.float32))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
+
+from ..layers import nearest
 
 ProjectionType = Literal["InvSS"]
 SamplingType = Literal["v0", "v1", "v2"]
@@ -33,8 +34,8 @@ class SimOptions:
             what the paper calls rhoSIM.
         channel_sampling_ratio: Share in [0, 1] of the channels of x and of y to compare: the first
             ones, at least one.
-        token_sampling_type: How tokens are sampled, see `sampling.draw_positions`: "v0" one draw for
-            the batch, "v1" one for each sample, "v2" for each sample those with the highest input.
+        token_sampling_type: How tokens are sampled: "v0" one draw for the batch, "v1" one for each
+            sample, "v2" for each sample those with the highest input; `sampling.draw_positions`.
         loss_type: Distance between prediction and target, see `loss.compute_sim_loss`.
         beta: Weight of the loss; published as the attribute `loss_beta` of every block, 5e-3.
         proj_hidden: Width of the projection's first hidden layer; published 256.
@@ -111,14 +112,6 @@ class SimOptions:
         return cls(**merged)
 
 
-def nearest(name: object, names: Iterable[str]) -> str:
-    """The end of an error message: the right names which are nearest to a wrong one, if any are."""
-    matches = difflib.get_close_matches(str(name), list(names), n=3, cutoff=0.5)
-    if not matches:
-        return ""
-    return "; did you mean " + " or ".join(repr(match) for match in matches) + "?"
-
-
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if not isinstance(value, str) or value not in choices:
         raise ValueError(
@@ -128,7 +121,7 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 def _check_number(
     name: str,
-    value: object,
+    value: Any,
     expected: str,
     at_least: float = -math.inf,
     at_most: float = math.inf,

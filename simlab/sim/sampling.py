@@ -1,15 +1,15 @@
 """SIM's sampling: which positions ("tokens") of a block's input x and output y are compared.
 
 `draw_positions` is the published sampling in its versions v0, v1 and v2. Around it stand what the
-published code lacks: `pair_positions` brings x onto y's grid, so that blocks with a stride work, and
-`sample_tokens` takes care that there are enough tokens to compare.
+published code lacks: `pair_positions` brings x onto y's grid, so that blocks with a stride
+work, and `sample_tokens` takes care that there are enough tokens to compare.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from .fast import FEW_TOKENS, take_tokens
 
@@ -82,8 +82,8 @@ def sample_tokens(
         n = min(max(n, 2), x.shape[2])
     if n < at_least:
         raise ValueError(
-            f"{label}: one position and a batch of one, but norm_mse standardises over at least two "
-            "tokens: use larger batches (drop_last=True), larger maps or another loss_type"
+            f"{label}: one position and a batch of one, but norm_mse standardises over at least "
+            "two tokens: use larger batches (drop_last=True), larger maps or another loss_type"
         )
     positions = draw_positions(x, n, sampling_type)
     if n >= FEW_TOKENS:
@@ -159,5 +159,5 @@ def _first_channels(x: Tensor, k: int) -> Tensor:
 def _resize(x: Tensor, y: Tensor) -> Tensor:
     """Average x [B, K, H, W] or [B, K, N] onto the grid of y."""
     if y.dim() == 4:
-        return F.adaptive_avg_pool2d(x, (y.shape[2], y.shape[3]))
-    return F.adaptive_avg_pool1d(x, y.shape[2])
+        return functional.adaptive_avg_pool2d(x, (y.shape[2], y.shape[3]))
+    return functional.adaptive_avg_pool1d(x, y.shape[2])

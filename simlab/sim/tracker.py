@@ -71,7 +71,7 @@ class LossSimTracker:
             elif not sim.training:
                 num_in_eval += 1
         if not losses and num_in_eval == 0:
-            losses = self._latest_losses()
+            losses = _latest_losses(active)
             if losses:
                 warnings.warn(
                     "this SIM loss was taken before, or a backward pass has gone through "
@@ -96,16 +96,12 @@ class LossSimTracker:
         Returns:
             Losses by the block's name ("" is the root); a NaN shows as nan.
         """
-        losses = self._latest_losses()
+        losses = _latest_losses(self.holders)
         if not losses:
             return {}
         device = next(iter(losses.values())).device
         values = torch.stack([loss.to(device) for loss in losses.values()]).tolist()
         return dict(zip(losses, values, strict=True))
-
-    def _latest_losses(self) -> dict[str, Tensor]:
-        """The latest loss of each block that has run, without a graph."""
-        return {name: sim.loss_sim for name, sim in self.holders if sim.loss_sim is not None}
 
     def _device(self) -> torch.device | None:
         """Device of the first block with parameters; None, torch's default, where SIM is off."""
@@ -113,6 +109,11 @@ class LossSimTracker:
             for parameter in cast(nn.Module, sim).parameters():
                 return parameter.device
         return None
+
+
+def _latest_losses(holders: list[tuple[str, SimHolder]]) -> dict[str, Tensor]:
+    """The latest loss of each block that has run, without a graph."""
+    return {name: sim.loss_sim for name, sim in holders if sim.loss_sim is not None}
 
 
 def _refuse_non_finite(losses: dict[str, Tensor]) -> None:
