@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from simlab._names import near
-from simlab.sim.sim import LOSS_TYPES, SAMPLING_TYPES
+from simlab.sim import LOSS_TYPES, SAMPLING_TYPES
 
 # fields that say where and how a run is computed and shown, not what it computes
 NOT_IDENTITY = frozenset(

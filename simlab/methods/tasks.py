@@ -16,7 +16,7 @@ from simlab.config import PretrainConfig, SupervisedConfig, TrainConfig
 from simlab.data.images import Dataset, Images
 from simlab.evaluate.collapse import collapse_metrics
 from simlab.evaluate.features import accuracy, features, knn_accuracy, stratified
-from simlab.sim.sim import LossSimTracker, attach_sim
+from simlab.sim import LossSimTracker, attach_sim
 
 from .simclr import SimCLR, SimCLRLoss
 from .simsiam import SimSiam, SimSiamLoss, View

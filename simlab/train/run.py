@@ -24,7 +24,7 @@ from simlab.methods.tasks import Pretraining, Supervised, refuse_nan
 from simlab.models.encoders import build_encoder
 from simlab.runs.identity import module_digest
 from simlab.runs.run import Run, claim
-from simlab.sim.sim import detach_sim
+from simlab.sim import detach_sim
 from simlab.train.resolve import resolve
 
 from .monitor import StepLog
