@@ -29,9 +29,9 @@ def first_of_each_class(labels: np.ndarray, number: int) -> np.ndarray:
 
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write what `numpy.savez_compressed` does, but without the time in it, and as small as can be."""
+    """Write what `numpy.savez_compressed` does, but without the time of writing in it."""
     unfinished = path.with_suffix(".part")
-    with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+    with zipfile.ZipFile(unfinished, "w") as archive:
         for name, array in arrays.items():
             entry = zipfile.ZipInfo(f"{name}.npy", date_time=NO_DATE)
             entry.compress_type = zipfile.ZIP_DEFLATED
