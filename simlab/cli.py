@@ -1,6 +1,5 @@
 """The commands that ask a stored run something, `data` and `doctor`; their arguments are its flags."""
 
-import dataclasses
 import importlib.metadata
 import importlib.util
 import os
@@ -72,8 +71,8 @@ def probe(
     _positive(epochs=epochs, views=views)
     _, config, encoder, data = open_run(run, data_folder, device)
     encoded = encode(encoder, data, views, parse_augment(config.augment), seed)
-    found = linear_probe(encoded, labels, seed, solver, epochs)
-    for name, value in dataclasses.asdict(found).items():
+    result = linear_probe(encoded, labels, seed, solver, epochs)
+    for name, value in result.numbers().items():
         print(f"{name:<16} {value}")
 
 

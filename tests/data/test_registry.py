@@ -1,7 +1,9 @@
 """Datasets by name, on a device, and from an installed wheel."""
 
+import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from data_images import ROOT
 
 from simlab.data import DATASETS, load_data
+from simlab.data import fashion as module
 
 
 @pytest.mark.parametrize(
@@ -57,7 +60,20 @@ def test_a_dataset_lives_on_the_device_that_was_asked_for(fashion_folder):
 # ---------------------------------------------------------------------------------------- the wheel
 
 
-@pytest.mark.long
+def test_laid_out_as_in_the_wheel_the_package_finds_its_images(tmp_path, monkeypatch, fashion):
+    """The wheel itself is built and installed by the next test."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert all((ROOT / package / "__init__.py").exists() for package in wheel["packages"])
+    for source, target in wheel["force-include"].items():
+        shutil.copytree(ROOT / source, tmp_path / "site" / target)
+    file = tmp_path / "site" / "simlab" / "data" / "fashion.py"
+    monkeypatch.setattr(module, "__file__", str(file))
+    assert module.bundled_folder() == tmp_path / "site" / "simlab" / "_data"
+    assert load_data("fashion").digest() == fashion.digest()
+
+
+@pytest.mark.slow
 def test_an_installed_wheel_brings_the_images_into_an_empty_folder(tmp_path, fashion):
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     built = subprocess.run(

@@ -127,77 +127,25 @@ def test_memory_is_bounded_by_the_block_whatever_the_number_of_classes(monkeypat
     assert largest <= 4000
 
 
-# ------------------------------------------------------------------- bfloat16 first, float32's answer
+def test_neighbours_that_bfloat16_would_confuse_are_told_apart():
+    """Every cosine is above 0.99, and the right class is nearer by less than bfloat16 resolves."""
+    generator = torch.Generator().manual_seed(1)
+    middle = torch.randn(32, generator=generator)
+    bank = middle + 0.02 * torch.randn(1001, 32, generator=generator)
+    queries = bank[:20] + 0.01
+    labels = torch.randint(5, (1001,), generator=generator)
+    for k in (1, 7, 30):
+        wanted = naive(bank, labels, queries, k, 0.1, 5)
+        assert torch.equal(knn_predict(bank, labels, queries, k), wanted)
+    coarse = (queries.bfloat16() @ bank.bfloat16().T).float().argmax(1)
+    assert not torch.equal(coarse, (queries @ bank.T).argmax(1)), "not hard enough to show it"
 
 
-def hard_banks():
-    """[name, bank, queries]: what is near is not told apart by bfloat16, or only just."""
-    g = torch.Generator().manual_seed(1)
-    loose = torch.randn(3001, 32, generator=g)
-    middle = torch.randn(32, generator=g)
-    tight = middle + 0.02 * loose  # every cosine is above 0.99
-    positive = loose.relu() + 0.1  # as after a ReLU
-    opposite = -middle + 0.3 * loose  # and no cosine with the queries is above 0
-    near = middle + 0.3 * torch.randn(40, 32, generator=g)
-    return {
-        "loose": (loose, torch.randn(40, 32, generator=g)),
-        "tight": (tight, tight[:40] + 0.01),
-        "positive": (positive, positive[:40].flip(1)),
-        "opposite": (opposite, near),
-        "across": across(g),
-    }
-
-
-def across(g):
-    """Cosines all between .009 and .011: what is rounded off of the vectors is far more than of them."""
-    query = nn.functional.normalize(torch.randn(1, 32, generator=g), dim=1)
-    rest = torch.randn(597, 32, generator=g)
-    rest = nn.functional.normalize(rest - rest @ query.T * query, dim=1)
-    cosine = 0.009 + 0.002 * torch.rand(597, 1, generator=g)
-    return (1 - cosine**2).sqrt() * rest + cosine * query, query.repeat(3, 1)
-
-
-@pytest.mark.parametrize("name", ["loose", "tight", "positive", "opposite", "across"])
-@pytest.mark.parametrize("k", [1, 7, 30])
-def test_the_k_nearest_by_way_of_bfloat16_are_those_of_float32(name, k, monkeypatch):
-    monkeypatch.setattr(evaluate, "LARGE", 1)  # never too many candidates to go that way
-    bank, queries = (nn.functional.normalize(x, dim=1) for x in hard_banks()[name])
-    monkeypatch.setattr(evaluate, "BLOCK", 16 * len(bank))  # of 40 queries: three blocks
-    rough = evaluate._roughly(bank)
-    assert len(rough[0]) > len(bank)
-    wanted, places = evaluate._k_nearest(queries, bank, None, k)
-    found, found_places = evaluate._k_nearest(queries, bank, rough, k)
-    torch.testing.assert_close(found.sort(1).values, wanted.sort(1).values, atol=2e-6, rtol=0)
-    exact = queries.double() @ bank.double().T
-    torch.testing.assert_close(found.double(), exact.gather(1, found_places), atol=2e-6, rtol=0)
-    kth = exact.topk(k).values[:, -1:]
-    clear = (exact.gather(1, places) > kth + 1e-6).sum(1)  # beyond float32's own rounding
-    for row, (a, b) in enumerate(zip(found_places, places, strict=True)):
-        assert len(set(a.tolist())) == k
-        assert len(set(a.tolist()) & set(b.tolist())) >= clear[row]
-    # bfloat16 alone would have answered otherwise
-    alone = (queries.bfloat16() @ bank.bfloat16().T).float().topk(k).indices
-    if name == "tight":
-        assert (exact.gather(1, alone).amin(1) < kth[:, 0] - 1e-6).any()
-
-
-def test_where_too_many_are_near_all_of_them_are_compared_in_float32(monkeypatch):
-    bank, queries = (nn.functional.normalize(x, dim=1) for x in hard_banks()["tight"])
-    rough = evaluate._roughly(bank)
-    monkeypatch.setattr(evaluate, "BLOCK", 16 * len(bank))
-    monkeypatch.setattr(torch.sparse, "sampled_addmm", None)  # not used
-    found = evaluate._k_nearest(queries, bank, rough, 7)
-    assert torch.equal(found[1], evaluate._k_nearest(queries, bank, None, 7)[1])
-
-
-def test_a_large_bank_gives_the_votes_of_float32_and_says_nothing(monkeypatch, recwarn):
-    bank, labels, queries, _ = problem(n=4000, m=300, d=24, classes=6)
-    wanted = knn_predict(bank, labels, queries, 20)
-    monkeypatch.setattr(evaluate, "cpu_has_bfloat16", lambda: True)
-    for large in (100, 10**6):
-        monkeypatch.setattr(evaluate, "LARGE", large)
-        assert torch.equal(knn_predict(bank, labels, queries, 20), wanted)
-    assert not recwarn.list
+@pytest.mark.parametrize("temperature", [0, -0.1, math.nan])
+def test_a_temperature_that_is_not_positive_is_refused(temperature):
+    bank, labels, queries, _ = problem()
+    with pytest.raises(ValueError, match=f"temperature={temperature}: expected a number above 0"):
+        knn_predict(bank, labels, queries, 5, temperature)
 
 
 @pytest.mark.parametrize("k", [0, -1, 61])
