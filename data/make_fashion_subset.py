@@ -40,8 +40,8 @@ def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
     os.replace(unfinished, path)
 
 
-def main(folder: str) -> None:
-    """Write the subset of the dataset in `folder`."""
+def main(folder: str, file: Path = FILE) -> None:
+    """Write the subset of the dataset in `folder` to `file`."""
     arrays = {}
     for split, per_class in PER_CLASS.items():
         full = FashionMNIST(folder, train=split == "train", download=True)
@@ -50,8 +50,8 @@ def main(folder: str) -> None:
         arrays[f"{split}_images"] = full.data.numpy()[indices]
         arrays[f"{split}_labels"] = labels[indices]
         print(f"{split}: {len(indices)} images")
-    FILE.parent.mkdir(exist_ok=True)
-    write_npz(FILE, arrays)
+    file.parent.mkdir(exist_ok=True)
+    write_npz(file, arrays)
 
 
 if __name__ == "__main__":

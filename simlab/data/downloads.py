@@ -41,11 +41,13 @@ def open_torchvision(
     try:
         return make(str(root), download=download, **split)
     except (RuntimeError, OSError) as error:  # torchvision raises either for a broken connection
+        files_folder, wrong = _wrong_files(make, root)
+        if not wrong:
+            raise  # a file with the right name, but with a content that torchvision can't read
         if download:
             raise ConnectionError(f"{name} could not be downloaded to {root}: {error}") from error
-        files_folder, wrong = _wrong_files(make, root)
         raise FileNotFoundError(
-            f"{name}: {', '.join(wrong) or error} missing or damaged in {files_folder}. Fetch it "
+            f"{name}: {', '.join(wrong)} missing or damaged in {files_folder}. Fetch it "
             f"with download=True, or `simlab data {name} --download`; offline, put its files there"
         ) from error
 

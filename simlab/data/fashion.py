@@ -105,7 +105,7 @@ def _read_torchvision(folder: str, download: bool, train: bool) -> Images:
     try:
         split = open_torchvision(datasets.FashionMNIST, "fashion", folder, download, train=train)
         return _as_split(split.data.numpy(), split.targets.numpy())
-    except (AssertionError, ValueError, KeyError, IndexError) as error:  # torchvision checks little
+    except (AssertionError, RuntimeError, ValueError, KeyError) as error:  # of torchvision's reader
         files = download_folder(folder) / "FashionMNIST" / "raw"
         name = "train" if train else "t10k"
         raise ValueError(

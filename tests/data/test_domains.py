@@ -67,7 +67,7 @@ def test_dyed_images_keep_their_shape_in_their_own_colour():
     assert not domains.images.images[red, 1:].any() and 150 < int(red.sum()) < 250
     half = (images.images[blue, 0] / 2).round()
     assert torch.equal(domains.images.images[blue, 2].float(), half)
-    with pytest.raises(ValueError, match="colours already"):
+    with pytest.raises(ValueError, match="3 channels: expected grey ones"):
         by_colour(domains.images)
 
 

@@ -1,7 +1,6 @@
 """Fashion-MNIST: the bundled file, torchvision's folder, and what is said of damaged files."""
 
-import subprocess
-import sys
+import runpy
 
 import numpy as np
 import pytest
@@ -128,11 +127,9 @@ def test_the_script_that_made_the_bundled_file_makes_the_same_bytes_again(tmp_pa
         for split, name in (("train", "train"), ("test", "t10k")):
             write_idx(raw / f"{name}-images-idx3-ubyte", arrays[f"{split}_images"])
             write_idx(raw / f"{name}-labels-idx1-ubyte", arrays[f"{split}_labels"])
-    script = tmp_path / "data" / "make_fashion_subset.py"
-    script.parent.mkdir()
-    script.write_text((ROOT / "data" / "make_fashion_subset.py").read_text())
-    subprocess.run([sys.executable, script, tmp_path], check=True, capture_output=True)
-    assert (script.parent / "fashion" / "fashion.npz").read_bytes() == bundled.read_bytes()
+    script = runpy.run_path(str(ROOT / "data" / "make_fashion_subset.py"))
+    script["main"](str(tmp_path), tmp_path / "again" / "fashion.npz")
+    assert (tmp_path / "again" / "fashion.npz").read_bytes() == bundled.read_bytes()
 
 
 # ---------------------------------------------------------------------- a folder of torchvision's
@@ -183,3 +180,10 @@ def test_labels_that_do_not_fit_are_named_with_both_files(fashion_folder, labels
     both = "train-images-idx3-ubyte and train-labels-idx1-ubyte"
     with pytest.raises(ValueError, match=f"{both} do not fit each other .*{message}"):
         load_data("fashion", str(fashion_folder))
+
+
+def test_a_damaged_file_is_no_failed_download(fashion_folder, no_network):
+    truncate(fashion_folder / "FashionMNIST" / "raw" / "train-images-idx3-ubyte")
+    with pytest.raises(ValueError, match="delete them and fetch them again"):
+        load_data("fashion", str(fashion_folder), download=True)
+    assert no_network == []

@@ -212,7 +212,7 @@ def test_a_column_of_thumbnails_holds_the_first_images_of_its_class():
     image = image_of(data._repr_html_())[0].convert("L")
     for column, index in enumerate((0, 1)):  # the first image of class 0 and of class 1
         tile = image.crop((60 * column, 0, 60 * column + 56, 56)).resize((8, 8), 0)
-        assert list(tile.getdata()) == data.train.images[index, 0].flatten().tolist()
+        assert list(tile.tobytes()) == data.train.images[index, 0].flatten().tolist()
 
 
 def test_many_classes_and_unlabelled_images_are_summed_up_and_names_are_escaped():
