@@ -17,7 +17,7 @@ from simlab.augment import parse_augment
 from simlab.compute import devices
 from simlab.config import PretrainConfig, SupervisedConfig, TrainConfig, make_config
 from simlab.data import registry as sources
-from simlab.data.images import Dataset, load_data
+from simlab.data import Dataset, load_data
 from simlab.evaluate import features as evaluate
 from simlab.evaluate.probe import encode, linear_probe
 from simlab.models.encoders import build_encoder

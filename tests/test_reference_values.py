@@ -36,7 +36,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 # ---- the adapter: all that this file knows of simlab. Whoever renames something edits it here -----
 from simlab import similarity
-from simlab.augment import RECIPES, parse_augment, two_views, view, views_at_once
+from simlab.augment import RECIPES, Normalize, parse_augment, two_views, view, views_at_once
 from simlab.config import PretrainConfig, SupervisedConfig
 from simlab.data import Dataset, load_data
 from simlab.evaluate import features, knn, knn_accuracy, knn_predict, raw_pixels, ridge_r2
@@ -90,14 +90,15 @@ def train(method: str, options: dict | None = None, method_options: dict | None 
 
 def make_views(function: str, recipe: str, images: list[Tensor]) -> Arrays:
     """Augmented views of a few batches [N, C, H, W], by one of the three functions."""
-    mean, std = torch.full((images[0].shape[1],), 0.3), torch.full((images[0].shape[1],), 0.35)
+    channels = images[0].shape[1]
+    normalize = Normalize([0.3] * channels, [0.35] * channels)
     augment, generator = parse_augment(recipe), torch.Generator().manual_seed(5)
     if function == "view":
-        return {"view": view(images[0], augment, mean, std, generator=generator)}
+        return {"view": view(images[0], augment, normalize, generator=generator)}
     if function == "two_views":
-        one, two = two_views(images[0], augment, mean, std, 24, generator)
+        one, two = two_views(images[0], augment, normalize, 24, generator)
         return {"first": one, "second": two}
-    batches = views_at_once(2, images, augment, mean, std, 20, generator)
+    batches = views_at_once(2, images, augment, normalize, 20, generator)
     return {f"batch {i}": torch.cat(batch) for i, batch in enumerate(batches)}
 
 
@@ -111,7 +112,7 @@ def probe(encoder: Callable[[Tensor], Tensor], **options: Any) -> Arrays:
 def compute_features(encoder: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """Features [N, D] of the training and of the test images."""
     data = dataset()
-    return tuple(features(encoder, split, data.mean, data.std) for split in (data.train, data.test))
+    return features(encoder, data.train), features(encoder, data.test)
 
 
 def similarity_values(result: Any) -> Arrays:

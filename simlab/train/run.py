@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from simlab.compute import distributed
 from simlab.compute.devices import autocast, environment, resolve_device
 from simlab.config import PretrainConfig, SupervisedConfig, TrainConfig
-from simlab.data.images import Dataset, load_data
+from simlab.data import Dataset, load_data
 from simlab.evaluate.collapse import warn_if_collapsing
 from simlab.methods.tasks import Pretraining, Supervised, refuse_nan
 from simlab.models.encoders import build_encoder
