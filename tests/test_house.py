@@ -119,9 +119,7 @@ def test_imports_run_one_way():
             continue  # the public names, by name alone
         room = room_of(module)
         for target in {room_of(t) for t in targets} - {room, "simlab"}:
-            assert floor_of(target) > floor_of(room), (
-                f"{module} imports {target}, above or beside it"
-            )
+            assert floor_of(target) > floor_of(room), f"{module} imports {target} from above"
 
 
 def test_no_file_imports_itself_in_the_end():
