@@ -1,7 +1,7 @@
 """The field's words in code, docstrings and messages: what nobody else says is not said here.
 
-The right-hand side of BANNED says what to write instead. Names are checked apart: a variable that is
-called by an adjective or a participle where a noun exists tells its reader nothing.
+The right-hand side of BANNED says what to write instead. Names are checked apart: a variable that
+is called by an adjective or a participle where a noun exists tells its reader nothing.
 """
 
 import ast
