@@ -7,6 +7,7 @@
 from .devices import (
     PRECISIONS,
     autocast,
+    channels_last,
     cpu_has_bfloat16,
     environment,
     full_precision,
@@ -17,6 +18,7 @@ from .devices import (
 __all__ = [
     "PRECISIONS",
     "autocast",
+    "channels_last",
     "cpu_has_bfloat16",
     "environment",
     "full_precision",

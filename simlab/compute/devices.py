@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
+from torch import nn
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -78,6 +79,11 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
+
+
+def channels_last(module: nn.Module, device: torch.device) -> nn.Module:
+    """Move a module to a device, its convolutions' weights channels last: faster on every device."""
+    return module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]  # torch's stubs lack it
 
 
 def environment(device: torch.device) -> dict[str, str | int]:
