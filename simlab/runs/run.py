@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from torch import nn
 
@@ -163,7 +164,7 @@ class Run:
         write_json(self.folder / "metrics.json", {**result, "encoder_digest": digest(data)})
 
     def save_checkpoint(self, epoch: int, state: dict[str, Any], keep: int) -> None:
-        """Write one; drop all but the newest `keep`, the best, and those of epochs 1, 2, 4, 8, ..."""
+        """Write one; drop all but the newest `keep`, the best, and epochs 1, 2, 4, 8, ..."""
         if self.read_only:
             return
         data = pack_tensors({"run": self.folder.name, **state})
@@ -212,7 +213,7 @@ class Run:
         history = self.history
         if "knn" not in history:
             return None
-        best_row = history["knn"].to_numpy().argmax()
+        best_row = np.nanargmax(history["knn"].to_numpy())  # NaN in epochs without a measurement
         best_epoch = int(history["epoch"].iloc[best_row])
         return self.checkpoint_paths().get(best_epoch)
 
