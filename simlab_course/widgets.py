@@ -32,7 +32,7 @@ from simlab.data.images import Dataset
 from simlab.evaluate.collapse import COMPLETE_STD_RATIO
 from simlab.evaluate.probe import Features
 from simlab.similarity import Result, cka_similarity
-from simlab.stats import need_columns, need_seeds_alone
+from simlab.stats import require_columns, require_seeds_alone
 from simlab_course import figures
 
 # least, most and step of a strength's slider; 0 to 1 by 0.1 where nothing is said
@@ -501,7 +501,7 @@ def _word(value: Any) -> str:
 
 def _need(table: pd.DataFrame, columns: Iterable[str], keys: list[str]):
     """The table has these columns, and rows; those of equal keys differ in the seed alone."""
-    need_columns(table, *columns)
+    require_columns(table, *columns)
     if not len(table):
         raise ValueError("the table has no rows")
-    need_seeds_alone(table, keys, "filter the table")
+    require_seeds_alone(table, keys, "filter the table")
