@@ -5,6 +5,7 @@
 - `run`: the folder of one run.
 - `store`: where runs are kept, and how one is claimed by its configuration.
 - `load`: open a finished run with its encoder and its dataset.
+- `doctor`: what this machine has, and what is missing.
 """
 
 from .files import digest, read_json, write_bytes, write_json
