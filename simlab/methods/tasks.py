@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from simlab.augment.views import parse_augment, views_at_once
+from simlab.augment import parse_augment, views_at_once
 from simlab.compute.distributed import gather, gather_rows, rows, share, world
 from simlab.config import PretrainConfig, SupervisedConfig, TrainConfig
 from simlab.data.images import Dataset, Images
@@ -55,7 +55,7 @@ class _Task:
         at_once = max(1, min(AT_ONCE[0] // numbers, AT_ONCE[1]))
         while some := list(islice(batches, at_once)):
             index, images = zip(*some, strict=True)
-            how = self.augment, d.mean, d.std, c.view_size, generator, share(len(images[0]))
+            how = self.augment, d.normalize, c.view_size, generator, share(len(images[0]))
             yield from zip(index, views_at_once(self.views_of_each, images, *how), strict=True)
 
     def with_sim(self, loss: Tensor) -> Tensor:
@@ -104,13 +104,13 @@ class Pretraining(_Task):
         c, d, n = self.config, self.data, self.network
         spread = torch.linspace(0, len(d.test) - 1, min(MONITOR_IMAGES, len(d.test))).long()
         # a module, so that `features` freezes its BatchNorm
-        z = features(nn.Sequential(n.encoder, n.projector), d.test.subset(spread), d.mean, d.std)
+        z = features(nn.Sequential(n.encoder, n.projector), d.test.subset(spread))
         refuse_nan([z], f"in the features after epoch {epoch}")
         found = collapse_metrics(z)
         labelled = min(int(d.train.labels.min()), int(d.test.labels.min())) >= 0
         due = epoch % c.monitor_every == 0 or epoch == c.epochs
         if due and labelled and len(d.classes) > 1:
-            bank, test = (_features_of_all(n.encoder, part, d) for part in (d.train, d.test))
+            bank, test = (_features_of_all(n.encoder, part) for part in (d.train, d.test))
             k, t = min(c.knn_k, len(bank)), c.knn_temperature
             found["knn"] = knn_accuracy(bank, d.train.labels, test, d.test.labels, k, t)
             found |= {"knn_k": k, "knn_temperature": t}
@@ -148,14 +148,14 @@ class Supervised(_Task):
         d = self.data
         if epoch < self.config.epochs or int(d.test.labels.min()) < 0:
             return {}
-        logits = _features_of_all(self.network, d.test, d)
+        logits = _features_of_all(self.network, d.test)
         refuse_nan([logits], f"in the outputs after epoch {epoch}")
         return {"test_accuracy": accuracy(logits, d.test.labels)}
 
 
-def _features_of_all(encoder: nn.Module, images: Images, data: Dataset) -> Tensor:
+def _features_of_all(encoder: nn.Module, images: Images) -> Tensor:
     """`features`, each process making those of its part: [N, D] in every one."""
-    part = features(encoder, images, data.mean, data.std, only=rows(len(images)))
+    part = features(encoder, images, only=rows(len(images)))
     return gather_rows(part, len(images))
 
 

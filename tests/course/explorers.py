@@ -88,7 +88,7 @@ def every():
     recipe = RECIPES["simsiam-imagenet"]
     return {
         "two_view_explorer": widgets.two_view_explorer(
-            data.train.images[:4], data.mean, data.std, recipe
+            data.train.images[:4], data.normalize, recipe
         ),
         "live_curves": live,
         "epoch_scrubber": widgets.epoch_scrubber(maps(), LABELS, CLASSES),

@@ -14,7 +14,7 @@ import torch
 from pages import lasting
 from PIL import Image
 
-from simlab.augment import RECIPES, Augment
+from simlab.augment import RECIPES, Augment, Normalize
 from simlab.evaluate.collapse import COMPLETE_STD_RATIO
 from simlab_course import figures as plots
 from simlab_course import widgets
@@ -123,7 +123,7 @@ def test_the_explorer_has_every_strength_of_the_recipe(every):
 @pytest.mark.parametrize("recipe", [*RECIPES.values(), Augment(ratio=50.0, crop_min=0.01)])
 def test_a_slider_starts_at_the_recipe_s_strength_whatever_it_is(recipe):
     data = explorers.images()
-    made = widgets.two_view_explorer(data.train.images[:2], data.mean, data.std, recipe)
+    made = widgets.two_view_explorer(data.train.images[:2], data.normalize, recipe)
     assert made.state["ratio"] == recipe.ratio
     assert made.state["crop"] == (recipe.crop_min, recipe.crop_max)
 
@@ -131,8 +131,8 @@ def test_a_slider_starts_at_the_recipe_s_strength_whatever_it_is(recipe):
 def test_a_step_switched_on_leaves_the_other_steps_alone():
     """Two views of the same draw differ in what was changed and in nothing else."""
     grey = torch.randint(0, 255, (3, 1, 16, 16), dtype=torch.uint8)
-    mean, std = torch.tensor([0.5]), torch.tensor([0.25])
-    made = widgets.two_view_explorer(grey, mean, std, RECIPES["none"])
+    normalize = Normalize(torch.tensor([0.5]), torch.tensor([0.25]))
+    made = widgets.two_view_explorer(grey, normalize, RECIPES["none"])
     assert [n for n, c in made.controls.items() if c.disabled] == ["saturation", "hue", "grey"]
     made.controls["crop"].value = (0.3, 0.6)
     made.controls["jitter"].value = 1.0

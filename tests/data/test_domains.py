@@ -54,7 +54,8 @@ def test_the_three_splits_share_no_image_and_the_test_split_is_the_whole_left_ou
 def test_the_normalisation_knows_nothing_of_the_left_out_domain():
     domains = by_colour(numbered())
     data, _ = domains.leave_out("red")
-    assert torch.equal(data.mean, data.train.moments()[0]) and data.mean[0] < data.mean[1]
+    assert torch.equal(data.normalize.mean, data.train.moments()[0])
+    assert data.normalize.mean[0] < data.normalize.mean[1]
 
 
 def test_dyed_images_keep_their_shape_in_their_own_colour():

@@ -17,7 +17,7 @@ import pytest
 import torch
 import torch.nn as nn
 
-from simlab.augment import RECIPES, two_views
+from simlab.augment import RECIPES, Normalize, two_views
 from simlab.compute import distributed
 from simlab.compute.distributed import with_global_batch_norm
 from simlab.config import PretrainConfig, SupervisedConfig
@@ -198,11 +198,11 @@ def run_in(folder, one):
 def test_a_processs_views_are_the_whole_batchs(recipe, processes):
     number = 6 * processes
     images = torch.randint(0, 256, (number, 3, 24, 24), dtype=torch.uint8)
-    mean, std = torch.full((3,), 0.5), torch.full((3,), 0.2)
+    normalize = Normalize(torch.full((3,), 0.5), torch.full((3,), 0.2))
 
     def views(part, share=None):
         generator = torch.Generator().manual_seed(3)
-        return two_views(part, RECIPES[recipe], mean, std, 16, generator, share)
+        return two_views(part, RECIPES[recipe], normalize, 16, generator, share)
 
     whole = views(images)
     parts = [views(images[i : i + 6], (i, number)) for i in range(0, number, 6)]
