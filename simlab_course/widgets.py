@@ -29,8 +29,7 @@ from torch import Tensor
 
 from simlab.augment import Augment, Normalize, view
 from simlab.data.images import Dataset
-from simlab.evaluate.collapse import COMPLETE_STD_RATIO
-from simlab.evaluate.probe import Features
+from simlab.evaluate import COMPLETE_STD_RATIO, Features
 from simlab.similarity import Result, cka_similarity
 from simlab.stats import require_columns, require_seeds_alone
 from simlab_course import figures

@@ -215,7 +215,7 @@ def _duplicate_limit(u: Tensor) -> float:
 
 
 def _count_near(distances: Tensor, limit: float) -> Tensor:
-    """Count each row's near-duplicates, itself included, at the full and half the distance [B, 2]."""
+    """Count each row's near-duplicates, itself included, at the distance and half of it: [B, 2]."""
     near = [(distances <= radius + TINY).sum(1) for radius in (limit, limit / 4)]
     return torch.stack(near, dim=1)
 

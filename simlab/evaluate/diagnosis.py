@@ -16,7 +16,7 @@ COMPLETE_STD_RATIO = 0.10  # std over 1/sqrt(d)
 DIMENSIONAL_PARTICIPATION = 2.2  # nearly all variance in two directions, and
 DIMENSIONAL_RANK_RATIO = 0.10  # little beside it: effective rank over min(N, D)
 NARROW_RANK = 3  # that fraction of a narrow z would be less than anything has
-# No measured run collapsed locally: these are set by constructed features, and raise no false alarm.
+# No measured run collapsed locally: set by constructed features, they raise no false alarm there.
 LOCAL_DUPLICATES = 0.90  # nearly every embedding nearly coincides with another one, and
 LOCAL_DIMENSION = 0.5  # those points are no smooth cloud, in which a line has 1 and a plane 2
 WARN_LOSS = -0.95  # a SimSiam loss this near its minimum of -1 is good news only if ...

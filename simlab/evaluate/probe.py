@@ -216,7 +216,9 @@ def probe_table(
     Args:
         encoded: features by the encoder's name.
         budgets: numbers of labelled images.
-        seeds: of `linear_probe`, as are solver and epochs.
+        seeds: seeds of `linear_probe`.
+        solver: as in `linear_probe`.
+        epochs: as in `linear_probe`.
 
     Returns:
         A row for each, with the column `encoder` and the numbers of `Probe`.

@@ -1,4 +1,4 @@
-"""What a linear map can read from an encoder: known factors, and the image itself, layer by layer."""
+"""What a linear map can read from an encoder: known factors, and the image, layer by layer."""
 
 from collections import defaultdict
 from collections.abc import Sequence
