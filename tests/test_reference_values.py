@@ -39,9 +39,18 @@ from simlab import similarity
 from simlab.augment import RECIPES, Normalize, parse_augment, two_views, view, views_at_once
 from simlab.config import PretrainConfig, SupervisedConfig
 from simlab.data import Dataset, load_data
-from simlab.evaluate import features, knn, knn_accuracy, knn_predict, raw_pixels, ridge_r2
-from simlab.evaluate.collapse import collapse_metrics
-from simlab.evaluate.probe import encode, linear_probe, predictions
+from simlab.evaluate import (
+    collapse_metrics,
+    encode,
+    features,
+    knn,
+    knn_accuracy,
+    knn_predict,
+    linear_probe,
+    predictions,
+    raw_pixels,
+    ridge_r2,
+)
 from simlab.models import build_encoder
 from simlab.sim import (
     LOSS_TYPES,

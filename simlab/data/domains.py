@@ -7,7 +7,7 @@ A domain is a range of a known factor (`by_factor`: angle, position, scale), a c
 or a folder (`domain_folder`). The protocol is DomainBed's (Gulrajani & Lopez-Paz, arXiv
 2007.01434): a fifth of the training domains' images is for choosing among settings, the left-out
 domain is evaluated once. Augmentation that undoes the very shift (rotation, for angles) hides it.
-`simlab.sweep.domains.leave_each_out` trains on it.
+`simlab.sweeps.domains.leave_each_out` trains on it.
 """
 
 import math

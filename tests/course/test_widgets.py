@@ -15,7 +15,7 @@ from pages import lasting
 from PIL import Image
 
 from simlab.augment import RECIPES, Augment, Normalize
-from simlab.evaluate.collapse import COMPLETE_STD_RATIO
+from simlab.evaluate import COMPLETE_STD_RATIO
 from simlab_course import figures as plots
 from simlab_course import widgets
 
