@@ -110,7 +110,8 @@ def check_fields(options: Any) -> None:
         if kind.type is float and type(value) is int and abs(value) < 2**63:
             value = float(value)
             object.__setattr__(options, name, value)
-        if type(value) is not kind.type:
+        is_right_type = type(value) is kind.type
+        if not is_right_type:
             expected = kind.type.__name__
             raise TypeError(f"{name}={value!r} is {type(value).__name__}: expected {expected}")
         if kind.type is float and not math.isfinite(value):

@@ -117,7 +117,7 @@ def build_encoder(
 
 
 def _build_resnet(name: str, channels: int, small_stem: bool) -> tuple[nn.Module, int]:
-    """torchvision's ResNet without its classifier, and its number of features."""
+    """A ResNet of torchvision without its classifier, and its number of features."""
     # residual branches start at zero (Goyal et al., 1706.02677, section 5.1)
     encoder = torchvision.models.get_model(name, weights=None, zero_init_residual=True)
     if small_stem:

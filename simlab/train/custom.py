@@ -11,11 +11,58 @@ import types
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from simlab.methods.base import Method, MethodModule
 from simlab.runs.identity import digest
 
 # packages whose code is no user's: their versions are recorded with every run's environment
 NOT_THE_USERS = ("simlab", "torch", "torchvision", "numpy", "builtins")
 PLAIN = (bool, int, float, str, tuple)  # values whose repr says all there is to say
+
+
+def check_type(name: str, value: object, expected: type) -> None:
+    """Refuse a value of another type; raises TypeError."""
+    if not isinstance(value, expected):
+        raise TypeError(f"{name} is a {type(value).__name__}: expected a {expected.__name__}")
+
+
+def check_method(method: object) -> None:
+    """Refuse what is no method, and options that no dataclass knows of.
+
+    Raises:
+        TypeError: It is none, or its class lacks its decorator.
+    """
+    if not isinstance(method, Method):
+        name = method.__name__ if isinstance(method, type) else type(method).__name__
+        hint = f": did you mean {name}()?" if isinstance(method, type) else ""
+        raise TypeError(f"method is {name}: expected an instance of a Method{hint}")
+    fields = {field.name for field in dataclasses.fields(method)}
+    annotations = vars(type(method)).get("__annotations__", {})
+    options = {name for name, hint in annotations.items() if "ClassVar" not in str(hint)}
+    missing = sorted(options - fields)
+    if missing:
+        raise TypeError(
+            f"{type(method).__name__} is no dataclass, so that {', '.join(missing)} would be no "
+            "option: write @dataclass(frozen=True, kw_only=True) above the class"
+        )
+
+
+def check_augmentation(augment: object) -> str:
+    """The name of a callable augmentation; raises TypeError for what is not callable."""
+    if not callable(augment):
+        raise TypeError(
+            f"augment is a {type(augment).__name__}: expected a recipe's text, or a callable of "
+            "(images, generator)"
+        )
+    return augmentation_name(augment)
+
+
+def method_digest(method: Method, network: MethodModule) -> str:
+    """What a method of the user's is told from others by, beside its options; "" for simlab's."""
+    cls = type(method)
+    if cls.__module__.partition(".")[0] == "simlab":
+        return ""
+    modules = {type(module) for module in network.modules()}
+    return source_digest(cls, *modules)
 
 
 def source_digest(*objects: Any) -> str:

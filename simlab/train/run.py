@@ -18,14 +18,13 @@ from simlab.compute.devices import environment, resolve_device
 from simlab.config import PretrainConfig, SupervisedConfig, TrainConfig
 from simlab.data.images import Dataset, Images, load_data
 from simlab.evaluate.features import stratified
-from simlab.methods import METHODS
 from simlab.methods.base import Method, MethodModule
 from simlab.models.encoders import build_encoder
 from simlab.runs.identity import module_digest
 from simlab.runs.run import Run, claim
 from simlab.sim.sim import LossSimTracker, attach_sim, detach_sim
 
-from .custom import augmentation_name, source_digest
+from .custom import check_augmentation, check_method, check_type, method_digest, source_digest
 from .loop import Row, Task, fit
 from .monitor import Pretraining, SupervisedTraining
 from .resolve import resolve, resolve_method
@@ -69,7 +68,7 @@ def pretrain(
         ValueError: A value is wrong.
         TypeError: A value has the wrong type.
     """
-    _check_type("config", config, PretrainConfig)
+    check_type("config", config, PretrainConfig)
     if isinstance(augment, str):
         config = _replace_field(config, "augment", augment)
         augment = None
@@ -77,9 +76,9 @@ def pretrain(
         config = _replace_field(config, "method", method)
         method = None
     if augment is not None:
-        config = _replace_field(config, "augment", _checked_name(augment))
+        config = _replace_field(config, "augment", check_augmentation(augment))
     if method is not None:
-        _check_method(method)
+        check_method(method)
         _replace_field(config, "method", type(method).__name__)
     parts = _Parts(data, method, augment, encoder)
     return _train("pretrain", config, parts, fresh, progress, on_epoch, folder)
@@ -114,7 +113,7 @@ def train_supervised(
         ValueError: A value is wrong, or an image has no label.
         TypeError: A value has the wrong type.
     """
-    _check_type("config", config, SupervisedConfig)
+    check_type("config", config, SupervisedConfig)
     parts = _Parts(data, None, None, encoder)
     return _train("supervised", config, parts, fresh, progress, on_epoch, folder)
 
@@ -173,7 +172,7 @@ def _train(
         encoder, feature_dim = _build_encoder(config, data, parts.encoder)
         sim = _attach_sim(config, data, encoder)
         network = method.build(encoder, feature_dim)
-        _check_type(f"what {type(method).__name__}.build returns", network, MethodModule)
+        check_type(f"what {type(method).__name__}.build returns", network, MethodModule)
         on_device = data.to(device)
         task = Task(
             network,
@@ -185,7 +184,7 @@ def _train(
         identity = {
             "data": data.digest(),
             "encoder": "" if parts.encoder is None else module_digest(parts.encoder),
-            "method": _own_method_digest(method, network),
+            "method": method_digest(method, network),
             "augment": "" if parts.augment is None else source_digest(parts.augment),
         }
         with claim(kind, config, identity, folder, fresh) as run:
@@ -291,45 +290,6 @@ def _monitor(config: TrainConfig, data: Dataset) -> Pretraining | SupervisedTrai
     return SupervisedTraining(config.epochs, data)
 
 
-# ------------------------------------------------------------------------------ what a caller gives
-
-
-def _check_type(name: str, value: object, expected: type) -> None:
-    if not isinstance(value, expected):
-        raise TypeError(f"{name} is a {type(value).__name__}: expected a {expected.__name__}")
-
-
-def _check_method(method: object) -> None:
-    """Refuse what is no method, and options that no dataclass knows of.
-
-    Raises:
-        TypeError: It is none, or its class lacks its decorator.
-    """
-    if not isinstance(method, Method):
-        name = method.__name__ if isinstance(method, type) else type(method).__name__
-        hint = f": did you mean {name}()?" if isinstance(method, type) else ""
-        raise TypeError(f"method is {name}: expected an instance of a Method{hint}")
-    fields = {field.name for field in dataclasses.fields(method)}
-    declared = {
-        name for name, hint in vars(type(method)).get("__annotations__", {}).items()
-        if "ClassVar" not in str(hint)
-    }  # fmt: skip
-    if declared - fields:
-        raise TypeError(
-            f"{type(method).__name__} is no dataclass, so that {', '.join(sorted(declared))} would "
-            "be no options: write @dataclass(frozen=True, kw_only=True) above the class"
-        )
-
-
-def _checked_name(augment: object) -> str:
-    if not callable(augment):
-        raise TypeError(
-            f"augment is a {type(augment).__name__}: expected a recipe's text, or a callable of "
-            "(images, generator)"
-        )
-    return augmentation_name(augment)
-
-
 def _replace_field(config: PretrainConfig, name: str, value: str) -> PretrainConfig:
     """The configuration with a field replaced, which nobody may have set to something else.
 
@@ -342,14 +302,3 @@ def _replace_field(config: PretrainConfig, name: str, value: str) -> PretrainCon
         raise ValueError(f"config.{name}={said!r} and {name}={value!r}: give one of them")
     changes: dict[str, Any] = {name: value}
     return dataclasses.replace(config, **changes)
-
-
-def _own_method_digest(method: Method, network: MethodModule) -> str:
-    """What a method of the user's is told from others by, beside its options; "" for simlab's."""
-    cls = type(method)
-    if any(entry.module == cls.__module__ for entry in METHODS.values()):
-        return ""
-    if cls.__module__.partition(".")[0] == "simlab":
-        return ""
-    modules = {type(module) for module in network.modules()}
-    return source_digest(cls, *modules)
