@@ -13,6 +13,14 @@ launch      several processes from a notebook
 
 from .launch import launch
 from .resolve import resolve
-from .run import pretrain, settled, train_supervised, untrained
+from .run import build_task, pretrain, settled, train_supervised, untrained
 
-__all__ = ["launch", "pretrain", "resolve", "settled", "train_supervised", "untrained"]
+__all__ = [
+    "build_task",
+    "launch",
+    "pretrain",
+    "resolve",
+    "settled",
+    "train_supervised",
+    "untrained",
+]

@@ -5,6 +5,7 @@ package's digest; for a class or function of the user's it is the source of it a
 and classes of theirs that it uses.
 """
 
+import builtins
 import dataclasses
 import inspect
 import types
@@ -14,8 +15,8 @@ from typing import Any
 from simlab.methods.base import Method, MethodModule
 from simlab.runs.identity import digest
 
-# packages whose code is no user's: their versions are recorded with every run's environment
-NOT_THE_USERS = ("simlab", "torch", "torchvision", "numpy", "builtins")
+# packages whose code is no user's
+NOT_THE_USERS = ("simlab", "torch", "torchvision", "numpy")
 PLAIN = (bool, int, float, str, tuple)  # values whose repr says all there is to say
 
 
@@ -115,7 +116,7 @@ def augmentation_name(augment: Callable) -> str:
 def _collect(item: type | types.FunctionType, sources: dict[str, str]) -> None:
     """Add the source of a class or function, and of the user's that it uses."""
     name = f"{item.__module__}.{item.__qualname__}"
-    if name in sources or item.__module__.partition(".")[0] in NOT_THE_USERS:
+    if name in sources or not _is_the_users(item):
         return
     functions = _functions_of(item)
     texts = [item.__qualname__, *map(_source, functions)]
@@ -128,6 +129,13 @@ def _collect(item: type | types.FunctionType, sources: dict[str, str]) -> None:
     for value in used:
         if isinstance(value, type | types.FunctionType):
             _collect(value, sources)
+
+
+def _is_the_users(item: type | types.FunctionType) -> bool:
+    package = item.__module__.partition(".")[0]
+    if package == "builtins":  # what `exec` runs without a module's name says so too
+        return getattr(builtins, item.__qualname__, None) is not item
+    return package not in NOT_THE_USERS
 
 
 def _functions_of(item: type | types.FunctionType) -> list[types.FunctionType]:

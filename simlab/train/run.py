@@ -140,6 +140,43 @@ def settled(config: TrainConfig, device: torch.device) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
+def build_task(
+    config: TrainConfig,
+    data: Dataset,
+    *,
+    method: Method | None = None,
+    augment: Augmentation | None = None,
+    encoder: nn.Module | None = None,
+) -> Task:
+    """Build what `fit` trains; call it within `settled`, from which the initial weights come.
+
+    Args:
+        config: Resolved.
+        data: The dataset; a copy goes to config.device.
+        method: In place of config.method.
+        augment: In place of config.augment.
+        encoder: In place of config.encoder; it is copied.
+
+    Returns:
+        The network on the CPU, and its images on the device.
+    """
+    method = resolve_method(config, data, method)
+    images = _training_images(config, data)
+    network_encoder, feature_dim = _build_encoder(config, data, encoder)
+    sim = _attach_sim(config, data, network_encoder)
+    network = method.build(network_encoder, feature_dim)
+    check_type(f"what {type(method).__name__}.build returns", network, MethodModule)
+    device = resolve_device(config.device)
+    data = data.to(device)
+    return Task(
+        network,
+        ViewMaker(config, data, images.to(device), method, augment),
+        _monitor(config, data),
+        method.loss_at_collapse(config.batch_size // config.accumulate),
+        sim,
+    )
+
+
 # --------------------------------------------------------------------------------------- both kinds
 
 
@@ -164,27 +201,17 @@ def _train(
 ) -> Run:
     distributed.start()
     data = _load(config, parts.data)
-    method = resolve_method(config, data, parts.method)
-    config = _resolve(config, data, parts, method)
+    config = _resolve(config, data, parts)
     device = resolve_device(config.device)
-    images = _training_images(config, data)
     with settled(config, device):  # before the first weight is drawn
-        encoder, feature_dim = _build_encoder(config, data, parts.encoder)
-        sim = _attach_sim(config, data, encoder)
-        network = method.build(encoder, feature_dim)
-        check_type(f"what {type(method).__name__}.build returns", network, MethodModule)
-        on_device = data.to(device)
-        task = Task(
-            network,
-            ViewMaker(config, on_device, images.to(device), method, parts.augment),
-            _monitor(config, on_device),
-            method.loss_at_collapse(config.batch_size // config.accumulate),
-            sim,
+        task = build_task(
+            config, data, method=parts.method, augment=parts.augment, encoder=parts.encoder
         )
+        encoder = task.network.encoder
         identity = {
             "data": data.digest(),
             "encoder": "" if parts.encoder is None else module_digest(parts.encoder),
-            "method": method_digest(method, network),
+            "method": method_digest(task.views.method, task.network),
             "augment": "" if parts.augment is None else source_digest(parts.augment),
         }
         with claim(kind, config, identity, folder, fresh) as run:
@@ -231,11 +258,12 @@ def _load(config: TrainConfig, data: Dataset | None) -> Dataset:
     return data
 
 
-def _resolve(config: TrainConfig, data: Dataset, parts: _Parts, method: Method) -> TrainConfig:
+def _resolve(config: TrainConfig, data: Dataset, parts: _Parts) -> TrainConfig:
     """Resolve all but the name of an augmentation of the user's, which stays."""
     if parts.augment is None:
-        return resolve(config, data, parts.encoder, method)
-    resolved = resolve(dataclasses.replace(config, augment="none"), data, parts.encoder, method)
+        return resolve(config, data, parts.encoder, parts.method)
+    with_recipe = dataclasses.replace(config, augment="none")
+    resolved = resolve(with_recipe, data, parts.encoder, parts.method)
     return dataclasses.replace(resolved, augment=config.augment)
 
 
