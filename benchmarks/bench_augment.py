@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 
-from simlab.augment import RECIPES, shift_hue, two_views
+from simlab.augment import RECIPES, Normalize, adjust_hue, two_views
 
 RESULTS = Path(__file__).parent / "results" / "augment.md"
 MEAN, STD = [0.491, 0.482, 0.447], [0.247, 0.243, 0.262]
@@ -55,9 +55,9 @@ class TwoCrops(Dataset):
 
 
 def by_simlab(images: Tensor, batch: int) -> Callable[[], Iterator]:
-    mean, std = torch.tensor(MEAN), torch.tensor(STD)
+    normalize = Normalize(torch.tensor(MEAN), torch.tensor(STD))
     recipe = RECIPES["simsiam-cifar"]
-    return lambda: (two_views(part, recipe, mean, std) for part in images.split(batch))
+    return lambda: (two_views(part, recipe, normalize) for part in images.split(batch))
 
 
 def by_kornia(images: Tensor, batch: int) -> Callable[[], Iterator]:
@@ -89,7 +89,7 @@ def hue_errors(images: Tensor) -> tuple[float, float]:
     x, shifts = images[:20] / 255, torch.linspace(-0.5, 0.5, 20)
     wanted = torch.cat([tv.adjust_hue(x[i : i + 1], float(s)) for i, s in enumerate(shifts)])
     by_kornia = kornia.enhance.adjust_hue(x, shifts * 2 * torch.pi)
-    return tuple(float((y - wanted).abs().max()) for y in (shift_hue(x, shifts), by_kornia))
+    return tuple(float((y - wanted).abs().max()) for y in (adjust_hue(x, shifts), by_kornia))
 
 
 def main():

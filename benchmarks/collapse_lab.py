@@ -94,7 +94,7 @@ def measured(config: PretrainConfig, data: Dataset) -> pd.DataFrame:
     """A run's history; the last row has measures of the backbone (h_...) and scores of factors."""
     run = pretrain(config, data, progress=False)
     table = run.history.drop(columns=["lr", "knn_k", "knn_temperature"])
-    h = collapse_metrics(features(run.encoder, data.test, data.mean, data.std))
+    h = collapse_metrics(features(run.encoder, data.test))
     found = {f"h_{name}": value for name, value in h.items()}
     if data.train.factor_names:
         found |= {f"R2 {name}": r2 for name, r2 in factor_scores(run.encoder, data).items()}

@@ -1,6 +1,5 @@
 """The commands that ask a stored run something, `data` and `doctor`; their arguments are its flags."""
 
-import dataclasses
 import importlib.metadata
 import importlib.util
 import os
@@ -14,7 +13,7 @@ from tyro.conf import Positional
 
 from simlab import similarity
 from simlab._names import near
-from simlab.augment.views import normalise, parse_augment
+from simlab.augment import parse_augment
 from simlab.compute import devices
 from simlab.config import PretrainConfig, SupervisedConfig, TrainConfig, make_config
 from simlab.data import registry as sources
@@ -72,8 +71,8 @@ def probe(
     _positive(epochs=epochs, views=views)
     _, config, encoder, data = open_run(run, data_folder, device)
     encoded = encode(encoder, data, views, parse_augment(config.augment), seed)
-    found = linear_probe(encoded, labels, seed, solver, epochs)
-    for name, value in dataclasses.asdict(found).items():
+    result = linear_probe(encoded, labels, seed, solver, epochs)
+    for name, value in result.numbers().items():
         print(f"{name:<16} {value}")
 
 
@@ -105,7 +104,7 @@ def compare(
     opened = [open_run(name, data_folder, device) for name in runs]
     data = opened[0][3]
     n = min(images, len(data.test))
-    x = normalise(data.test.subset(torch.arange(n)).images, data.mean, data.std)
+    x = data.normalize(data.test.subset(torch.arange(n)).images)
     models = {f"{i} {run.folder.name}": net for i, (run, _, net, _) in enumerate(opened, 1)}
     result = similarity.compare(models, x, layers.split(",") if layers else None, measure, probe=n)
     table = result.to_frame(tidy=True)

@@ -89,11 +89,6 @@ def image_rows(
     return figure
 
 
-def undo_normalise(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Normalised float [N, C, H, W] -> 0 .. 1, for looking at."""
-    return (x * std.view(1, -1, 1, 1) + mean.view(1, -1, 1, 1)).clamp(0, 1)
-
-
 def training_curves(
     histories: Mapping[str, pd.DataFrame], baselines: Mapping[str, float]
 ) -> Figure:

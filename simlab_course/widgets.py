@@ -27,7 +27,7 @@ from matplotlib.patches import Rectangle
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
-from simlab.augment.views import Augment, view
+from simlab.augment import Augment, Normalize, view
 from simlab.data.images import Dataset
 from simlab.evaluate.collapse import COMPLETE_STD_RATIO
 from simlab.evaluate.probe import Features
@@ -92,11 +92,10 @@ class Explorer(ipywidgets.VBox):
         display(data, raw=True, metadata={"image/png": {"alt": self.alt}})
 
 
-def two_view_explorer(images: Tensor, mean: Tensor, std: Tensor, recipe: Augment) -> Explorer:
+def two_view_explorer(images: Tensor, normalize: Normalize, recipe: Augment) -> Explorer:
     """Images and two random views of each, with a slider for every strength of the recipe.
 
-    images: uint8 [N, C, H, W], of which eight are shown; mean, std: [C]; recipe: where the sliders
-    start. Least and most (crop, blur sigma) share a slider. What needs colour is off on grey ones.
+    images: uint8 [N, C, H, W], of which eight are shown; recipe: where the sliders start. Least and most (crop, blur sigma) share a slider. What needs colour is off on grey ones.
     """
     shown, own = images[:8], vars(recipe)
 
@@ -106,8 +105,8 @@ def two_view_explorer(images: Tensor, mean: Tensor, std: Tensor, recipe: Augment
         rows = {"image": shown}
         for which in (1, 2):  # a generator each: a step switched on moves nothing else
             generator = torch.Generator().manual_seed(2 * draw_number + which)
-            x = view(shown, Augment(**strengths), mean, std, generator=generator)
-            rows[f"view {which}"] = figures.undo_normalise(x, mean, std)
+            x = view(shown, Augment(**strengths), normalize, generator=generator)
+            rows[f"view {which}"] = normalize.undo(x)
         apart = float((rows["view 1"] - rows["view 2"]).abs().mean())
         said = ", ".join(f"{name} {value:.3g}" for name, value in strengths.items())
         return figures.image_rows(rows), (

@@ -1,18 +1,34 @@
-"""augment."""
+"""Augmentation: random views of a batch, drawn on the device that holds it.
 
-from .views import (
-    GREY,
-    RECIPES,
-    TRIES,
-    Augment,
-    blur,
+Read in this order:
+
+    recipes      `Augment`, the strength of each step; `RECIPES`; `parse_augment` reads a text
+    transforms   the steps themselves, on a batch; `Normalize`, uint8 images to float and back
+    views        `two_views` and `view`: the random draw for each image, and the steps in turn
+"""
+
+from .recipes import RECIPES, Augment, parse_augment
+from .transforms import (
+    Normalize,
+    adjust_hue,
     color_jitter,
-    grey,
-    normalise,
-    parse_augment,
+    gaussian_blur,
     resample,
-    shift_hue,
-    two_views,
-    view,
-    views_at_once,
+    rgb_to_grayscale,
 )
+from .views import two_views, view, views_at_once
+
+__all__ = [
+    "RECIPES",
+    "Augment",
+    "Normalize",
+    "adjust_hue",
+    "color_jitter",
+    "gaussian_blur",
+    "parse_augment",
+    "resample",
+    "rgb_to_grayscale",
+    "two_views",
+    "view",
+    "views_at_once",
+]

@@ -1,399 +1,295 @@
-"""Two random views of a whole batch at once, with an own random draw for every image.
+"""Random views of a whole batch at once, with an independent draw for every image.
 
 The images go in as uint8 [N, C, H, W] and come out as normalised float32 [N, C, S, S]; every
-tensor and every random number lives on the device that holds the batch. Each step is torchvision's
-function, with one parameter per image instead of one per call:
-
-    resample       crop, flip and rotation in one bilinear resampling
-    color_jitter   brightness, contrast, saturation and HSV's hue, in an own order for every image
-    grey, blur, normalise
-
-`Augment` says what is drawn; `RECIPES` holds the published settings by name. What happens to some
-images only is computed for all, and then chosen for each: nothing branches.
+tensor and every random number lives on the device that holds the batch. What happens to some
+images only is computed for all and then chosen for each: nothing branches.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from simlab._names import near
-from simlab.compute.devices import full_precision
+from .recipes import Augment
+from .transforms import Normalize, color_jitter, gaussian_blur, resample, rgb_to_grayscale
 
-GREY = (0.2989, 0.587, 0.114)  # torchvision's weights of red, green and blue
-TRIES = 10  # torchvision's, for a crop that fits into the image
-
-
-@dataclass(frozen=True)
-class Augment:
-    """What a view is drawn from. Strengths are torchvision's; 0 switches a step off.
-
-    Sources: SimCLR, arXiv 2002.05709, appendix A; SimSiam, arXiv 2011.10566, section 3.
-    """
-
-    crop_min: float = 0.2  # smallest share of the image's area that a crop keeps
-    crop_max: float = 1.0  # largest
-    ratio: float = 4 / 3  # aspect ratio of a crop: log-uniform in 1/ratio .. ratio
-    flip: float = 0.5  # probability of a horizontal flip
-    rotate: float = 0.0  # degrees, uniform in -rotate .. rotate
-    jitter: float = 0.8  # probability of the colour jitter
-    brightness: float = 0.4  # factor, uniform in 1 - b .. 1 + b
-    contrast: float = 0.4
-    saturation: float = 0.4
-    hue: float = 0.1  # turns of the colour wheel, uniform in -hue .. hue; at most 0.5
-    grey: float = 0.2  # probability of losing the colour
-    blur: float = 0.0  # probability of a Gaussian blur
-    blur_sigma_min: float = 0.1  # pixels
-    blur_sigma_max: float = 2.0
-
-    def __post_init__(self):
-        limits = {
-            "crop_max": (0.001, 1),
-            "crop_min": (0.001, self.crop_max),
-            "ratio": (1, 100),
-            "rotate": (0, 180),
-            "hue": (0, 0.5),
-            "blur_sigma_max": (0.01, 100),
-            "blur_sigma_min": (0.01, self.blur_sigma_max),
-        }
-        for name, value in vars(self).items():
-            low, high = limits.get(name, (0, 1))
-            if not low <= value <= high:  # also refuses NaN
-                raise ValueError(f"{name}={value}: expected a number from {low} to {high}")
-
-
-RECIPES = {
-    # SimSiam, appendix D: SimCLR's with half its strength and, on 32 pixels, no blur
-    "simsiam-cifar": Augment(),
-    "simsiam-imagenet": Augment(blur=0.5),
-    # SimCLR, appendix A: s = 1 for ImageNet
-    "simclr": Augment(
-        crop_min=0.08, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur=0.5
-    ),
-    # turns as well, since the scattered images are turned; see notebook 01
-    "scattered": Augment(crop_min=0.4, rotate=180.0, hue=0.0, saturation=0.0, grey=0.0),
-    # larger crops and more change of light: what is learned is worth more (notebook 02); the tables of
-    # notebooks 03 and 04 were made with the one above
-    "scattered-light": Augment(
-        crop_min=0.5, rotate=180.0, brightness=0.6, contrast=0.6, hue=0.0, saturation=0.0, grey=0.0
-    ),
-    "none": Augment(crop_min=1, ratio=1, flip=0, jitter=0, grey=0),
-}
-
-
-def parse_augment(text: str) -> Augment:
-    """ "simclr blur=0 crop_min=0.2": a recipe by name, then single strengths changed.
-
-    Raises ValueError for an unknown name or strength, with the nearest right one.
-    """
-    name, *changes = text.split() or [""]
-    if name not in RECIPES:
-        raise ValueError(f"augmentation {name!r} is unknown{near(name, RECIPES)}")
-    known, values = vars(RECIPES[name]), {}
-    for change in changes:
-        key, _, value = change.partition("=")
-        if key not in known:
-            raise ValueError(f"augment={text!r}: there is no strength {key!r}{near(key, known)}")
-        try:
-            values[key] = float(value)
-        except ValueError:
-            raise ValueError(f"augment={text!r}: expected name=number, not {change!r}") from None
-    return replace(RECIPES[name], **values)
+CROP_TRIES = 10  # torchvision's, for a crop that fits into the image
+QUARTERS = 4  # the hue is changed before, between or after the three other steps of the jitter
 
 
 def two_views(
     images: Tensor,
     augment: Augment,
-    mean: Tensor,
-    std: Tensor,
+    normalize: Normalize,
     size: int = 0,
     generator: torch.Generator | None = None,
-    share: tuple[int, int] | None = None,
+    shard: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Two independent views of every image.
+    """Draw two independent views of every image.
 
     Args:
         images: uint8 [N, C, H, W].
-        mean, std: [C], of images in 0 .. 1, on the images' device.
+        augment: the strengths; `parse_augment` reads them.
+        normalize: on the images' device.
         size: side of the views in pixels; 0 keeps the images' shape.
         generator: on the images' device; the same seed gives the same views. An image's view
             depends on how many images there are, but not on what the others show.
-        share: (first, total) where the images are a part of a batch: the `total` images' numbers
-            are drawn and these images', from `first` on, are used. So the parts' views are the
-            batch's.
-    Returns: two float32 tensors [N, C, size, size], normalised, in memory channels last.
+        shard: (first, total) where the images are a part of a larger batch: the numbers are drawn
+            for `total` images and these images' are used, from `first` on. So the views of the
+            parts are those of the batch.
+
+    Returns:
+        Two float32 tensors [N, C, size, size], normalised, in memory channels last.
+
+    Raises:
+        ValueError: for images that are not uint8 [N, C, H, W].
     """
-    return views_at_once(2, [images], augment, mean, std, size, generator, share)[0]
+    view1, view2 = views_at_once(2, [images], augment, normalize, size, generator, shard)[0]
+    return view1, view2
 
 
 def view(
     images: Tensor,
     augment: Augment,
-    mean: Tensor,
-    std: Tensor,
+    normalize: Normalize,
     size: int = 0,
     generator: torch.Generator | None = None,
-    share: tuple[int, int] | None = None,
+    shard: tuple[int, int] | None = None,
 ) -> Tensor:
-    """One random view [N, C, size, size] of every image [N, C, H, W]; see `two_views`."""
-    return views_at_once(1, [images], augment, mean, std, size, generator, share)[0][0]
+    """Draw one view [N, C, size, size] of every image [N, C, H, W]; see `two_views`."""
+    return views_at_once(1, [images], augment, normalize, size, generator, shard)[0][0]
 
 
 def views_at_once(
     number: int,
     batches: Sequence[Tensor],
     augment: Augment,
-    mean: Tensor,
-    std: Tensor,
+    normalize: Normalize,
     size: int = 0,
     generator: torch.Generator | None = None,
-    share: tuple[int, int] | None = None,
+    shard: tuple[int, int] | None = None,
 ) -> list[tuple[Tensor, ...]]:
-    """`number` views of each of some batches of one shape: what `view` would make one by one.
+    """Draw `number` views of each of several batches: what `view` would make one by one.
 
-    All in one go: the hundred small steps of a view take hardly longer for several small batches.
+    The many small steps of a view take hardly longer for several small batches than for one.
 
-    Args: batches: uint8 [N, C, H, W] each; all others as in `two_views`.
-    Returns: for every batch its views, as there. Raises ValueError for what are no such images.
+    Args:
+        number: views of every image.
+        batches: uint8 [N, C, H, W] each, all of one shape.
+        augment: as in `two_views`, like all that follow.
+        normalize: as there.
+        size: as there.
+        generator: as there.
+        shard: as there, the same for every batch.
+
+    Returns:
+        For every batch its views, float32 [N, C, size, size] each.
+
+    Raises:
+        ValueError: for batches that are not uint8 [N, C, H, W], or of several shapes.
     """
+    _check_batches(batches)
     images = torch.cat(tuple(batches)) if len(batches) > 1 else batches[0]
-    if images.dtype != torch.uint8 or images.dim() != 4:
-        raise ValueError(
-            f"images must be uint8 [N, C, H, W], not {images.dtype} {tuple(images.shape)}"
-        )
-    n, (c, h, w), views = len(batches[0]), images.shape[1:], number * len(batches)
-    first, total = share or (0, n)
-    hue = bool(augment.jitter and augment.hue and c == 3)
-    draw = _Draw(views, total, augment, c, images.device, generator)
-    # `color_jitter` shifts the hue of one quarter of its images after the other: shuffled, each
-    # may come into any quarter. The batch is filled up to four equal ones, of all views.
-    shuffled, quarters = torch.argsort(draw.uniform().view(views, -1), 1), None  # [V, N4]
-    row = torch.arange(views, device=images.device)[:, None]
-    place = (shuffled + draw.n * row).flatten()
-    shuffled = shuffled - first  # of these images; outside of 0 .. n - 1 it is another's
-    source = (shuffled.clamp(max=n - 1) + row // number * n).flatten()
-    if hue or share:
-        by_quarter = torch.arange(len(place), device=images.device)
-        by_quarter = by_quarter.view(views, 4, -1).transpose(0, 1).flatten()
-        if share:
-            kept = ((shuffled >= 0) & (shuffled < n)).flatten()[by_quarter]
-            by_quarter = by_quarter[kept]
-            quarters = [0, *kept.view(4, -1).sum(1).cumsum(0).tolist()]
-        draw.rows, source, place = by_quarter, source[by_quarter], place[by_quarter]
-    x = images.index_select(0, source).to(torch.float32).div_(255)
-    x = resample(x, *_crops(draw, augment, h, w), (size, size) if size else (h, w))
+    n = len(batches[0])
+    channels, height, width = images.shape[1:]
+    num_views = number * len(batches)
+    changes_hue = bool(augment.jitter and augment.hue and channels == 3)
+    total = shard[1] if shard else n
+
+    draw = _Draw(num_views, total, augment, channels, images.device, generator)
+    order = _BatchOrder(draw.uniform().view(num_views, -1), n, number, shard, changes_hue)
+    draw.rows = order.rows
+
+    x = order.take(images).to(torch.float32).div_(255)  # [M, C, H, W], in the order of the draw
+    box, flip, angle = _draw_crops(draw, augment, height, width)
+    x = resample(x, box, flip, angle, (size, size) if size else (height, width))
     if augment.jitter:
-        x = color_jitter(x, *_jitter(draw, augment, c), quarters)
-    if augment.grey and c == 3:
-        x = torch.where(draw.chance(augment.grey)[:, None, None, None], grey(x), x)
+        factors, steps, hue = _draw_jitter(draw, augment, channels)
+        x = color_jitter(x, factors, steps, hue if changes_hue else None, order.quarter_bounds)
+    if augment.grey and channels == 3:
+        x = _choose(draw.chance(augment.grey), rgb_to_grayscale(x), x)
     if augment.blur:
         sigma = draw.uniform(augment.blur_sigma_min, augment.blur_sigma_max)
-        x = torch.where(draw.chance(augment.blur)[:, None, None, None], blur(x, sigma), x)
-    back = torch.argsort(place).view(views, -1)[:, :n].flatten()
-    made = _standardise(x.index_select(0, back), mean, std).split(n)
-    return [made[i : i + number] for i in range(0, views, number)]
+        x = _choose(draw.chance(augment.blur), gaussian_blur(x, sigma), x)
+    x = normalize.standardise(order.undo(x))  # [V * N, C, S, S], view by view
+
+    views = x.split(n)
+    return [views[i : i + number] for i in range(0, num_views, number)]
 
 
-def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """uint8 [N, C, H, W] -> float32 [N, C, H, W], without augmentation: what evaluation sees."""
-    return _standardise(images.to(torch.float32).div_(255), mean, std)
+def _check_batches(batches: Sequence[Tensor]) -> None:
+    first = batches[0]
+    if first.dtype != torch.uint8 or first.dim() != 4:
+        raise ValueError(
+            f"images must be uint8 [N, C, H, W], not {first.dtype} {tuple(first.shape)}"
+        )
+    for batch in batches:
+        if batch.shape != first.shape:
+            raise ValueError(
+                f"batches of {tuple(first.shape)} and {tuple(batch.shape)}: expected one shape"
+            )
 
 
-# ------------------------------------------------------------------------------- the single steps
+def _choose(is_changed: Tensor, changed: Tensor, x: Tensor) -> Tensor:
+    """For each image the changed one where is_changed [N], or else the one of x [N, C, H, W]."""
+    return torch.where(is_changed[:, None, None, None], changed, x)
 
 
-def resample(
-    x: Tensor, box: Tensor, flip: Tensor, angle: Tensor, size: int | tuple[int, int]
-) -> Tensor:
-    """Crop, flip and turn every image in one bilinear resampling.
+class _BatchOrder:
+    """The order in which the images stand while their views are made.
 
-    Args:
-        x: float [N, C, H, W].
-        box: [N, 4], top, left, height and width of each crop in pixels (fractions allowed).
-        flip: bool [N]. angle: degrees [N], counter-clockwise about the crop's middle.
-        size: side, or (height, width), of the result.
-    Returns: [N, C, *size]. Without a turn it is torchvision's `resized_crop` where the crop is
-    enlarged (there is no antialiasing where it is shrunk), without a crop its `rotate`.
-    """
-    h, w = x.shape[-2:]
-    out_h, out_w = (size, size) if isinstance(size, int) else size
-    top, left, height, width = box.split(1, dim=1)  # [N, 1] each
-    # pixel centres of the result, in pixels from the crop's middle
-    v, u = _centres(out_h, height), _centres(out_w, width)  # [N, out_h], [N, out_w]
-    u = torch.where(flip[:, None], -u, u)
-    turn = torch.deg2rad(angle)[:, None]
-    cos, sin = torch.cos(turn), torch.sin(turn)
-    # where to sample: what a column of the result adds to what a row does, both in grid_sample's
-    # units, in which the image's borders are -1 and 1
-    column_x, row_x = cos * u + (left + width / 2 - w / 2), -sin * v
-    column_y, row_y = sin * u, cos * v + (top + height / 2 - h / 2)
-    grid = x.new_empty((len(x), out_h, out_w, 2))
-    torch.add((column_x * (2 / w))[:, None, :], (row_x * (2 / w))[:, :, None], out=grid[..., 0])
-    torch.add((column_y * (2 / h))[:, None, :], (row_y * (2 / h))[:, :, None], out=grid[..., 1])
-    return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-
-
-def grey(x: Tensor) -> Tensor:
-    """The luma of x [N, 3, H, W] as [N, 1, H, W]."""
-    r, g, b = x.unbind(1)
-    return (GREY[0] * r).add_(g, alpha=GREY[1]).add_(b, alpha=GREY[2]).unsqueeze_(1)
-
-
-def shift_hue(x: Tensor, shift: Tensor) -> Tensor:
-    """Turn the hue of x [N, 3, H, W] by shift [N], in turns from -1/2 to 1/2, as through HSV.
-
-    The colours with the same brightest and darkest value lie on a hexagon around grey. Its side is
-    the chroma (brightest less darkest); the hue is the way along it, red being 0, green 2 and blue
-    4 chromas. A channel has its brightest value up to 1 chroma away from its own colour, and its
-    darkest from 2 on. In these units nothing is divided by the chroma, which may be 0.
-    """
-    r, g, b = x.unbind(1)  # [N, H, W] each
-    high = torch.maximum(torch.maximum(r, g), b)  # several times as fast as x.amax(1)
-    low = torch.minimum(torch.minimum(r, g), b)
-    chroma = high - low
-    # -3 .. 3 chromas from red: as far as green and blue have come up, and red down
-    hue = torch.copysign((g + b).sub_(r).add_(high).sub_(low, alpha=2), g - b)
-    # where each channel's own colour is left behind, within -3 .. 3: then `way` is within -6 .. 6
-    own = torch.arange(0, 6, 2, device=x.device)
-    start = torch.remainder(6 * shift[:, None] - own + 3, 6) - 3  # [N, 3]
-    hue, chroma, high, low = (plane.unsqueeze(1) for plane in (hue, chroma, high, low))
-    way = torch.addcmul(hue, chroma, start[..., None, None])  # [N, 3, H, W]
-    # once around are 6 chromas: the distance is 3 - | |way| - 3 |, and the value falls with it
-    level = way.abs_().sub_(3 * chroma).abs_().add_(low - chroma)
-    return torch.clamp(level, low, high)
-
-
-def color_jitter(
-    x: Tensor, factors: Tensor, order: Tensor, shift: Tensor | None, parts: list[int] | None = None
-) -> Tensor:
-    """Brightness, contrast, saturation and hue, in an own order for every image.
+    `color_jitter` changes the hue of one quarter of its images after the other, between the other
+    steps. Each view's images are shuffled, so that each may come into any quarter, and filled up
+    to a multiple of four, so that the quarters are equal. Where there is a hue to change, the
+    quarters of all views are put together: first all first quarters, then all second ones.
 
     Args:
-        x: [N, C, H, W] in 0 .. 1. With one channel there is neither saturation nor hue.
-        factors: [N, 3], of brightness, contrast and saturation.
-        order: [N, M], different ones of 0 (brightness), 1 (contrast) and 2 (saturation).
-        shift: hue [N], in turns, or None. It is the costly step and runs once on every image: on
-            part k of M + 1 parts of the batch (from 0) after k of the other steps.
-        parts: their bounds; equal parts where not said.
-    """
-    steps, colour = order.shape[1], x.shape[1] == 3
-    x = x if shift is None else x.clone()  # parts of it are overwritten
-    parts = parts or [part * len(x) // (steps + 1) for part in range(steps + 2)]
-    factors = factors.gather(1, order)
-    if not colour:
-        factors = factors.masked_fill(order == 2, 1)
-    # each step blends with something: black (0), the image's mean grey (1), or its grey (2)
-    factors, to_mean, to_grey = (
-        t.to(x.dtype).T[..., None, None, None]  # [M, N, 1, 1, 1]
-        for t in (factors, order == 1, order == 2)
-    )
-    for step in range(steps + 1):
-        if shift is not None:
-            part = slice(parts[step], parts[step + 1])
-            x[part] = shift_hue(x[part], shift[part])
-        if step < steps:
-            luma = grey(x) if colour else x
-            towards = luma.mean((2, 3), keepdim=True) * to_mean[step]
-            if colour:
-                towards = torch.addcmul(towards, luma, to_grey[step])
-            x = torch.lerp(towards, x, factors[step]).clamp_(0, 1)
-    return x
+        keys: [V, P], random numbers to sort each view's P places by.
+        n: images in each batch.
+        number: views of every image.
+        shard: (first, total), see `two_views`; None for a whole batch.
+        by_quarter: whether to put the views' quarters together.
 
-
-def blur(x: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur of x [N, C, H, W] with an own sigma [N] in pixels; borders are reflected.
-
-    The kernel is a tenth of the image's side, as in SimCLR (23 pixels of 224).
-    """
-    (n, c, h, w), half = x.shape, max(1, min(x.shape[2:]) // 20)
-    at = torch.arange(-half, half + 1, device=x.device, dtype=x.dtype)
-    kernel = torch.softmax(-0.5 * (at / sigma[:, None]) ** 2, dim=1)  # [N, 2 * half + 1]
-    kernel = kernel.repeat_interleave(c, 0)[:, None, None, :]  # [N * C, 1, 1, k]
-    y = F.pad(x, (half, half, half, half), mode="reflect").reshape(1, n * c, h + 2 * half, -1)
-    with full_precision(x.device):
-        y = F.conv2d(F.conv2d(y, kernel, groups=n * c), kernel.transpose(2, 3), groups=n * c)
-    return y.view(n, c, h, w)
-
-
-# ---------------------------------------------------------------------------------------- helpers
-
-
-class _Draw:
-    """Random numbers for some views of a batch, filled up to n images, made on its device.
-
-    They are all drawn at once, one view's after the other's, and used in the order of the steps.
+    Attributes:
+        rows: [M], the places in use, in their order; None for all V * P in the order of the draw.
+        quarter_bounds: the bounds of the four quarters among them; None where they are equal.
     """
 
     def __init__(
         self,
-        views: int,
+        keys: Tensor,
+        n: int,
+        number: int,
+        shard: tuple[int, int] | None,
+        by_quarter: bool,
+    ):
+        num_views, per_view = keys.shape
+        first = shard[0] if shard else 0
+        view_index = torch.arange(num_views, device=keys.device)[:, None]  # [V, 1]
+        shuffled = torch.argsort(keys, dim=1)  # [V, P], the number of the image in each place
+        unshuffled = (shuffled + per_view * view_index).flatten()  # [V * P], its place before that
+        # its index among these images; outside of 0 .. n - 1 it fills up, or is another process's
+        image = shuffled - first
+        batch_index = view_index // number
+        source = (image.clamp(max=n - 1) + batch_index * n).flatten()  # [V * P]
+        self.rows: Tensor | None = None
+        self.quarter_bounds: list[int] | None = None
+        if by_quarter or shard:
+            places = torch.arange(num_views * per_view, device=keys.device)
+            rows = places.view(num_views, QUARTERS, -1).transpose(0, 1).flatten()
+            if shard:
+                is_here = ((image >= 0) & (image < n)).flatten()[rows]
+                images_of_quarter = is_here.view(QUARTERS, -1).sum(1)
+                rows = rows[is_here]
+                self.quarter_bounds = [0, *images_of_quarter.cumsum(0).tolist()]
+            source = source[rows]
+            unshuffled = unshuffled[rows]
+            self.rows = rows
+        self._source = source
+        # of each view the first n: those that filled it up are left out
+        self._undo = torch.argsort(unshuffled).view(num_views, -1)[:, :n].flatten()
+
+    def take(self, images: Tensor) -> Tensor:
+        """The images [N of all batches, ...] in this order: [M, ...]."""
+        return images.index_select(0, self._source)
+
+    def undo(self, x: Tensor) -> Tensor:
+        """What was made in this order [M, ...], view by view in the batch's: [V * N, ...]."""
+        return x.index_select(0, self._undo)
+
+
+class _Draw:
+    """The random numbers of some views of a batch, made on its device.
+
+    They are all drawn at once, one view's after the other's, for a number of images that is filled
+    up to a multiple of four; and they are used in the order of the steps.
+    """
+
+    def __init__(
+        self,
+        num_views: int,
         total: int,
         augment: Augment,
         channels: int,
         device: torch.device,
         generator: torch.Generator | None,
     ):
-        self.n, self.used = -(-total // 4) * 4, 0
-        self.rows: Tensor | None = None  # [M] of the views' images, where not all in their order
-        colour = channels == 3
-        each = 1 + 2 * TRIES + 4  # shuffling, crops
-        each += (7 + colour) * (augment.jitter > 0) + (colour and augment.grey > 0)
-        each += 2 * (augment.blur > 0)
-        self.numbers = torch.rand(views, each * self.n, device=device, generator=generator)
+        self.per_view = math.ceil(total / QUARTERS) * QUARTERS
+        self.used = 0
+        self.rows: Tensor | None = None  # [M], see `_BatchOrder`
+        columns = _numbers_per_image(augment, channels) * self.per_view
+        self.numbers = torch.rand(num_views, columns, device=device, generator=generator)
 
     def uniform(self, low: float = 0.0, high: float = 1.0, columns: int = 0) -> Tensor:
-        r = self.numbers[:, self.used : self.used + self.n * max(1, columns)]
-        self.used += r.shape[1]
-        r = r.reshape(-1, columns) if columns else r.flatten()
-        r = r if self.rows is None else r[self.rows]
-        return r if (low, high) == (0, 1) else r * (high - low) + low
+        """One number in low .. high for each image: [M]; or several, [M, columns]."""
+        start = self.used
+        self.used += self.per_view * max(1, columns)
+        numbers = self.numbers[:, start : self.used]
+        numbers = numbers.reshape(-1, columns) if columns else numbers.flatten()
+        if self.rows is not None:
+            numbers = numbers[self.rows]
+        if (low, high) == (0, 1):
+            return numbers
+        return numbers * (high - low) + low
 
     def chance(self, p: float) -> Tensor:
+        """True with probability p, for each image: bool [M]."""
         return self.uniform() < p
 
 
-def _crops(draw: _Draw, augment: Augment, h: int, w: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Box, flip and angle of `resample`; torchvision's crops, the first of ten tries that fits."""
-    area = draw.uniform(augment.crop_min, augment.crop_max, TRIES) * (h * w)  # [N, TRIES]
-    log_ratio = math.log(augment.ratio)
-    aspect = torch.exp(draw.uniform(-log_ratio, log_ratio, TRIES))
-    # the last try is the whole image, which always fits
-    height = F.pad(torch.sqrt(area / aspect).round_(), (0, 1), value=h)  # [N, TRIES + 1]
-    width = F.pad(torch.sqrt(area * aspect).round_(), (0, 1), value=w)
-    fits = (height >= 1) & (height <= h) & (width >= 1) & (width <= w)
-    first = fits.to(torch.uint8).argmax(1, keepdim=True)
-    height, width = (side.gather(1, first)[:, 0] for side in (height, width))
-    top = torch.floor(draw.uniform() * (h - height + 1))
-    left = torch.floor(draw.uniform() * (w - width + 1))
-    angle = draw.uniform(-augment.rotate, augment.rotate)
-    return torch.stack((top, left, height, width), 1), draw.chance(augment.flip), angle
+def _numbers_per_image(augment: Augment, channels: int) -> int:
+    """How many random numbers the steps below use for each image of a view."""
+    is_colour = channels == 3
+    number = 1  # its place in the order
+    number += 2 * CROP_TRIES + 4  # area and aspect of each try; top, left, angle, flip
+    if augment.jitter:
+        number += 1 + 3 + 1  # whether at all; brightness, contrast, saturation; hue
+        number += 3 if is_colour else 2  # the order of the steps
+    if augment.grey and is_colour:
+        number += 1
+    if augment.blur:
+        number += 2  # sigma; whether at all
+    return number
 
 
-def _jitter(draw: _Draw, augment: Augment, c: int) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Factors, order and hue shift of `color_jitter`; 1 and 0 for images without jitter."""
-    on = draw.chance(augment.jitter)
-    strengths = (augment.brightness, augment.contrast, augment.saturation)
-    factors = torch.stack([draw.uniform(1 - s, 1 + s) for s in strengths], 1)
-    order = torch.argsort(draw.uniform(columns=3 if c == 3 else 2), dim=1)
-    shift = draw.uniform(-augment.hue, augment.hue)
-    factors, shift = torch.where(on[:, None], factors, 1), torch.where(on, shift, 0)
-    return factors, order, shift if augment.hue and c == 3 else None
+def _draw_crops(
+    draw: _Draw, augment: Augment, height: int, width: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Box [M, 4], flip [M] and angle [M] of `resample`.
 
-
-def _centres(n: int, length: Tensor) -> Tensor:
-    """Centres of n pixels that share `length` [N, 1] source pixels, from the middle: [N, n].
-
-    Never beyond the middle of the outermost source pixels, so that nothing outside bleeds in.
+    The crop is torchvision's: the first of ten tries that fits into the image.
     """
-    at = (torch.arange(n, device=length.device, dtype=length.dtype) + 0.5) / n - 0.5
-    limit = (length - 1).clamp(min=0) / 2
-    return (at * length).clamp(-limit, limit)
+    # [M, CROP_TRIES] each
+    area = draw.uniform(augment.crop_min, augment.crop_max, CROP_TRIES) * (height * width)
+    log_ratio = math.log(augment.ratio)
+    aspect = torch.exp(draw.uniform(-log_ratio, log_ratio, CROP_TRIES))
+    # the last try is the entire image, which always fits: [M, CROP_TRIES + 1]
+    tries_height = F.pad(torch.sqrt(area / aspect).round_(), (0, 1), value=height)
+    tries_width = F.pad(torch.sqrt(area * aspect).round_(), (0, 1), value=width)
+    fits_height = (tries_height >= 1) & (tries_height <= height)
+    fits_width = (tries_width >= 1) & (tries_width <= width)
+    first = (fits_height & fits_width).to(torch.uint8).argmax(1, keepdim=True)
+    crop_height = tries_height.gather(1, first)[:, 0]  # [M]
+    crop_width = tries_width.gather(1, first)[:, 0]
+    top = torch.floor(draw.uniform() * (height - crop_height + 1))
+    left = torch.floor(draw.uniform() * (width - crop_width + 1))
+    angle = draw.uniform(-augment.rotate, augment.rotate)
+    flip = draw.chance(augment.flip)
+    return torch.stack((top, left, crop_height, crop_width), dim=1), flip, angle
 
 
-def _standardise(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """(x - mean) / std for each channel, laid out channels last in memory."""
-    x = torch.addcmul((-mean / std)[:, None, None], x, (1 / std)[:, None, None])
-    return x.contiguous(memory_format=torch.channels_last)
+def _draw_jitter(draw: _Draw, augment: Augment, channels: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Factors [M, 3], order [M, 2 or 3] and hue factor [M] of `color_jitter`.
+
+    Images without jitter have the factors 1 and the hue factor 0.
+    """
+    has_jitter = draw.chance(augment.jitter)
+    strengths = (augment.brightness, augment.contrast, augment.saturation)
+    factors = torch.stack([draw.uniform(1 - s, 1 + s) for s in strengths], dim=1)
+    order = torch.argsort(draw.uniform(columns=3 if channels == 3 else 2), dim=1)
+    hue_factor = draw.uniform(-augment.hue, augment.hue)
+    factors = torch.where(has_jitter[:, None], factors, 1)
+    hue_factor = torch.where(has_jitter, hue_factor, 0)
+    return factors, order, hue_factor

@@ -50,7 +50,8 @@ class Domains:
         order = torch.randperm(len(rest), generator=torch.Generator().manual_seed(seed))
         validation, train = (rest[part] for part in order.tensor_split([-(-len(rest) // 5)]))
         parts = [self.images.subset(i) for i in (train, inside.nonzero()[:, 0], validation)]
-        return Dataset(f"{self.name} without {name}", *parts[:2]), parts[2]
+        data = Dataset(f"{self.name} without {name}", *parts[:2])
+        return data, parts[2].with_normalize(data.normalize)
 
 
 def by_factor(images: Images, factor: str, parts: int = 4) -> Domains:

@@ -23,6 +23,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from simlab.augment import Normalize
+
 from .images import Dataset, Images
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
@@ -122,6 +124,7 @@ class StreamedImages(Images):
     def __init__(self, files: ImageFiles, labels: Tensor, classes: tuple[str, ...]):
         self.files, self.labels, self.classes = files, labels, classes
         self.factors, self.factor_names = torch.empty(0, 0), ()
+        self.normalize: Normalize | None = None
 
     channels = property(lambda self: len(self.files.mode))
     size = property(lambda self: self.files.size)
@@ -155,7 +158,7 @@ class StreamedImages(Images):
         paths = tuple(self.files.paths[i] for i in index.tolist())
         images = replace(self.files, paths=paths).read_all()
         labels = self.labels.cpu()[index.cpu()]
-        return Images(images, labels, self.classes).to(self.device)
+        return Images(images, labels, self.classes, normalize=self.normalize).to(self.device)
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """As `Images.moments`, from 2,000 images evenly spread over the set."""
@@ -170,7 +173,14 @@ class StreamedImages(Images):
         return h.hexdigest()[:16]
 
     def to(self, device: torch.device | str) -> "StreamedImages":
-        return StreamedImages(self.files, self.labels.to(device), self.classes)
+        moved = StreamedImages(self.files, self.labels.to(device), self.classes)
+        moved.normalize = self.normalize and self.normalize.to(device)
+        return moved
+
+    def with_normalize(self, normalize: Normalize) -> "StreamedImages":
+        same = StreamedImages(self.files, self.labels, self.classes)
+        same.normalize = normalize
+        return same
 
 
 def image_paths(root: Path) -> list[tuple[Path, str]]:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from simlab._names import near
+from simlab.augment import Normalize
 
 
 @dataclass
@@ -36,6 +37,7 @@ class Images:
     classes: tuple[str, ...] = ()
     factors: Tensor = field(default_factory=lambda: torch.empty(0, 0))
     factor_names: tuple[str, ...] = ()
+    normalize: Normalize | None = None  # set by the Dataset that they are a split of
 
     def __post_init__(self):
         images, labels = self.images, self.labels
@@ -80,7 +82,7 @@ class Images:
         images = self.images.index_select(0, index)
         return replace(self, images=images, labels=self.labels[index], factors=factors)
 
-    def known(self) -> dict[str, Tensor]:
+    def factor_targets(self) -> dict[str, Tensor]:
         """Each factor [N, 1] by its name; an angle, whose -180 and 180 are one, as cos and sin [N, 2]."""
         known = dict(zip(self.factor_names, self.factors[..., None].unbind(1), strict=True))
         if "angle" in known:
@@ -105,14 +107,20 @@ class Images:
         h.update(self.labels.cpu().contiguous().numpy())
         return h.hexdigest()[:16]
 
+    def with_normalize(self, normalize: Normalize) -> "Images":
+        """The same images, to be normalised by `normalize`."""
+        return replace(self, normalize=normalize)
+
     def to(self, device: torch.device | str) -> "Images":
         moved = {name: getattr(self, name).to(device) for name in ("images", "labels", "factors")}
+        if self.normalize is not None:
+            moved["normalize"] = self.normalize.to(device)
         return replace(self, **moved)
 
 
 @dataclass
 class Dataset:
-    """Training and test images, and the mean and std [C] that both are normalised with.
+    """Training and test images, and the normalisation that all of them share.
 
     `unlabeled` are more images for pretraining alone (STL-10 has them, others do not).
     """
@@ -121,8 +129,7 @@ class Dataset:
     train: Images
     test: Images
     unlabeled: Images | None = None
-    mean: Tensor | None = None  # measured where they are not given
-    std: Tensor | None = None
+    normalize: Normalize | None = None  # measured where it is not given
 
     def __post_init__(self):
         for other in (self.test, self.pretrain):
@@ -133,8 +140,12 @@ class Dataset:
                 )
         if self.test.classes != self.train.classes:
             raise ValueError(f"{self.name}: the test images' classes are not the training's")
-        if self.mean is None or self.std is None:
-            self.mean, self.std = (m.to(self.train.device) for m in self.pretrain.moments())
+        if self.normalize is None:
+            self.normalize = Normalize(*self.pretrain.moments()).to(self.train.device)
+        self.train = self.train.with_normalize(self.normalize)
+        self.test = self.test.with_normalize(self.normalize)
+        if self.unlabeled is not None:
+            self.unlabeled = self.unlabeled.with_normalize(self.normalize)
 
     @property
     def pretrain(self) -> Images:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from simlab.augment.views import resample
+from simlab.augment import resample
 
 CANVAS = 32  # pixels
 MAX_ANGLE = 180.0  # degrees: any angle

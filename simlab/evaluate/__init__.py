@@ -23,9 +23,6 @@ from .collapse import (
 )
 from .features import (
     BLOCK,
-    GROUP,
-    LARGE,
-    ROWS,
     accuracy,
     features,
     knn,
@@ -39,12 +36,15 @@ from .features import (
 )
 from .probe import (
     HELD_OUT,
-    PART,
+    MAX_ITERATIONS,
     REGULARISERS,
     SOLVERS,
     TOLERANCE,
     Features,
+    LinearClassifier,
+    LinearProbe,
     Probe,
+    SGDProbe,
     encode,
     factor_scores,
     linear_probe,

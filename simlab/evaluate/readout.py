@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from simlab.augment.views import normalise
 from simlab.data.images import Dataset
 from simlab.evaluate.collapse import effective_rank
 from simlab.evaluate.features import ridge_r2
@@ -30,10 +29,10 @@ def what_is_kept(
     with tapped(encoder, names, lambda name, _, y: maps[name].append(y.float())) as forward:
         for part in (data.train, data.test):
             part = part.subset(torch.arange(min(images, len(part))))
-            x = normalise(part.images, data.mean, data.std)
+            x = data.normalize(part.images)
             forward(x)
             small = F.adaptive_avg_pool2d(x, min(16, data.train.size)).flatten(1)
-            sides.append({"rebuild": small} | part.known())
+            sides.append({"rebuild": small} | part.factor_targets())
     rows = []
     for name in names:
         side = min(4, maps[name][0].shape[-1])

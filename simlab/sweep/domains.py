@@ -19,7 +19,7 @@ from simlab.train.run import pretrain, train_supervised
 def classify(run: Run, images: Images, data: Dataset) -> torch.Tensor:
     """Outputs [N, classes] of a network that `train_supervised` made, normalised as in `data`."""
     state = run.load_checkpoint()["network"]
-    x = features(run.encoder, images, data.mean, data.std)
+    x = features(run.encoder, images, normalize=data.normalize)
     return F.linear(x, *(state[f"classifier.{part}"].to(x) for part in ("weight", "bias")))
 
 

@@ -148,7 +148,7 @@ class Pretraining:
         data = self.data
         number = min(MONITOR_IMAGES, len(data.test))
         spread = torch.linspace(0, len(data.test) - 1, number).long()
-        return features(_Embedder(network), data.test.subset(spread), data.mean, data.std)
+        return features(_Embedder(network), data.test.subset(spread))
 
     def _has_labels(self) -> bool:
         data = self.data
@@ -157,8 +157,8 @@ class Pretraining:
 
     def _knn(self, encoder: nn.Module) -> dict[str, float]:
         data = self.data
-        bank = features_of_all(encoder, data.train, data)
-        test = features_of_all(encoder, data.test, data)
+        bank = features_of_all(encoder, data.train)
+        test = features_of_all(encoder, data.test)
         k = min(self.config.knn_k, len(bank))
         temperature = self.config.knn_temperature
         knn = knn_accuracy(bank, data.train.labels, test, data.test.labels, k, temperature)
@@ -177,7 +177,7 @@ class SupervisedTraining:
         data = self.data
         if epoch < self.epochs or int(data.test.labels.min()) < 0:
             return {}
-        logits = features_of_all(network, data.test, data)
+        logits = features_of_all(network, data.test)
         refuse_nan([logits], f"in the outputs after epoch {epoch}")
         return {"test_accuracy": accuracy(logits, data.test.labels)}
 
@@ -193,9 +193,9 @@ class _Embedder(nn.Module):
         return self.network.embed(x)
 
 
-def features_of_all(encoder: nn.Module, images: Images, data: Dataset) -> Tensor:
+def features_of_all(encoder: nn.Module, images: Images) -> Tensor:
     """The features [N, D] of all images, each process making those of its part."""
-    part = features(encoder, images, data.mean, data.std, only=rows(len(images)))
+    part = features(encoder, images, only=rows(len(images)))
     return gather_rows(part, len(images))
 
 

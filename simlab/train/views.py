@@ -12,7 +12,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from simlab.augment.views import normalise, parse_augment, views_at_once
+from simlab.augment import Normalize, parse_augment, views_at_once
 from simlab.compute import distributed
 from simlab.config import TrainConfig
 from simlab.data.images import Dataset, Images
@@ -50,6 +50,8 @@ class ViewMaker:
         augment: Augmentation | None = None,
     ) -> None:
         self.config = config
+        assert data.normalize is not None
+        self.normalize: Normalize = data.normalize
         self.data = data
         self.images = images
         self.method = method
@@ -129,8 +131,7 @@ class ViewMaker:
                 crops.number,
                 images if k == 0 else others,
                 self.recipes[k],
-                self.data.mean,
-                self.data.std,
+                self.normalize,
                 round(self.config.view_size * crops.scale),
                 generators.views[k],
                 share,
@@ -177,13 +178,10 @@ class ViewMaker:
     def _normalised(self, view: Tensor) -> Tensor:
         """Normalise uint8, or floating point in 0 .. 1, by the dataset's mean and std."""
         if view.dtype == torch.uint8:
-            return normalise(view, self.data.mean, self.data.std)
+            return self.normalize(view)
         if not view.is_floating_point():
             raise ValueError(f"augment gave a view of {view.dtype}: expected uint8 or float32")
-        mean = self.data.mean[:, None, None]  # [C] -> [C, 1, 1]
-        std = self.data.std[:, None, None]
-        normalised = (view.float() - mean) / std
-        return normalised.contiguous(memory_format=torch.channels_last)
+        return self.normalize.standardise(view.float())
 
     def _with_extras(
         self, index: Tensor, views: list[Tensor], generators: EpochGenerators

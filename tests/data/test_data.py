@@ -3,10 +3,12 @@
 import gzip
 import hashlib
 import pickle
+import shutil
 import socket
 import struct
 import subprocess
 import sys
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simlab import sources
 from simlab.augment import resample
 from simlab.data import Dataset, Images, from_arrays, load_data
 from simlab.data.registry import DATASETS, FASHION_CLASSES, download_folder, read_idx
@@ -228,10 +231,13 @@ def test_the_unlabeled_images_are_what_pretraining_sees_and_is_normalised_with()
         Images(some_images(10, seed=i) // (i + 1), torch.full((10,), -1)) for i in range(3)
     )
     data = Dataset("d", train, test, more)
-    assert data.pretrain is more and Dataset("d", train, test).pretrain is train
-    assert torch.equal(data.mean, more.moments()[0])
+    assert data.pretrain.images is more.images
+    assert Dataset("d", train, test).pretrain.images is train.images
+    assert torch.equal(data.normalize.mean, more.moments()[0])
     moved = data.to("cpu")
-    assert torch.equal(moved.mean, data.mean) and torch.equal(moved.unlabeled.images, more.images)
+    assert torch.equal(moved.normalize.mean, data.normalize.mean) and torch.equal(
+        moved.unlabeled.images, more.images
+    )
 
 
 def test_a_pixel_a_label_or_a_class_name_changes_the_digest():
@@ -266,7 +272,7 @@ def test_batches_follow_the_order_and_keep_what_is_left_over():
     batches = list(images.batches(order, 4))
     assert [len(index) for index, _ in batches] == [4, 4, 2]
     assert torch.equal(torch.cat([index for index, _ in batches]), order)
-    assert torch.equal(torch.cat([batch for _, batch in batches]), images.batch[order])
+    assert torch.equal(torch.cat([batch for _, batch in batches]), images.images[order])
 
 
 @pytest.mark.parametrize(
@@ -616,7 +622,13 @@ def test_a_size_that_a_set_does_not_have_is_refused(idx_folder):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_a_data_set_lives_on_the_device_that_was_asked_for(idx_folder):
     data = load_data("fashion-scattered", str(idx_folder), device="cuda")
-    parts = (data.train.images, data.train.labels, data.train.factors, data.mean, data.test.images)
+    parts = (
+        data.train.images,
+        data.train.labels,
+        data.train.factors,
+        data.normalize.mean,
+        data.test.images,
+    )
     assert all(part.device.type == "cuda" for part in parts)
     assert data.digest() == load_data("fashion-scattered", str(idx_folder)).digest()
 
@@ -624,7 +636,20 @@ def test_a_data_set_lives_on_the_device_that_was_asked_for(idx_folder):
 # ---------------------------------------------------------------------------------------- the wheel
 
 
-@pytest.mark.long
+def test_laid_out_as_in_the_wheel_the_package_finds_its_images(tmp_path, monkeypatch, fashion):
+    """The wheel itself is built and installed by the next test."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert all((ROOT / package / "__init__.py").exists() for package in wheel["packages"])
+    for source, target in wheel["force-include"].items():
+        shutil.copytree(ROOT / source, tmp_path / "site" / target)
+    module = Path(sources.__file__).relative_to(ROOT)
+    monkeypatch.setattr(sources, "__file__", str(tmp_path / "site" / module))
+    assert sources.come_along() == tmp_path / "site" / "simlab" / "_data"
+    assert load_data("fashion").digest() == fashion.digest()
+
+
+@pytest.mark.slow
 def test_an_installed_wheel_brings_the_images_into_an_empty_folder(tmp_path, fashion):
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     built = subprocess.run(
@@ -653,10 +678,10 @@ def test_an_installed_wheel_brings_the_images_into_an_empty_folder(tmp_path, fas
 def test_a_known_angle_is_given_as_cosine_and_sine_so_that_its_ends_meet():
     factors = torch.tensor([[3.0, -180.0], [5.0, 180.0], [7.0, 90.0]])
     images, labels = torch.zeros(3, 1, 4, 4, dtype=torch.uint8), torch.zeros(3).long()
-    known = Images(images, labels, ("one",), factors, ("x", "angle")).known()
+    known = Images(images, labels, ("one",), factors, ("x", "angle")).factor_targets()
     assert torch.equal(known["x"], factors[:, :1])
     expected = torch.tensor([[-1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]])
     torch.testing.assert_close(known["angle"], expected, atol=1e-6, rtol=0)
-    assert Images(images, labels, ("one",)).known() == {}
+    assert Images(images, labels, ("one",)).factor_targets() == {}
     with pytest.raises(ValueError, match="shorter"):  # a name without its column
-        Images(images, labels, ("one",), factors, ("x", "angle", "y")).known()
+        Images(images, labels, ("one",), factors, ("x", "angle", "y")).factor_targets()

@@ -54,7 +54,8 @@ def test_the_three_splits_share_no_image_and_the_test_split_is_the_whole_left_ou
 def test_the_normalisation_knows_nothing_of_the_left_out_domain():
     domains = by_colour(numbered())
     data, _ = domains.leave_out("red")
-    assert torch.equal(data.mean, data.train.moments()[0]) and data.mean[0] < data.mean[1]
+    assert torch.equal(data.normalize.mean, data.train.moments()[0])
+    assert data.normalize.mean[0] < data.normalize.mean[1]
 
 
 def test_dyed_images_keep_their_shape_in_their_own_colour():
@@ -125,7 +126,9 @@ def test_the_table_holds_the_accuracy_of_each_left_out_domain_and_of_the_validat
 
 
 def test_a_pretraining_configuration_is_answered_for_by_a_probe(tmp_path):
-    config = PretrainConfig(**SMALL, proj_dim=16, pred_dim=8, sim_layers="blocks.*")
+    config = PretrainConfig(
+        **SMALL, method="simsiam proj_dim=16 pred_dim=8", sim_layers="blocks.*"
+    )
     domains = by_factor(numbered(), "x", parts=2)
     table = leave_each_out(domains, config, progress=False, folder=str(tmp_path))
     assert len(table) == 2 and table["test"].between(0, 1).all()

@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn as nn
 
-from simlab.augment import normalise
 from simlab.data import from_arrays
 from simlab.evaluate import features, knn, knn_accuracy, knn_predict, raw_pixels
 from simlab.evaluate import features as evaluate
@@ -128,77 +127,25 @@ def test_memory_is_bounded_by_the_block_whatever_the_number_of_classes(monkeypat
     assert largest <= 4000
 
 
-# ------------------------------------------------------------------- bfloat16 first, float32's answer
+def test_neighbours_that_bfloat16_would_confuse_are_told_apart():
+    """Every cosine is above 0.99, and the right class is nearer by less than bfloat16 resolves."""
+    generator = torch.Generator().manual_seed(1)
+    middle = torch.randn(32, generator=generator)
+    bank = middle + 0.02 * torch.randn(1001, 32, generator=generator)
+    queries = bank[:20] + 0.01
+    labels = torch.randint(5, (1001,), generator=generator)
+    for k in (1, 7, 30):
+        wanted = naive(bank, labels, queries, k, 0.1, 5)
+        assert torch.equal(knn_predict(bank, labels, queries, k), wanted)
+    coarse = (queries.bfloat16() @ bank.bfloat16().T).float().argmax(1)
+    assert not torch.equal(coarse, (queries @ bank.T).argmax(1)), "not hard enough to show it"
 
 
-def hard_banks():
-    """[name, bank, queries]: what is near is not told apart by bfloat16, or only just."""
-    g = torch.Generator().manual_seed(1)
-    loose = torch.randn(3001, 32, generator=g)
-    middle = torch.randn(32, generator=g)
-    tight = middle + 0.02 * loose  # every cosine is above 0.99
-    positive = loose.relu() + 0.1  # as after a ReLU
-    opposite = -middle + 0.3 * loose  # and no cosine with the queries is above 0
-    near = middle + 0.3 * torch.randn(40, 32, generator=g)
-    return {
-        "loose": (loose, torch.randn(40, 32, generator=g)),
-        "tight": (tight, tight[:40] + 0.01),
-        "positive": (positive, positive[:40].flip(1)),
-        "opposite": (opposite, near),
-        "across": across(g),
-    }
-
-
-def across(g):
-    """Cosines all between .009 and .011: what is rounded off of the vectors is far more than of them."""
-    query = nn.functional.normalize(torch.randn(1, 32, generator=g), dim=1)
-    rest = torch.randn(597, 32, generator=g)
-    rest = nn.functional.normalize(rest - rest @ query.T * query, dim=1)
-    cosine = 0.009 + 0.002 * torch.rand(597, 1, generator=g)
-    return (1 - cosine**2).sqrt() * rest + cosine * query, query.repeat(3, 1)
-
-
-@pytest.mark.parametrize("name", ["loose", "tight", "positive", "opposite", "across"])
-@pytest.mark.parametrize("k", [1, 7, 30])
-def test_the_k_nearest_by_way_of_bfloat16_are_those_of_float32(name, k, monkeypatch):
-    monkeypatch.setattr(evaluate, "LARGE", 1)  # never too many candidates to go that way
-    bank, queries = (nn.functional.normalize(x, dim=1) for x in hard_banks()[name])
-    monkeypatch.setattr(evaluate, "BLOCK", 16 * len(bank))  # of 40 queries: three blocks
-    rough = evaluate._roughly(bank)
-    assert len(rough[0]) > len(bank)
-    wanted, places = evaluate._k_nearest(queries, bank, None, k)
-    found, found_places = evaluate._k_nearest(queries, bank, rough, k)
-    torch.testing.assert_close(found.sort(1).values, wanted.sort(1).values, atol=2e-6, rtol=0)
-    exact = queries.double() @ bank.double().T
-    torch.testing.assert_close(found.double(), exact.gather(1, found_places), atol=2e-6, rtol=0)
-    kth = exact.topk(k).values[:, -1:]
-    clear = (exact.gather(1, places) > kth + 1e-6).sum(1)  # beyond float32's own rounding
-    for row, (a, b) in enumerate(zip(found_places, places, strict=True)):
-        assert len(set(a.tolist())) == k
-        assert len(set(a.tolist()) & set(b.tolist())) >= clear[row]
-    # bfloat16 alone would have answered otherwise
-    alone = (queries.bfloat16() @ bank.bfloat16().T).float().topk(k).indices
-    if name == "tight":
-        assert (exact.gather(1, alone).amin(1) < kth[:, 0] - 1e-6).any()
-
-
-def test_where_too_many_are_near_all_of_them_are_compared_in_float32(monkeypatch):
-    bank, queries = (nn.functional.normalize(x, dim=1) for x in hard_banks()["tight"])
-    rough = evaluate._roughly(bank)
-    monkeypatch.setattr(evaluate, "BLOCK", 16 * len(bank))
-    monkeypatch.setattr(torch.sparse, "sampled_addmm", None)  # not used
-    found = evaluate._k_nearest(queries, bank, rough, 7)
-    assert torch.equal(found[1], evaluate._k_nearest(queries, bank, None, 7)[1])
-
-
-def test_a_large_bank_gives_the_votes_of_float32_and_says_nothing(monkeypatch, recwarn):
-    bank, labels, queries, _ = problem(n=4000, m=300, d=24, classes=6)
-    wanted = knn_predict(bank, labels, queries, 20)
-    monkeypatch.setattr(evaluate, "cpu_has_bfloat16", lambda: True)
-    for large in (100, 10**6):
-        monkeypatch.setattr(evaluate, "LARGE", large)
-        assert torch.equal(knn_predict(bank, labels, queries, 20), wanted)
-    assert not recwarn.list
+@pytest.mark.parametrize("temperature", [0, -0.1, math.nan])
+def test_a_temperature_that_is_not_positive_is_refused(temperature):
+    bank, labels, queries, _ = problem()
+    with pytest.raises(ValueError, match=f"temperature={temperature}: expected a number above 0"):
+        knn_predict(bank, labels, queries, 5, temperature)
 
 
 @pytest.mark.parametrize("k", [0, -1, 61])
@@ -239,8 +186,8 @@ def test_accuracy_is_the_share_that_is_right():
 
 
 def test_every_clean_image_is_encoded_once_and_in_order(data):
-    seen = features(raw_pixels, data.train, data.mean, data.std, batch_size=7)
-    assert torch.equal(seen, normalise(data.train.images, data.mean, data.std).flatten(1))
+    seen = features(raw_pixels, data.train, batch_size=7)
+    assert torch.equal(seen, data.normalize(data.train.images).flatten(1))
 
 
 def test_knn_uses_the_whole_bank_and_every_test_image(data, monkeypatch):
@@ -254,7 +201,7 @@ def test_knn_uses_the_whole_bank_and_every_test_image(data, monkeypatch):
     found = knn(raw_pixels, data)
     assert sizes == {"bank": 40, "queries": 10, "k": 200, "t": 0.1}
     bank, queries = (p.images.flatten(1).float() / 255 for p in (data.train, data.test))
-    bank, queries = ((x - data.mean) / data.std for x in (bank, queries))
+    bank, queries = ((x - data.normalize.mean) / data.normalize.std for x in (bank, queries))
     wanted = naive(bank, data.train.labels, queries, 40, 0.1, 2)
     assert found == pytest.approx(float((wanted == data.test.labels).float().mean()))
 
@@ -262,11 +209,11 @@ def test_knn_uses_the_whole_bank_and_every_test_image(data, monkeypatch):
 def test_batchnorm_is_frozen_so_that_features_do_not_depend_on_the_batch(data):
     net = batch_norm_net().train()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    at_once = features(net, data.train, data.mean, data.std)
+    at_once = features(net, data.train)
     for batch_size in (1, 3, 40):
-        seen = features(net, data.train, data.mean, data.std, batch_size)
+        seen = features(net, data.train, batch_size)
         torch.testing.assert_close(seen, at_once, atol=1e-6, rtol=0)
-    part = features(net, data.train.subset(torch.tensor([3, 30])), data.mean, data.std)
+    part = features(net, data.train.subset(torch.tensor([3, 30])))
     torch.testing.assert_close(part, at_once[[3, 30]], atol=1e-6, rtol=0)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
@@ -276,7 +223,7 @@ def test_every_part_of_the_encoder_gets_its_mode_back(data):
     net[1].eval()
     seen = []
     net[3].register_forward_hook(lambda module, args, out: seen.append(module.training))
-    features(net, data.test, data.mean, data.std)
+    features(net, data.test)
     assert seen == [False]
     assert [module.training for module in net.modules()] == [True, True, False, True, True]
 
@@ -286,15 +233,15 @@ def test_every_part_gets_its_mode_back_after_an_error_too(data):
     net[1].eval()
     net.append(nn.Linear(3, 3))  # does not fit
     with pytest.raises(RuntimeError):
-        features(net, data.test, data.mean, data.std)
+        features(net, data.test)
     assert [module.training for module in net.modules()] == [True, True, False, True, True, True]
 
 
 def test_features_are_float32_and_carry_no_gradient(data):
-    seen = features(batch_norm_net().bfloat16(), data.test, data.mean, data.std,
-                    prepare=lambda *args: normalise(*args).bfloat16())  # fmt: skip
+    seen = features(batch_norm_net().bfloat16(), data.test,
+                    normalize=lambda x: data.normalize(x).bfloat16())  # fmt: skip
     assert seen.dtype == torch.float32 and not seen.requires_grad
-    assert features(batch_norm_net(), data.test, data.mean, data.std).shape == (10, 144)
+    assert features(batch_norm_net(), data.test).shape == (10, 144)
 
 
 def test_streamed_images_give_the_same_accuracy(data, tmp_path):

@@ -400,7 +400,8 @@ def test_z_is_measured_on_clean_images_spread_over_the_test_set(monkeypatch):
     monkeypatch.setattr(monitor, "collapse_metrics", lambda z: seen.append(z) or {"std_ratio": 1.0})
     task.monitor.measure(task.network, 1)
     images = data.test.images[[0, 10, 20, 30]].float() / 255
-    x = (images - data.mean.view(1, -1, 1, 1)) / data.std.view(1, -1, 1, 1)
+    mean, std = data.normalize.mean, data.normalize.std
+    x = (images - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)
     network = task.network.eval()
     torch.testing.assert_close(seen[0], network.projector(network.encoder(x)))
 

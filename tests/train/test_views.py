@@ -46,7 +46,7 @@ def epoch_of(maker, epoch=0):
 
 def values_of(views, dataset):
     """The number of the image that each view [N, 1, S, S] shows."""
-    pixels = views[:, 0].mean((1, 2)) * dataset.std[0] + dataset.mean[0]
+    pixels = views[:, 0].mean((1, 2)) * dataset.normalize.std + dataset.normalize.mean
     return (pixels * 255).round().long()
 
 
@@ -78,7 +78,7 @@ def test_a_callable_gets_the_images_of_a_batch_and_its_views_come_out_normalised
     assert [tuple(images.shape) for images in seen] == [(12, 1, 8, 8)] * 3
     assert all(images.dtype == torch.uint8 for images in seen)
     for (x1, x2), images in zip(batches, seen, strict=True):
-        wanted = (images.float() / 255 - dataset.mean[0]) / dataset.std[0]
+        wanted = (images.float() / 255 - dataset.normalize.mean) / dataset.normalize.std
         torch.testing.assert_close(x1, wanted, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(x2, wanted, rtol=1e-4, atol=1e-5)
         assert x1.is_contiguous(memory_format=torch.channels_last)
