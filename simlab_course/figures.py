@@ -90,10 +90,11 @@ def image_rows(
 
 
 def training_curves(
-    histories: Mapping[str, pd.DataFrame], baselines: Mapping[str, float]
+    histories: Mapping[str, pd.DataFrame], baselines: Mapping[str, float], loss_axis: str = "loss"
 ) -> Figure:
     """Loss, std of z and kNN accuracy over the epochs, of one run or several.
 
+    `loss_axis` names the loss, as `Method.loss_axis` does.
     `baselines` are kNN accuracies of what was not trained, drawn as horizontal lines.
     """
     figure, ((loss, std, knn),) = new_figure(3, height=3.0)
@@ -115,7 +116,7 @@ def training_curves(
         )
     std.axhline(1, color="0.45", linestyle=":", linewidth=1)
     std.set_ylim(0, 1.15)
-    label(loss, "loss (lower limit -1)", "epoch")
+    label(loss, loss_axis, "epoch")
     label(std, r"std of z, in units of $1/\sqrt{d}$", "epoch")
     label(knn, "kNN accuracy", "epoch")
     if len(histories) > 1:

@@ -149,6 +149,13 @@ class Method:
         """The lower bound of the loss for so many images; None where there is none."""
         return None
 
+    def loss_axis(self, images: int) -> str:
+        """What a figure writes at the axis of the loss: its name and its lower bound."""
+        lowest = self.lowest_loss(images)
+        if lowest is None:
+            return self.loss_label
+        return f"{self.loss_label} (at least {lowest:.3g})"
+
 
 # ----------------------------------------------------------------------------- the method's module
 
