@@ -35,8 +35,8 @@ def data(number=40, channels=1):
     return from_arrays(images, labels, images[:10], labels[:10])
 
 
-def maker_of(dataset, method=None, augment=None, **changes):
-    config = resolve(PretrainConfig(**SMALL | {"augment": "none"} | changes), dataset)
+def maker_of(dataset, method=None, augment=None, recipe="none", **changes):
+    config = resolve(PretrainConfig(**SMALL | {"augment": recipe} | changes), dataset)
     return ViewMaker(config, dataset, dataset.pretrain, method or SimSiam(), augment)
 
 
@@ -118,8 +118,8 @@ def test_what_is_no_view_is_refused(gives, says):
 
 
 def test_a_run_is_told_by_its_augmentation(tmp_path):
-    def start(augment, **changes):
-        config = PretrainConfig(**SMALL | changes)
+    def start(augment, recipe="auto"):
+        config = PretrainConfig(**SMALL, augment=recipe)
         run = pretrain(config, data(), augment=augment, folder=str(tmp_path), progress=False)
         return run.folder, run.config["augment"]
 
@@ -127,9 +127,9 @@ def test_a_run_is_told_by_its_augmentation(tmp_path):
     assert name == "noisy" and start(noisy) == (folder, name)
     assert start(Shifted())[1] == "Shifted by=1" and start(Shifted(2))[1] == "Shifted by=2"
     assert len({start(x)[0] for x in (noisy, Shifted(), Shifted(2), "scattered")}) == 4
-    assert start("scattered")[0] == start(None, augment="scattered")[0]
+    assert start("scattered")[0] == start(None, "scattered")[0]
     with pytest.raises(ValueError, match="config.augment='none' and augment='noisy': give one"):
-        start(noisy, augment="none")
+        start(noisy, "none")
     with pytest.raises(TypeError, match="augment is a int: expected a recipe's text"):
         start(3)
 
@@ -203,8 +203,8 @@ class MultiCrop(SimSiam):
 
 def test_groups_of_crops_have_sizes_and_random_numbers_of_their_own():
     dataset = data()
-    two = epoch_of(maker_of(dataset, augment="scattered"))
-    five = epoch_of(maker_of(dataset, MultiCrop(), augment="scattered"))
+    two = epoch_of(maker_of(dataset, recipe="scattered"))
+    five = epoch_of(maker_of(dataset, MultiCrop(), recipe="scattered"))
     for views, more in zip(two, five, strict=True):
         assert [view.shape[-1] for view in more] == [8, 8, 4, 4, 4]
         assert all(torch.equal(a, b) for a, b in zip(views, more[:2], strict=True))
