@@ -97,14 +97,14 @@ def _draw_frame(ax: Axes, is_right: bool | None) -> None:
 def training_curves(
     histories: Mapping[str, pd.DataFrame],
     baselines: Mapping[str, float],
-    lowest_loss: float | None = None,
+    loss_axis: str = "loss",
 ) -> Figure:
     """Draw loss, std of z and kNN accuracy over the epochs, of one run or several.
 
     Args:
         histories: Each run's history by its name.
         baselines: kNN accuracies of encoders that were not trained, as horizontal lines.
-        lowest_loss: The method's lower bound of the loss, as a horizontal line.
+        loss_axis: The loss in words, as `Method.loss_axis` has it.
     """
     figure, (loss, std, knn) = new_figure(3, height=3.0)
     for marker, (name, history) in zip(MARKERS, histories.items(), strict=False):
@@ -116,11 +116,7 @@ def training_curves(
         _draw_baseline(knn, name, accuracy, dashes)
     std.axhline(1, color="0.45", linestyle=":", linewidth=1)
     std.set_ylim(0, 1.15)
-    loss_title = "loss"
-    if lowest_loss is not None:
-        loss.axhline(lowest_loss, color="0.45", linestyle=":", linewidth=1)
-        loss_title = f"loss (lower limit {lowest_loss:.3g})"
-    label(loss, loss_title, "epoch")
+    label(loss, loss_axis, "epoch")
     label(std, r"std of z, in units of $1/\sqrt{d}$", "epoch")
     label(knn, "kNN accuracy", "epoch")
     if len(histories) > 1:

@@ -51,6 +51,7 @@ from simlab.evaluate import (
     raw_pixels,
     ridge_r2,
 )
+from simlab.methods import with_method_option
 from simlab.models import build_encoder
 from simlab.sim import (
     LOSS_TYPES,
@@ -87,7 +88,9 @@ def train(method: str, options: dict | None = None, method_options: dict | None 
         if method == "supervised":
             run = train_supervised(SupervisedConfig(**common), dataset(256), **where)
         else:
-            common |= {"method": method, "monitor_every": 2, "knn_k": 20} | (method_options or {})
+            for option, value in (method_options or {}).items():
+                method = with_method_option(method, option, value)
+            common |= {"method": method, "monitor_every": 2, "knn_k": 20}
             run = pretrain(PretrainConfig(**common), dataset(256), **where)
         history = run.history
     arrays: Arrays = {"weights": flat(run.encoder.state_dict().values())}

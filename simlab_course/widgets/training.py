@@ -27,7 +27,7 @@ class LiveCurves(Explorer):
 def live_curves(
     epochs: int,
     baselines: Mapping[str, float] | None = None,
-    lowest_loss: float | None = None,
+    loss_axis: str = "loss",
 ) -> LiveCurves:
     """Show loss, std of z and kNN accuracy, growing while a run trains.
 
@@ -39,12 +39,12 @@ def live_curves(
     Args:
         epochs: How many there will be.
         baselines: kNN accuracies of encoders that were not trained.
-        lowest_loss: The method's lower bound of the loss.
+        loss_axis: The loss in words, as `Method.loss_axis` has it.
     """
 
     def draw(history: Any) -> Drawing:
         table = pd.DataFrame(history).reindex(columns=["epoch", *CURVES])
-        figure = figures.training_curves({"": table}, baselines or {}, lowest_loss)
+        figure = figures.training_curves({"": table}, baselines or {}, loss_axis)
         for ax in figure.axes:
             ax.set_xlim(0.5, epochs + 0.5)
         last = table.iloc[-1]
@@ -117,7 +117,7 @@ def collapse_switches(table: pd.DataFrame) -> Explorer:
     def draw(stop_gradient: Any, predictor: Any) -> Drawing:
         name = f"stop-gradient {as_words(stop_gradient)}, predictor {as_words(predictor)}"
         history = runs.get((stop_gradient, predictor), nothing)
-        figure = figures.training_curves({name: history}, {}, lowest_loss=-1)
+        figure = figures.training_curves({name: history}, {}, "loss (lower limit -1)")
         for ax, column in zip(figure.axes, CURVES, strict=True):
             for run in runs.values():
                 measured = run.dropna(subset=[column])

@@ -22,8 +22,8 @@ from simlab.compute import distributed
 from simlab.compute.distributed import with_global_batch_norm
 from simlab.config import PretrainConfig, SupervisedConfig
 from simlab.data import Dataset, from_arrays, load_data
-from simlab.methods import tasks
 from simlab.methods.simclr import nt_xent
+from simlab.methods.simsiam import SimSiamModule
 from simlab.runs import Run
 from simlab.train import pretrain, train_supervised, untrained
 from simlab.train.launch import flags_of, launch
@@ -33,11 +33,14 @@ SMALL = {
     "encoder": "tiny", "view_size": 8, "epochs": 2, "batch_size": 12, "lr": 0.2, "momentum": 0.9,
     "precision": "float32", "device": "cpu", "threads": 1, "optimizer": "sgd",
 }  # fmt: skip
-HEADS = {"proj_dim": 16, "pred_dim": 8, "knn_k": 5, "monitor_every": 1, "pred_lr": 2.0}
+HEADS = {
+    "method": "simsiam proj_dim=16 pred_dim=8 pred_lr=2", "knn_k": 5, "monitor_every": 1,
+}  # fmt: skip
+SIMCLR = "simclr proj_dim=16"
 PRETRAINING = {
     "simsiam": {},
-    "simclr": {"method": "simclr"},
-    "accumulated": {"accumulate": 2, "method": "simclr", "batch_size": 24},
+    "simclr": {"method": SIMCLR},
+    "accumulated": {"accumulate": 2, "method": SIMCLR, "batch_size": 24},
     # (on a map of one position SIM compares images, those of one process)
     "sim": {"sim_layers": "blocks.0", "sim_tokens": 8.0, "sim_loss": "mse"},
     "lars": {"optimizer": "lars", "lr": 20.0},
@@ -321,7 +324,7 @@ def test_a_batch_that_can_not_be_cut_is_refused(tmp_path, monkeypatch):
     config = PretrainConfig(**SMALL | HEADS | {"accumulate": 5})
     with pytest.raises(ValueError, match=r"batch_size=12 can't be cut into 5"):
         pretrain(config, data(), folder=str(tmp_path), progress=False)
-    monkeypatch.setattr(tasks.Pretraining, "batch_losses", None)
+    monkeypatch.setattr(SimSiamModule, "loss", None)
     config = PretrainConfig(**SMALL | HEADS | {"accumulate": 12})
     with pytest.raises(ValueError, match="at least two images"):
         pretrain(config, data(), folder=str(tmp_path), progress=False)
@@ -331,10 +334,12 @@ def test_a_batch_that_can_not_be_cut_is_refused(tmp_path, monkeypatch):
 
 
 def test_flags_say_what_differs_from_the_defaults():
-    config = PretrainConfig(epochs=3, stop_gradient=False, sim_layers="blocks.*", download=True)
+    config = PretrainConfig(
+        epochs=3, method="simclr proj_dim=8", sim_layers="blocks.*", download=True
+    )
     assert flags_of(PretrainConfig()) == []
     assert flags_of(config) == [
-        "--download", "--epochs", "3", "--sim-layers", "blocks.*", "--no-stop-gradient",
+        "--download", "--epochs", "3", "--sim-layers", "blocks.*", "--method", "simclr proj_dim=8",
     ]  # fmt: skip
 
 
@@ -395,16 +400,16 @@ launch(config, 2, folder={str(runs)!r})"""
 
 def dies_once(folder):
     """Rank 1 dies by SIGKILL in the second epoch, the first time only."""
-    inner, steps, mark = tasks.Pretraining.batch_losses, [], Path(folder) / "died"
+    inner, steps, mark = SimSiamModule.loss, [], Path(folder) / "died"
 
-    def batch_losses(*args):
+    def loss(*args):
         steps.append(1)
         if len(steps) == 7 and distributed.rank() == 1 and not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return inner(*args)
 
-    tasks.Pretraining.batch_losses = batch_losses
+    SimSiamModule.loss = loss
     train("simsiam", folder, fresh=True)
 
 

@@ -34,8 +34,8 @@ from simlab.train import pretrain, train_supervised, untrained
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
-    "encoder": "tiny", "view_size": 8, "epochs": 1, "batch_size": 16, "proj_dim": 16, "pred_dim": 8,
-    "knn_k": 5, "precision": "float32", "device": "cpu", "threads": 1,
+    "encoder": "tiny", "view_size": 8, "epochs": 1, "batch_size": 16,
+    "method": "simsiam proj_dim=16 pred_dim=8", "knn_k": 5, "precision": "float32", "device": "cpu", "threads": 1,
 }  # fmt: skip
 
 
@@ -285,7 +285,7 @@ def test_one_class_is_pretrained_on_and_refused_where_classes_are_asked_for(tmp_
     run = pretrain(PretrainConfig(**SMALL), one, folder=str(tmp_path), progress=False)
     assert run.finished and "knn" not in run.history
     config = SupervisedConfig(**{k: v for k, v in SMALL.items() if k not in
-                                 ("proj_dim", "pred_dim", "knn_k")})  # fmt: skip
+                                 ("method", "knn_k")})  # fmt: skip
     with pytest.raises(ValueError, match="at least two classes"):
         train_supervised(config, one, folder=str(tmp_path), progress=False)
 
