@@ -9,6 +9,7 @@ from .heads import build_predictor, build_projector
 __all__ = [
     "ENCODERS",
     "SMALL_IMAGE",
+    "TINY_IMAGE",
     "TinyResNet",
     "build_encoder",
     "build_predictor",

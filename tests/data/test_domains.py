@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from simlab.sweeps.domains import classify, leave_each_out, mean_and_worst
 
 from simlab.config import PretrainConfig, SupervisedConfig
 from simlab.data import Images
 from simlab.data.domains import by_colour, by_factor, domain_folder
+from simlab.sweeps.domains import classify, leave_each_out, mean_and_worst
 from simlab.train import train_supervised
 
 SMALL = dict(epochs=1, batch_size=32, view_size=8, augment="none", device="cpu")
