@@ -1,7 +1,7 @@
 # `make run` and `make test` do everything on a fresh machine; Python 3.11 or newer and pip will do.
 #   make run PYTHON=python3.12                      another interpreter
 #   make run TORCH="torch==2.14.1 torchvision==0.29.1"   particular versions, installed first
-#   make test WORKERS=8                             as many test files at once, a core for each
+#   make test WORKERS=8                             as many tests at once, a core for each
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,18 +10,26 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 CHROMIUM := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 ROOT_USER := $(if $(filter 0,$(shell id -u)),--allow-root)  # as in containers
-# Files are shared out, one thread for each worker: two workers' threads would wait for each other.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
-NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 900
+# One thread for each worker: two workers' threads would wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+# Tests that share a fixture stay together (tests/conftest.py); nbval's import alone takes seconds.
+TESTS := --dist loadgroup -p no:nbval tests
+# A notebook's cells stay together. BOOKS=notebooks/01_pretraining.ipynb for one of them.
+BOOKS ?= notebooks
+NBVAL := --dist loadfile --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg \
+	--nbval-cell-timeout 900
 
-.PHONY: run test check test-slow lab bench notebooks clean help
+.PHONY: run test test-notebooks test-slow check lint lab bench notebooks clean help
 
 help:
 	@echo "make run        set up, then run the course's notebooks into runs/ with an index to look at"
-	@echo "make test       set up, then all tests (make check: the quick ones, under three minutes)"
 	@echo "make lab        set up, then JupyterLab at the start page"
+	@echo "make check      the quick tests, in a minute"
+	@echo "make lint       the linter"
+	@echo "make test       set up, then the tests; they run the notebooks with parameters of seconds"
+	@echo "make test-notebooks  the notebooks with their defaults, outputs compared (nbval)"
+	@echo "make test-slow  the long runs: faults, three processes, Dask, the wheel"
 	@echo "make bench      measure against other libraries (installs them)"
-	@echo "make test-slow  the long fault runs"
 	@echo "make notebooks  execute the notebooks in place, as they are committed"
 	@echo "make clean      remove the environment, caches and runs/"
 
@@ -39,18 +47,22 @@ run: $(BIN)/.ready
 
 test: $(BIN)/.ready
 ifeq ($(CHROMIUM),)
-	@echo "No Chromium here: the tests marked 'browser' are left out. To have them: apt-get install chromium"
+	@echo "No Chromium here: the notebooks run without a browser. To have it: apt-get install chromium"
 endif
-	@$(PYTEST) tests
-	@runs=$$(mktemp -d) && SIMLAB_RUNS=$$runs $(PYTEST) $(NBVAL) notebooks; \
-		status=$$?; rm -rf "$$runs"; exit $$status
+	@$(PYTEST) $(TESTS)
 
-check: $(BIN)/.ready
-	@$(BIN)/ruff check simlab tests benchmarks data notebooks
-	@$(PYTEST) tests -q -m "not slow and not long and not notebook and not browser and not distributed"
+test-notebooks: $(BIN)/.ready
+	@runs=$$(mktemp -d) && SIMLAB_RUNS=$$runs $(PYTEST) $(NBVAL) $(BOOKS); \
+		status=$$?; rm -rf "$$runs"; exit $$status
 
 test-slow: $(BIN)/.ready
 	@$(BIN)/python -m pytest tests -m slow
+
+check: $(BIN)/.ready
+	@$(PYTEST) $(TESTS) -q -m "not slow and not long and not notebook and not browser and not distributed"
+
+lint: $(BIN)/.ready
+	@$(BIN)/ruff check simlab tests benchmarks data notebooks
 
 lab: $(BIN)/.ready
 	@echo "JupyterLab opens notebooks/00_start_here.ipynb; where no browser opens, go to an address that it prints."

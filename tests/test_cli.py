@@ -4,6 +4,7 @@ import functools
 import json
 import re
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 from simlab.__main__ import main
+from simlab.config import NOT_IDENTITY
 from simlab.data import from_arrays
 from simlab.data import registry as sources
 from simlab.runs import Run
@@ -153,7 +155,8 @@ def test_stopping_a_command_is_no_traceback(monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def two_runs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
+    folder, images = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("two") / "images"
+    save_images(images, number=300)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SIMLAB_RUNS", str(folder))
         for seed in ("0", "1"):
@@ -161,11 +164,11 @@ def two_runs(tmp_path_factory):
                 "--epochs",
                 "1",
                 "--data",
-                "fashion",
+                str(images),
+                "--encoder",
+                "tiny",
                 "--view-size",
                 "8",
-                "--batch-size",
-                "512",
             ]
             assert (
                 main(["pretrain", *flags, "--proj-dim", "8", "--pred-dim", "4", "--seed", seed])
@@ -239,50 +242,42 @@ SMALL = (
     "--monitor-every 1 --precision float32 --device cpu --threads 1 --lr 0.1"
 )
 # its option: (flags in which it matters, flags that change it, what shows it)
-OPTIONS = {
+TRAINED = {
     "data": ("--data IMAGES", "--data OTHERS", "weights"),
     "set": ("--data cifar10", "--data cifar100", "weights"),
-    "arch": ("--method simsiam", "--method simclr", "loss"),
-    "backbone": (
-        "--encoder resnet18 --epochs 1", "--encoder resnet50 --stem large --epochs 1", "parameters"
-    ),
-    "emb_dim": ("--proj-dim 16", "--proj-dim 24", "loss"),
-    "emb_dim (predictor)": ("--pred-dim 8", "--pred-dim 12", "loss"),
-    "emb_dim (layers)": ("--proj-layers 2", "--proj-layers 3", "loss"),
-    "optimizer adam": ("--lr 0.01", "--optimizer adam", "weights"),
-    "optimizer adamw": ("--optimizer adam", "--optimizer adamw --weight-decay 0.3", "weights"),
     "optimizer rmsprop": ("--lr 0.01", "--optimizer rmsprop", "weights"),
     "optimizer lars": ("--optimizer sgd", "--optimizer lars", "weights"),
-    "lr": ("--lr 0.1", "--lr 0.2", "lr"),
-    "momentum": ("--momentum 0.9", "--momentum 0.5", "weights"),
-    "wd": ("--weight-decay 0", "--weight-decay 0.1", "weights"),
-    "batch_size": ("--batch-size 16", "--batch-size 8", "lr"),
-    "epochs": ("--epochs 2", "--epochs 3", "epochs"),
-    "lr_policy step": ("--schedule constant", "--schedule step --decay-every 1", "lr"),
-    "lr_policy multistep": ("--schedule constant", "--schedule multistep --milestones 0.4", "lr"),
-    "lr_policy cosine": ("--schedule constant", "--schedule cosine", "lr"),
-    "warmup_length": ("--schedule constant", "--schedule constant --warmup-epochs 2", "lr"),
-    "multistep-lr-adjust": (
-        "--schedule multistep --milestones 0.4", "--schedule multistep --milestones 0.2,0.4", "lr"
-    ),
-    "multistep-lr-gamma": (
-        "--schedule multistep --milestones 0.4", "--schedule multistep --milestones 0.4 --decay 0.5",
-        "lr",
-    ),
-    "lr-decay-step": (
-        "--schedule step --decay-every 1", "--schedule step --decay-every 2", "lr"
-    ),
-    "lr-decay-gamma": (
-        "--schedule step --decay-every 1", "--schedule step --decay-every 1 --decay 0.5", "lr"
-    ),
     "num_threads": ("--threads 1", "--threads 2", "threads"),
     "print_freq": ("--log-every 1", "--log-every 2", "lines of steps"),
-    "seed": ("--seed 0", "--seed 1", "weights"),
     "test_interval": ("--monitor-every 1", "--monitor-every 2", "epochs in knn.csv"),
     "save_every": (
         "--epochs 7 --keep-checkpoints 1", "--epochs 7 --keep-checkpoints 3", "checkpoints"
     ),
 }  # fmt: skip
+# its option: (flags in which it matters, flags that change it); test_train.py trains with each field
+PARSED = {
+    "arch": ("--method simsiam", "--method simclr"),
+    "backbone": ("--encoder resnet18", "--encoder resnet50 --stem large"),
+    "emb_dim": ("--proj-dim 16", "--proj-dim 24"),
+    "emb_dim (predictor)": ("--pred-dim 8", "--pred-dim 12"),
+    "emb_dim (layers)": ("--proj-layers 2", "--proj-layers 3"),
+    "optimizer adam": ("--lr 0.01", "--optimizer adam"),
+    "optimizer adamw": ("--optimizer adam", "--optimizer adamw --weight-decay 0.3"),
+    "lr": ("--lr 0.1", "--lr 0.2"),
+    "momentum": ("--momentum 0.9", "--momentum 0.5"),
+    "wd": ("--weight-decay 0", "--weight-decay 0.1"),
+    "batch_size": ("--batch-size 16", "--batch-size 8"),
+    "epochs": ("--epochs 2", "--epochs 3"),
+    "lr_policy step": ("--schedule constant", "--schedule step --decay-every 1"),
+    "lr_policy multistep": ("--schedule constant", "--schedule multistep --milestones 0.4"),
+    "lr_policy cosine": ("--schedule constant", "--schedule cosine"),
+    "warmup_length": ("--schedule constant", "--warmup-epochs 2"),
+    "multistep-lr-adjust": ("--schedule multistep --milestones 0.4", "--milestones 0.2,0.4"),
+    "multistep-lr-gamma": ("--schedule multistep --milestones 0.4", "--decay 0.5"),
+    "lr-decay-step": ("--schedule step --decay-every 1", "--decay-every 2"),
+    "lr-decay-gamma": ("--schedule step --decay-every 1", "--decay 0.5"),
+    "seed": ("--seed 0", "--seed 1"),
+}
 ELSEWHERE = {  # its option: where it is tested
     "trn_phase": "test_a_stored_run_is_asked_by_name_or_folder",
     "world_size": "test_distributed.py", "gpu": "test_arguments_that_can_not_be_meant_are_named",
@@ -329,9 +324,7 @@ def outcome_of(tmp_path_factory):
         state, log = run.load_encoder_state(), (run.folder / "train.log").read_text()
         return {
             "weights": sum(float(v.double().abs().sum()) for v in state.values()),
-            "parameters": sum(v.numel() for v in state.values()),
-            "loss": list(run.history["loss"]), "lr": list(run.history["lr"]),
-            "epochs": len(run.history), "threads": run.result["environment"]["threads"],
+            "threads": run.result["environment"]["threads"],
             "lines of steps": len(re.findall(r"epoch \d+ step \d+/\d+  time", log)),
             "epochs in knn.csv": len((run.folder / "knn.csv").read_text().splitlines()) - 1,
             "checkpoints": sorted(path.name[:12] for path in run.checkpoints.glob("*.pt")),
@@ -341,9 +334,9 @@ def outcome_of(tmp_path_factory):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("option", OPTIONS)
-def test_every_option_of_the_known_program_has_a_counterpart_with_an_effect(option, outcome_of):
-    base, change, shown = OPTIONS[option]
+@pytest.mark.parametrize("option", TRAINED)
+def test_an_option_of_the_known_program_has_a_counterpart_with_an_effect(option, outcome_of):
+    base, change, shown = TRAINED[option]
     before, after = outcome_of(base), outcome_of(f"{base} {change}")
     assert before[shown] != after[shown]
     if option == "print_freq":  # two steps an epoch
@@ -352,11 +345,26 @@ def test_every_option_of_the_known_program_has_a_counterpart_with_an_effect(opti
         assert (before[shown], after[shown]) == (2, 1)
 
 
+@pytest.mark.parametrize("option", PARSED)
+def test_every_other_option_sets_fields_that_are_tested_for_their_effect(option, monkeypatch):
+    """The fields of which test_train.py shows that another value gives another result."""
+    base, change = PARSED[option]
+    before = trained_with(monkeypatch, *base.split())["config"]
+    after = trained_with(monkeypatch, *base.split(), *change.split())["config"]
+    words = [word.removeprefix("--").replace("-", "_") for word in change.split()]
+    asked = dict(zip(words[::2], change.split()[1::2]))
+    for name, value in asked.items():
+        got = getattr(after, name)
+        assert got == type(got)(value), name
+    changed = {f.name for f in fields(after) if getattr(after, f.name) != getattr(before, f.name)}
+    assert changed == set(asked) and not changed & NOT_IDENTITY
+
+
 def test_every_option_of_the_known_program_is_in_the_docs_with_flags_that_exist(capsys):
     table = (ROOT / "docs" / "command_line.md").read_text().partition("its option | here")[2]
     rows = [line.split("|")[1:3] for line in table.splitlines() if line.startswith("| `")]
     named = {word for row in rows for word in re.findall(r"[\w-]+", row[0])}
-    tested = {option.split()[0] for option in OPTIONS}
+    tested = {option.split()[0] for option in TRAINED | PARSED}
     assert not (tested | set(ELSEWHERE)) & NOT_HERE
     assert tested | set(ELSEWHERE) | NOT_HERE <= named
     helps = ""

@@ -1,6 +1,7 @@
 """A JupyterLab of its own and a Chromium that runs a notebook in it, for tests and screenshots."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import shutil
@@ -16,6 +17,10 @@ from pathlib import Path
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
 )
+RUNS = bool(CHROMIUM and importlib.util.find_spec("playwright"))  # whether there is a browser
+ERROR = ".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']"
+ENDED = f"""!!document.querySelector("{ERROR}") ||
+[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].every(e => /\\d/.test(e.textContent))"""
 # cells run before there is a kernel would ask for one in a dialogue
 KERNEL = (
     "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
@@ -67,12 +72,21 @@ def jupyterlab(folder: Path):
 
 
 def run_all(page, address: str, images: int):
-    """Open a notebook, run all its cells, and wait until so many widgets show an image."""
+    """Open a notebook, run all its cells to the end, and wait until so many widgets show an image."""
     page.goto(address, timeout=90_000)
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=90_000)
     page.wait_for_function(KERNEL, timeout=90_000)
     page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    page.wait_for_function(ENDED, timeout=1_200_000)
+    error = page.query_selector(ERROR)
+    assert not error, error.inner_text()
     page.wait_for_function(
         f"document.querySelectorAll('.jp-OutputArea .widget-html img').length >= {images}",
-        timeout=180_000,
+        timeout=90_000,
     )
+
+
+def close(page):
+    """Close the notebook and end its kernel."""
+    page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+    page.close()

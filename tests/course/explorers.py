@@ -10,6 +10,11 @@ from simlab.evaluate.probe import Features
 from simlab.similarity import compare
 from simlab_course import widgets
 
+# of every public widget; made when they are asked for, which takes seconds
+NAMES = (
+    "two_view_explorer", "live_curves", "epoch_scrubber", "neighbour_browser", "budget_slider",
+    "collapse_switches", "sim_beta", "cka_playground", "layer_heatmap",
+)  # fmt: skip
 CLASSES = ("ant", "bee", "cat", "dog")
 LABELS = torch.arange(40) % 4
 HISTORY = [{"epoch": i, "loss": -1 + 0.5 / i, "std_ratio": 0.8 + 0.01 * i} for i in range(1, 5)]

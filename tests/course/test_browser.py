@@ -6,31 +6,31 @@ import shutil
 from pathlib import Path
 
 import browser
+import explorers
+import lessons
 import nbformat
 import pages
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
-pytestmark = pytest.mark.browser
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not browser.RUNS, reason="no Chromium: apt-get install chromium"),
+]
 ROOT = Path(__file__).parents[2]
-CHROMIUM = browser.CHROMIUM
 # the widgets with something to move
-NAMES = (
-    "two_view_explorer", "epoch_scrubber", "neighbour_browser", "budget_slider",
-    "collapse_switches", "sim_beta", "cka_playground", "layer_heatmap",
-)  # fmt: skip
+NAMES = tuple(name for name in explorers.NAMES if name != "live_curves")
 PYTHON = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
-# parameters of the lessons, so that they get to their widgets soon
-QUICK = {"epochs": 1, "supervised_epochs": 1, "images": 600, "compared": 200, "budgets": "100,300",
-         "sim_layers": "blocks.2"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """The address of a JupyterLab with a notebook that shows every widget, and the start page."""
-    if not CHROMIUM:
-        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    """The address and folder of the JupyterLab of all these tests.
+
+    In it: a notebook that shows every widget, and every committed one with parameters of seconds.
+    What one lesson has trained another finds again.
+    """
     home = tmp_path_factory.mktemp("lab")
     folders = [str(ROOT / "tests"), str(ROOT)]
     cells = [f"import sys\nsys.path[:0] = {folders}\nimport explorers\nmade = explorers.every()"]
@@ -39,18 +39,19 @@ def lab(tmp_path_factory):
               "live.on_epoch(explorers.HISTORY)"]  # fmt: skip
     notebook = new_notebook(cells=[new_code_cell(c) for c in cells], metadata=PYTHON)
     nbformat.write(notebook, home / "all.ipynb")
-    shutil.copy(ROOT / "notebooks/00_start_here.ipynb", home)
-    with browser.jupyterlab(home) as address:
-        yield address
+    lessons.prepare(home)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SIMLAB_RUNS", str(home / "runs"))
+        with browser.jupyterlab(home) as address:
+            yield address, home
 
 
 @pytest.fixture(scope="module")
 def chromium():
-    if not CHROMIUM:
-        pytest.skip("no Chromium on this machine: apt-get install chromium")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as p:
-        chromium = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path=browser.CHROMIUM, args=["--no-sandbox"])
         yield chromium
         chromium.close()
 
@@ -59,8 +60,14 @@ def chromium():
 def page(lab, chromium):
     """The notebook, run from top to bottom."""
     page = chromium.new_page(viewport={"width": 1400, "height": 1000})
-    browser.run_all(page, f"{lab}/lab/tree/all.ipynb", images=len(NAMES) + 1)
-    return page
+    browser.run_all(page, address_of(lab, Path("all.ipynb")), images=len(NAMES) + 1)
+    yield page
+    browser.close(page)
+
+
+def address_of(lab, path):
+    """Of a notebook in a workspace of its own: else JupyterLab opens with the last test's as well."""
+    return f"{lab[0]}/lab/workspaces/{path.stem}/tree/{path.name}"
 
 
 def cell_of(page, name):
@@ -147,60 +154,24 @@ def test_one_output_shows_the_widget_and_keeps_the_image(page):
 def test_the_start_page_leads_to_a_slider_that_moves(lab, chromium):
     """What `make lab` opens: run it, and move the first slider."""
     page = chromium.new_page(viewport={"width": 1400, "height": 1000})
-    browser.run_all(page, f"{lab}/lab/tree/00_start_here.ipynb", images=1)
+    browser.run_all(page, address_of(lab, lessons.NOTEBOOKS[0]), images=1)
     cell = page.locator(".jp-CodeCell").nth(1)
     handle = cell.locator(".noUi-handle").nth(0)
     handle.focus()
     assert moved(page, cell, lambda: handle.press("ArrowRight"))
-    page.close()
+    browser.close(page)
 
 
-def shown_by(cell):
-    """The widget with something to move that a cell shows, or ""."""
-    last = cell.source.splitlines()[-1] if cell.cell_type == "code" and cell.source else ""
-    return next((name for name in NAMES if re.match(rf"(widgets\.)?{name}\(", last)), "")
-
-
-def lessons():
-    """{name: (code cells up to the last widget, {widget: its place among them})}."""
-    found = {}
-    for path in sorted((ROOT / "notebooks").glob("0[1-9]_*.ipynb")):
-        cells = nbformat.read(path, as_version=4).cells
-        code = [cell for cell in cells if cell.cell_type == "code"]
-        places = {shown_by(cell): i for i, cell in enumerate(code) if shown_by(cell)}
-        if places:
-            found[path.stem] = code[: max(places.values()) + 1], places
-    return found
-
-
-def test_the_lessons_show_every_widget():
-    assert {name for _, places in lessons().values() for name in places} == set(NAMES)
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """Of all lessons: what one has trained another finds again."""
-    return tmp_path_factory.mktemp("runs")
-
-
-@pytest.mark.parametrize("name", lessons())
-def test_in_each_lesson_every_control_moves(name, chromium, runs, tmp_path, monkeypatch):
+@pytest.mark.parametrize("path", lessons.NOTEBOOKS[1:], ids=lambda path: path.stem)
+def test_each_lesson_runs_to_its_end_and_every_control_moves(path, lab, chromium):
     """The committed cells, with little training before them."""
-    cells, places = lessons()[name]
-    monkeypatch.setenv("SIMLAB_RUNS", str(runs))
-    (tmp_path / "simlab").symlink_to(ROOT)  # as if cloned beside the notebook
-    given = next(cell for cell in cells if "parameters" in cell.metadata.get("tags", []))
-    given.source += "".join(f"\n{k} = {v!r}" for k, v in QUICK.items() if f"{k}:" in given.source)
-    for cell in cells:
-        cell.outputs = []
-    nbformat.write(new_notebook(cells=cells, metadata=PYTHON), tmp_path / f"{name}.ipynb")
-    live = sum("live_curves(" in cell.source for cell in cells)
-    with browser.jupyterlab(tmp_path) as address:
-        page = chromium.new_page(viewport={"width": 1400, "height": 1000})
-        browser.run_all(page, f"{address}/lab/tree/{name}.ipynb", images=len(places) + live)
-        for place in places.values():
-            move_all(page, page.locator(".jp-CodeCell").nth(place))
-        page.close()
+    places = lessons.widgets_of(lab[1] / path.name)
+    live = "live_curves(" in path.read_text(encoding="utf-8")
+    page = chromium.new_page(viewport={"width": 1400, "height": 1000})
+    browser.run_all(page, address_of(lab, path), images=len(places) + live)
+    for place in places.values():
+        move_all(page, page.locator(".jp-CodeCell").nth(place))
+    browser.close(page)
 
 
 @pytest.fixture(scope="module")
@@ -218,6 +189,7 @@ def site(tmp_path_factory):
     return out
 
 
+@pytest.mark.xdist_group("site")  # not with the notebooks: it needs no JupyterLab
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_the_site_is_read_without_a_network_in_either_theme(site, chromium, theme):
     context = chromium.new_context(offline=True, color_scheme=theme)

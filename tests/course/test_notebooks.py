@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import explorers
+import lessons
 import nbformat
 import pages
 import papermill
@@ -157,3 +159,8 @@ def test_readme_and_start_page_show_the_whole_course():
         for lesson in COURSE:
             assert lesson.name in path.read_text(encoding="utf-8"), f"{path.name}: {lesson.name}"
     assert {p.stem for p in COURSE} <= set(COURSES)
+
+
+def test_the_lessons_show_every_widget():
+    shown = {name for path in COURSE for name in lessons.widgets_of(path)}
+    assert shown == set(explorers.NAMES) - {"live_curves"}, "which has no control"

@@ -19,8 +19,17 @@ from simlab.evaluate.collapse import COMPLETE_STD_RATIO
 from simlab_course import figures as plots
 from simlab_course import widgets
 
-EVERY = explorers.every()
-CONTROLS = [(name, control) for name, made in EVERY.items() for control in made.controls]
+every_widget = pytest.mark.parametrize("name", explorers.NAMES)
+
+
+@pytest.fixture(scope="module")
+def every():
+    """Every public widget by name. A test that moves a control moves it back."""
+    return explorers.every()
+
+
+def test_every_widget_is_named(every):
+    assert tuple(every) == explorers.NAMES
 
 
 def other_value(control):
@@ -36,20 +45,20 @@ def other_value(control):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name, control", CONTROLS)
-def test_a_moved_control_changes_image_and_text(name, control):
-    made = EVERY[name]
-    before, moved = made.image.value, made.controls[control]
-    was, alt = moved.value, made.alt
-    moved.value = other_value(moved)
-    assert made.alt != alt and made.image.value != before
-    moved.value = was
-    assert made.alt == alt and made.image.value == before, "the same state, the same image"
+@every_widget
+def test_a_moved_control_changes_image_and_text(name, every):
+    made = every[name]
+    for control, moved in made.controls.items():
+        before, was, alt = made.image.value, moved.value, made.alt
+        moved.value = other_value(moved)
+        assert made.alt != alt and made.image.value != before, control
+        moved.value = was
+        assert made.alt == alt and made.image.value == before, "the same state, the same image"
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_image_and_text_are_those_of_the_pure_function(name):
-    made = EVERY[name]
+@every_widget
+def test_image_and_text_are_those_of_the_pure_function(name, every):
+    made = every[name]
     more = {"history": explorers.HISTORY} if name == "live_curves" else {}
     figure, alt = made.draw(**made.state, **more)
     assert re.search(r"\d", alt) and len(alt) > 60, "the numbers are said as well"
@@ -62,21 +71,21 @@ def test_image_and_text_are_those_of_the_pure_function(name):
     assert image.width >= 550 and image.getpixel((0, 0)) == (255, 255, 255, 255), "dark themes"
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_a_notebook_shows_the_widget_and_everything_else_its_image(name, monkeypatch):
+@every_widget
+def test_a_notebook_shows_the_widget_and_everything_else_its_image(name, monkeypatch, every):
     seen = []
     monkeypatch.setattr("IPython.display.display", lambda data, **more: seen.append((data, more)))
-    EVERY[name]._ipython_display_()
+    every[name]._ipython_display_()
     (data, more), view = seen[0], "application/vnd.jupyter.widget-view+json"
     assert {view, "image/png", "text/plain"} == set(data)
-    assert more["metadata"]["image/png"]["alt"] == data["text/plain"] == EVERY[name].alt
+    assert more["metadata"]["image/png"]["alt"] == data["text/plain"] == every[name].alt
     kept = lasting([{"data": data}, {"data": {view: {}}}, {"name": "stderr"}])
     assert len(kept) == 1 and set(kept[0]["data"]) == {"image/png", "text/plain"}
 
 
-def test_no_widget_uses_an_output_area():
+def test_no_widget_uses_an_output_area(every):
     """Batch runs hang in it."""
-    seen = [EVERY[name] for name in EVERY]
+    seen = [every[name] for name in every]
     while seen:
         widget = seen.pop()
         assert not isinstance(widget, ipywidgets.Output)
@@ -102,8 +111,8 @@ def test_what_fails_while_a_control_moves_is_said_in_the_image():
 # -------------------------------------------------------------------------------- pretraining
 
 
-def test_the_explorer_has_every_strength_of_the_recipe():
-    made, recipe = EVERY["two_view_explorer"], RECIPES["simsiam-imagenet"]
+def test_the_explorer_has_every_strength_of_the_recipe(every):
+    made, recipe = every["two_view_explorer"], RECIPES["simsiam-imagenet"]
     state = made.state
     for name, value in vars(recipe).items():
         end = {"_min": 0, "_max": 1}.get(name[-4:])
@@ -154,8 +163,8 @@ def test_before_its_first_epoch_a_run_shows_the_widget_alone(monkeypatch):
     assert list(seen[0]) == ["application/vnd.jupyter.widget-view+json"]
 
 
-def test_the_map_s_axes_stand_still_and_its_share_is_right():
-    made = EVERY["epoch_scrubber"]
+def test_the_map_s_axes_stand_still_and_its_share_is_right(every):
+    made = every["epoch_scrubber"]
     limits = [made.draw(epoch)[0].axes[0].axis() for epoch in (0, 4)]
     assert limits[0] == limits[1]
     corners = torch.tensor([[0.0, 0], [0, 1], [9, 9], [9, 8]]).numpy()
@@ -207,8 +216,8 @@ def test_a_table_that_does_not_fit_is_refused_by_name(make, table):
         make(pd.concat([table, table]))
 
 
-def test_switches_say_what_collapsed_and_what_was_not_run():
-    made = EVERY["collapse_switches"]
+def test_switches_say_what_collapsed_and_what_was_not_run(every):
+    made = every["collapse_switches"]
     assert "stop-gradient on, predictor mlp" in made.alt and "no complete collapse" in made.alt
     _, alt = made.draw(True, "none")
     assert "0.00 (1 is healthy)" in alt and alt.endswith(": collapsed.")
@@ -244,8 +253,8 @@ def test_a_beta_s_mean_interval_and_difference():
     assert "not measured at beta 10" in made.alt
 
 
-def test_metrics_are_the_numbers_that_differ():
-    made = EVERY["sim_beta"]
+def test_metrics_are_the_numbers_that_differ(every):
+    made = every["sim_beta"]
     assert [value for _, value in made.controls["metric"].options] == ["knn", "probe_accuracy"]
     with pytest.raises(ValueError, match="no column of numbers"):
         widgets.sim_beta(explorers.betas()[["beta", "seed", "status"]])
@@ -254,30 +263,36 @@ def test_metrics_are_the_numbers_that_differ():
 # ------------------------------------------------------------------------------------- similarity
 
 
-def playground(**changes):
-    made = EVERY["cka_playground"]
-    alt = made.draw(**made.state | changes)[1]
-    return [float(v) for v in re.search(r"biased (\S+), debiased (\S+)\.", alt).groups()]
+@pytest.fixture
+def playground(every):
+    """The two estimates that the playground shows, biased and debiased."""
+    made = every["cka_playground"]
+
+    def estimates(**changes):
+        alt = made.draw(**made.state | changes)[1]
+        return [float(v) for v in re.search(r"biased (\S+), debiased (\S+)\.", alt).groups()]
+
+    return estimates
 
 
 @pytest.mark.parametrize("change", [{"rotate": 75}, {"scale": 0.25}, {"rotate": 30, "scale": 2.0}])
-def test_cka_does_not_see_a_rotation_or_a_scale(change):
+def test_cka_does_not_see_a_rotation_or_a_scale(change, playground):
     assert playground(**change) == [1.0, 1.0]
 
 
-def test_cka_sees_a_stretch_and_noise():
+def test_cka_sees_a_stretch_and_noise(playground):
     assert max(playground(rotate=90, stretch=4.0)) < 0.8
     assert playground(noise=0.2)[1] > playground(noise=0.6)[1] > playground(noise=0.95)[1]
 
 
-def test_few_points_in_many_dimensions_deceive_the_biased_estimate_alone():
+def test_few_points_in_many_dimensions_deceive_the_biased_estimate_alone(playground):
     biased, debiased = playground(noise=1.0, n=20, d=1000)
     assert biased > 0.9 and abs(debiased) < 0.15
     assert max(map(abs, playground(noise=1.0, n=500, d=2))) < 0.02
 
 
-def test_the_heat_map_marks_the_pair_and_says_its_value():
-    made, result = EVERY["layer_heatmap"], explorers.comparison()
+def test_the_heat_map_marks_the_pair_and_says_its_value(every):
+    made, result = every["layer_heatmap"], explorers.comparison()
     _, alt = made.draw(1, 3, "rbf_cka")
     value = result.block(measure="rbf_cka")[1, 3]
     low, high = (bound[1, 3] for bound in result.interval(measure="rbf_cka"))

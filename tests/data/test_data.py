@@ -3,10 +3,12 @@
 import gzip
 import hashlib
 import pickle
+import shutil
 import socket
 import struct
 import subprocess
 import sys
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simlab import sources
 from simlab.augment import resample
 from simlab.data import Dataset, Images, from_arrays, load_data
 from simlab.data.registry import DATASETS, FASHION_CLASSES, download_folder, read_idx
@@ -624,7 +627,20 @@ def test_a_data_set_lives_on_the_device_that_was_asked_for(idx_folder):
 # ---------------------------------------------------------------------------------------- the wheel
 
 
-@pytest.mark.long
+def test_laid_out_as_in_the_wheel_the_package_finds_its_images(tmp_path, monkeypatch, fashion):
+    """The wheel itself is built and installed by the next test."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert all((ROOT / package / "__init__.py").exists() for package in wheel["packages"])
+    for source, target in wheel["force-include"].items():
+        shutil.copytree(ROOT / source, tmp_path / "site" / target)
+    module = Path(sources.__file__).relative_to(ROOT)
+    monkeypatch.setattr(sources, "__file__", str(tmp_path / "site" / module))
+    assert sources.come_along() == tmp_path / "site" / "simlab" / "_data"
+    assert load_data("fashion").digest() == fashion.digest()
+
+
+@pytest.mark.slow
 def test_an_installed_wheel_brings_the_images_into_an_empty_folder(tmp_path, fashion):
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     built = subprocess.run(

@@ -102,29 +102,50 @@ def kill_and_go_on(folder, kills, processes, seed):
     assert training.wait(timeout=300) == 0
 
 
-@pytest.mark.parametrize(
-    ("processes", "kills"),
-    [
-        pytest.param(1, 3, marks=pytest.mark.long),
-        pytest.param(2, 3, marks=pytest.mark.distributed),
-        pytest.param(1, 20, marks=pytest.mark.slow),
-        pytest.param(2, 20, marks=[pytest.mark.slow, pytest.mark.distributed]),
-    ],
-)
+def trained_here(folder, epochs):
+    """What `start` trains in a process of its own."""
+    pretrain(PretrainConfig(**SMALL | {"epochs": epochs}), data(), folder=folder, progress=False)
+
+
+def assert_same_bits(killed, never, epochs):
+    assert (killed / "encoder.pt").read_bytes() == (never / "encoder.pt").read_bytes()
+    rows = [Run(folder, {}).history.drop(columns="seconds") for folder in (killed, never)]
+    assert rows[0].equals(rows[1]) and list(rows[0]["epoch"]) == list(range(1, epochs + 1))
+    assert "goes on after epoch" in (killed / "train.log").read_text()
+    rows = [line.split(",") for line in (killed / "knn.csv").read_text().splitlines()]
+    assert rows[0] == ["now", "name", "epoch", "knn_acc"]
+    epochs = [int(row[2]) for row in rows[1:]]
+    assert epochs == sorted(set(epochs)), "an epoch measured twice is listed once"
+
+
+@pytest.mark.long
+def test_killed_once_at_a_random_moment_a_run_ends_in_the_same_bits(tmp_path):
+    """In small what the next test does; two processes are killed in test_distributed.py."""
+    seed = random.randrange(2**32)
+    print(f"the moment from seed {seed}")
+    training, until = start(tmp_path / "killed", 8), time.monotonic() + 120
+    while not lines_of(tmp_path / "killed"):
+        assert training.poll() is None and time.monotonic() < until
+        time.sleep(0.02)
+    time.sleep(random.Random(seed).uniform(0, 0.5))
+    training.kill()
+    assert training.wait() == -signal.SIGKILL, "it ended before it was killed"
+    for name in ("killed", "never"):
+        trained_here(tmp_path / name, 8)
+    folders = [next((tmp_path / name).glob("pretrain-*")) for name in ("killed", "never")]
+    assert_same_bits(*folders, 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.distributed)])
+@pytest.mark.parametrize("kills", [3, 20])
 def test_killed_at_random_moments_a_run_ends_in_the_same_bits(processes, kills, tmp_path):
     seed = random.randrange(2**32)
     print(f"moments from seed {seed}")
     kill_and_go_on(tmp_path / "killed", kills, processes, seed)
     assert start(tmp_path / "never", 8 * kills, processes).wait(timeout=300) == 0
     killed, never = (next((tmp_path / name).glob("pretrain-*")) for name in ("killed", "never"))
-    assert (killed / "encoder.pt").read_bytes() == (never / "encoder.pt").read_bytes()
-    rows = [Run(folder, {}).history.drop(columns="seconds") for folder in (killed, never)]
-    assert rows[0].equals(rows[1]) and list(rows[0]["epoch"]) == list(range(1, 8 * kills + 1))
-    assert "goes on after epoch" in (killed / "train.log").read_text()
-    rows = [line.split(",") for line in (killed / "knn.csv").read_text().splitlines()]
-    assert rows[0] == ["now", "name", "epoch", "knn_acc"]
-    epochs = [int(row[2]) for row in rows[1:]]
-    assert epochs == sorted(set(epochs)), "an epoch measured twice is listed once"
+    assert_same_bits(killed, never, 8 * kills)
 
 
 # ------------------------------------------------------------------------------------- stopped, starved
