@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pandas as pd
 import torch
-import torch.nn.functional as F  # noqa: N812  # the name that torch's own documentation uses
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-import torch.nn.functional as F  # noqa: N812  # the name that torch's own documentation uses
+import torch.nn.functional as F
 
 from simlab.data import Dataset
 from simlab.evaluate import Features
