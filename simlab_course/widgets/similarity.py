@@ -92,14 +92,13 @@ def layer_heatmap(result: Result) -> Explorer:
     Args:
         result: What `simlab.similarity.compare` returns.
     """
-    rows = result.of(None)
-    columns = result.of(None, -1)
+    rows = result.layers_of(result.models[0])
+    columns = result.layers_of(result.models[-1])
     blocks = {name: result.block(measure=name) for name in result.values}
     intervals = {}
     if result.info.batches >= FEWEST_BATCHES:
-        intervals = {
-            name: result.interval(measure=name) for name in blocks if name in result.groups
-        }
+        measures = [name for name in blocks if result.has_interval(name)]
+        intervals = {name: result.interval(measure=name) for name in measures}
 
     def draw(row: int, column: int, measure: str) -> Drawing:
         a, b, block = rows[row], columns[column], blocks[measure]
