@@ -18,9 +18,7 @@ import torch
 from simlab.compute.devices import environment, resolve_device
 from simlab.config import PretrainConfig
 from simlab.data import Dataset, load_data
-from simlab.evaluate import features, knn
-from simlab.evaluate.collapse import collapse_metrics
-from simlab.evaluate.probe import factor_scores
+from simlab.evaluate import collapse_metrics, factor_scores, features, knn
 from simlab.methods import parse_method, with_method_option
 from simlab.runs import write_bytes
 from simlab.train import pretrain, resolve, untrained

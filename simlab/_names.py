@@ -4,9 +4,15 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
-def near(name: str, known: Iterable[str]) -> str:
-    """'; did you mean ...?' with the nearest right name, or else all that are known."""
-    known = [str(k) for k in known]
-    match = get_close_matches(str(name), known, 1)
-    words = ", ".join(sorted(known)) or "none"
-    return f"; did you mean {match[0]!r}?" if match else f"; known: {words}"
+def near(name: object, choices: Iterable[object]) -> str:
+    """Return "; did you mean ...?" with the nearest right name, or else all names that exist.
+
+    Args:
+        name: What was given.
+        choices: The names that would have been right.
+    """
+    names = [str(choice) for choice in choices]
+    matches = get_close_matches(str(name), names, n=1)
+    if matches:
+        return f"; did you mean {matches[0]!r}?"
+    return f"; known: {', '.join(sorted(names)) or 'none'}"

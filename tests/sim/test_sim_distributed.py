@@ -1,4 +1,4 @@
-"""SIM under DistributedDataParallel: two real processes over gloo (this file is also the worker)."""
+"""SIM under DistributedDataParallel: two real processes over gloo; this file is the worker too."""
 
 import os
 import subprocess
@@ -32,8 +32,8 @@ def build():
     torch.manual_seed(0)
     model = nn.Sequential(Decorated(3, 6), nn.Conv2d(6, 6, 3, 1, 1), nn.Conv2d(6, 4, 1))
     attach_sim(model, ["1", "2"], beta=1.0)
-    # norm_mse takes a constant out of the prediction, so that some biases have a gradient of rounding
-    # alone; in float32 that rounding differs between machines by more than any tolerance worth having
+    # norm_mse takes a constant out of the prediction, so that some biases have a gradient of
+    # rounding alone; in float32 it differs between machines by more than any useful tolerance
     return model.double()
 
 

@@ -7,8 +7,8 @@ import torch
 import torchvision
 from torch import nn
 
-from simlab.layers import batch_tensor, tapped, unwrap
-from simlab.similarity import contains, preview, select
+from simlab.layers import batch_tensor, contains, select_layers, tapped, unwrap
+from simlab.similarity import preview
 
 
 class Net(nn.Module):
@@ -27,6 +27,10 @@ class Net(nn.Module):
         return self.head(self.drop(x).mean((2, 3)))
 
 
+def names_of(model, layers=None, **options):
+    return list(select_layers(model, layers, **options))
+
+
 def watch(model, names, x, **options):
     seen = {}
     with tapped(model, names, lambda name, _, out: seen.update({name: out}), **options) as forward:
@@ -39,6 +43,7 @@ def watch(model, names, x, **options):
     [
         ("conv1", ["conv1"]),
         ("block", ["block"]),
+        ("Conv2d", ["conv1", "block.0"]),
         ("block.*", ["block.0", "block.1"]),
         ("b*.?", ["block.0", "block.1"]),
         (nn.Conv2d, ["conv1", "block.0"]),
@@ -50,7 +55,7 @@ def watch(model, names, x, **options):
     ],
 )
 def test_layers_are_chosen_by_name_glob_type_substring_regex_or_predicate(spec, names):
-    assert select(Net(), spec) == names
+    assert names_of(Net(), spec) == names
 
 
 @pytest.mark.parametrize(
@@ -68,25 +73,61 @@ def test_layers_are_chosen_by_name_glob_type_substring_regex_or_predicate(spec, 
 )
 def test_what_matches_nothing_is_an_error_with_the_nearest_names(spec, near):
     with pytest.raises(ValueError, match=near):
-        select(Net(), spec)
+        names_of(Net(), spec)
 
 
 def test_impossible_selectors_are_refused():
-    with pytest.raises(TypeError, match="not by 3"):
-        select(Net(), [3])
+    with pytest.raises(TypeError, match="3 selects nothing; expected a module's name, a glob"):
+        names_of(Net(), [3])
+    net = Net()
+    with pytest.raises(TypeError, match="got a module, a Sequential: give its name, 'block'"):
+        names_of(net, net.block)
     with pytest.raises(ValueError, match="empty"):
-        select(Net(), [])
+        names_of(net, [])
+    with pytest.raises(ValueError, match="lambda.* matches nothing in this Net.*blocks are block"):
+        names_of(net, lambda name, module: False)
+
+
+def test_a_glob_stops_at_a_dot_and_never_means_the_model_itself():
+    blocks = [f"layer{stage}.{block}" for stage in (1, 2, 3, 4) for block in (0, 1)]
+    resnet = torchvision.models.resnet18()
+    assert names_of(resnet, "layer?.*") == names_of(resnet, "BasicBlock") == blocks
+    assert names_of(resnet, "module.layer?.*") == blocks  # as it is called in a wrapper
+    assert names_of(Net(), "*") == ["conv1", "block", "relu", "drop", "head", "spare"]
+    assert "" not in names_of(Net(), re.compile(""))
+
+
+def test_the_model_itself_is_chosen_by_its_name_its_type_or_a_predicate():
+    for spec in ("", Net, "Net", lambda name, module: name == ""):
+        assert names_of(Net(), spec) == [""]
+
+
+def test_a_child_called_module_is_no_wrapper():
+    net = nn.Sequential()
+    net.module = Net()
+    assert names_of(net, "module.block.?") == ["module.block.0", "module.block.1"]
+    assert "module" not in names_of(net, "module.*")
+
+
+def test_excluded_modules_are_never_chosen():
+    def in_block(name, module):
+        return name.startswith("block")
+
+    assert names_of(Net(), nn.Conv2d, exclude=in_block) == ["conv1"]
+    assert names_of(Net(), exclude=in_block) == ["conv1", "head", "spare"]
+    with pytest.raises(ValueError, match="'block.0' matches nothing"):
+        names_of(Net(), "block.0", exclude=in_block)
 
 
 def test_a_model_that_is_one_layer_can_be_watched():
-    assert select(nn.Linear(2, 3)) == [""]
+    assert names_of(nn.Linear(2, 3)) == [""]
 
 
 def test_a_module_registered_twice_has_one_row():
     net = Net()
     net.alias = net.conv1
-    assert select(net, ["alias", "conv1"]) == ["conv1"]
-    assert select(net, "alias") == ["alias"]
+    assert names_of(net, ["alias", "conv1"]) == ["conv1"]
+    assert names_of(net, "alias") == ["alias"]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +142,7 @@ def test_wrappers_are_looked_through(wrap):
     net, x = Net().eval(), torch.randn(4, 3, 8, 8)
     wrapped = wrap(net)
     assert unwrap(wrapped) is net
-    assert select(wrapped, ["module.conv1", "_orig_mod.head", "block.0"]) == [
+    assert names_of(wrapped, ["module.conv1", "_orig_mod.head", "block.0"]) == [
         "conv1",
         "block.0",
         "head",
@@ -117,7 +158,7 @@ def test_distributed_data_parallel_is_looked_through(tmp_path):
     try:
         net = Net().eval()
         wrapped = nn.parallel.DistributedDataParallel(net)
-        assert unwrap(wrapped) is net and select(wrapped, "module.conv1") == ["conv1"]
+        assert unwrap(wrapped) is net and names_of(wrapped, "module.conv1") == ["conv1"]
     finally:
         dist.destroy_process_group()
 
@@ -129,11 +170,11 @@ def test_compiled_parts_inside_a_model_are_watched_too_without_compiling_again()
         compiled.append(graph)
         return graph.forward
 
-    names = select(net)
+    names = names_of(net)
     expected = watch(net, names, x)
     net.block = torch.compile(net.block, backend=backend)
     net(x)  # compiled before the hooks come
-    assert select(net) == names
+    assert names_of(net) == names
     before = len(compiled)
     seen = watch(net, names, x)
     assert seen.keys() == expected.keys()
@@ -175,7 +216,7 @@ def test_modes_hooks_statistics_and_gradients_are_left_alone():
     net, x = Net(), torch.randn(4, 3, 8, 8)
     net.block.eval()  # a part that is frozen stays frozen
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    seen = watch(net, select(net), x)
+    seen = watch(net, names_of(net), x)
     assert net.training and not net.block.training and net.head.training
     assert not any(m._forward_hooks for m in net.modules())
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())

@@ -28,8 +28,7 @@ from PIL import Image
 from simlab.config import PretrainConfig, SupervisedConfig
 from simlab.data import Images, from_arrays, load_data
 from simlab.data.folders import load_folder
-from simlab.evaluate import knn
-from simlab.evaluate.probe import encode, linear_probe
+from simlab.evaluate import encode, knn, linear_probe
 from simlab.runs import Run
 from simlab.train import pretrain, train_supervised, untrained
 
