@@ -188,7 +188,7 @@ def probe(
     augment = parse_augment(runs.config_of(opened).augment)
     encoded = evaluate.encode(opened.encoder, data, views, augment, seed)
     result = evaluate.linear_probe(encoded, labels, seed, solver, epochs)
-    for name, value in result.summary().items():
+    for name, value in result.numbers().items():
         print(f"{name:<16} {value}")
 
 
@@ -285,7 +285,7 @@ def sweep(
     table = sweeps.sweep(notebook, points, out, jobs, threads, dry_run, scheduler or None)
     if dry_run:
         return 0
-    columns = [name for name in table if not name.startswith("version.")]
+    columns = [name for name in table if not str(name).startswith("version.")]
     print(table[columns].to_string())
     return int((table["status"] != "done").any())
 

@@ -45,7 +45,7 @@ def paired_differences(
     if base not in wide:
         raise ValueError(f"{change} is never {base!r}: {', '.join(map(str, wide.columns))}")
     rows = []
-    for value in wide.columns.drop(base):
+    for value in wide.columns.drop([base]):
         pairs = wide[[base, value]].dropna()
         groups = pairs.groupby(list(group)) if group else [((), pairs)]
         for names, members in groups:

@@ -160,7 +160,8 @@ def _unit(z: Tensor) -> Tensor:
         )
     if z.device.type == "mps":  # that device has no float64
         z = z.cpu()
-    return nn.functional.normalize(z.double(), dim=1)
+    unit: Tensor = nn.functional.normalize(z.double(), dim=1)
+    return unit
 
 
 def _std_of(u: Tensor) -> float:

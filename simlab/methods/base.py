@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from simlab._fields import check_fields
 from simlab.compute import distributed
-from simlab.sim.sim import SIM, detach_sim
+from simlab.sim import SIM, detach_sim
 
 # ------------------------------------------------------------------------- what a method asks for
 

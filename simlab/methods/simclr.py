@@ -19,10 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simlab._fields import AtLeast, MoreThan, documented
-from simlab.compute.devices import full_precision
+from simlab.compute import full_precision
 from simlab.compute.distributed import gather
-from simlab.models.encoders import SMALL_IMAGE
-from simlab.models.heads import HeadNorm, build_projector
+from simlab.models import SMALL_IMAGE, HeadNorm, build_projector
 
 from .base import Method, MethodModule
 

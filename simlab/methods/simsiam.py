@@ -20,9 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simlab._fields import AtLeast, documented
-from simlab.compute.devices import full_precision
-from simlab.models.encoders import SMALL_IMAGE
-from simlab.models.heads import HeadNorm, build_predictor, build_projector
+from simlab.compute import full_precision
+from simlab.models import SMALL_IMAGE, HeadNorm, build_predictor, build_projector
 
 from .base import Method, MethodModule, ParameterGroup
 

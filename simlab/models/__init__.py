@@ -4,11 +4,13 @@ Read `encoders` first, then `heads`.
 """
 
 from .encoders import ENCODERS, SMALL_IMAGE, TINY_IMAGE, TinyResNet, build_encoder
-from .heads import build_predictor, build_projector
+from .heads import HeadNorm, build_predictor, build_projector
 
 __all__ = [
     "ENCODERS",
+    "HeadNorm",
     "SMALL_IMAGE",
+    "TINY_IMAGE",
     "TinyResNet",
     "build_encoder",
     "build_predictor",

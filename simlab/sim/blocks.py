@@ -106,7 +106,7 @@ def add_sim(holder: Any, dim_in: int, dim_out: int, options: SimOptions) -> None
 def sim_loss(sim: SimHolder, x: Tensor, y: Tensor, label: str) -> Tensor:
     """Compute beta * L(predictor(proj_y(pre_proj(y))), stop_gradient(proj_x(x))).
 
-    Both at the same sampled tokens, brought onto one grid before.
+    x and y are brought onto one grid, and the same tokens of both are sampled.
 
     Args:
         sim: Options and projections.
@@ -121,29 +121,25 @@ def sim_loss(sim: SimHolder, x: Tensor, y: Tensor, label: str) -> Tensor:
     x, y = sample_tokens(
         x,
         y,
-        sim.token_sampling_ratio,
-        sim.token_sampling_type,
-        fewest_tokens(sim.loss_type),
-        label,
+        ratio=sim.token_sampling_ratio,
+        sampling_type=sim.token_sampling_type,
+        at_least=fewest_tokens(sim.loss_type),
+        label=label,
     )  # [B, n, K]
-    batch, n, _ = y.shape
-    few = n < fast.FEW_TOKENS
-    with _without_autocast(y.device.type) if few else contextlib.nullcontext():
-        if few:  # half precision's rounding may be all the difference between the tokens
-            dtype = next(sim.predictor.parameters()).dtype
-            x = x.to(dtype)
-            y = y.to(dtype)
+    few_tokens = y.shape[1] < fast.FEW_TOKENS
+    if few_tokens:  # half precision's rounding may be all the difference between them
+        dtype = next(sim.predictor.parameters()).dtype
+        x = x.to(dtype)
+        y = y.to(dtype)
+    with _without_autocast(y.device.type) if few_tokens else contextlib.nullcontext():
         # y before x: older versions of torch cache a weight as autocast first cast it, and in
         # no_grad that is without a graph
-        y = y.flatten(0, 1)  # [B n, K_out]
-        if few:
-            prediction = sim.predictor(sim.proj_y(sim.pre_proj(y)))
-        else:
+        if few_tokens:
+            prediction = sim.predictor(sim.proj_y(sim.pre_proj(y)))  # [B, n, proj_dim]
+        else:  # the same in less time
             prediction = fast.predict(sim.pre_proj, sim.proj_y, sim.predictor, y)
         with torch.no_grad():
-            target = sim.proj_x(x.flatten(0, 1))
-    prediction = prediction.unflatten(0, (batch, n))  # [B, n, proj_dim]
-    target = target.unflatten(0, (batch, n))
+            target = sim.proj_x(x)  # [B, n, proj_dim]
     return compute_sim_loss(prediction, target, sim.loss_type) * sim.loss_beta
 
 

@@ -48,14 +48,14 @@ def predict(
         pre_proj: Linear K_out -> K_in, or empty.
         proj_y: The projection, whose last layer is Linear.
         predictor: One Linear.
-        tokens: Tokens of y, [M, K_out].
+        tokens: Tokens of y, [..., K_out].
 
     Returns:
-        Predictions [M, proj_dim].
+        Predictions [..., proj_dim].
     """
     last = cast(nn.Linear, proj_y[-1])
     head = cast(nn.Linear, predictor[0])
-    hidden = proj_y[:-1](pre_proj(tokens))  # [M, proj_dim]
+    hidden = proj_y[:-1](pre_proj(tokens))  # [..., proj_dim]
     weight = head.weight @ last.weight
     bias = nn.functional.linear(last.bias, head.weight, head.bias)
     return nn.functional.linear(hidden, weight, bias)

@@ -12,10 +12,12 @@ launch      several processes from a notebook
 """
 
 from .launch import launch
+from .optim import build_optimizer
 from .resolve import resolve
 from .run import build_task, pretrain, settled, train_supervised, untrained
 
 __all__ = [
+    "build_optimizer",
     "build_task",
     "launch",
     "pretrain",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from simlab.methods.base import Method, MethodModule
-from simlab.runs.identity import digest
+from simlab.runs import digest
 
 # packages whose code is no user's
 NOT_THE_USERS = ("simlab", "torch", "torchvision", "numpy")

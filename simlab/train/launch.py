@@ -14,8 +14,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from simlab.config import PretrainConfig, SupervisedConfig, TrainConfig
-from simlab.runs.identity import SOURCES_AT_IMPORT, training_sources
-from simlab.runs.run import Run
+from simlab.runs import SOURCES_AT_IMPORT, Run, training_sources
 
 from .run import pretrain, train_supervised
 

@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from simlab.compute import distributed
-from simlab.compute.devices import autocast
+from simlab.compute import autocast, distributed
 from simlab.config import TrainConfig
 from simlab.methods.base import MethodModule, Views
-from simlab.runs.run import Run
-from simlab.sim.sim import LossSimTracker
+from simlab.runs import Run
+from simlab.sim import LossSimTracker
 
 from .monitor import (
     LossSums,

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from simlab.compute.distributed import gather_rows, rows
 from simlab.config import PretrainConfig
-from simlab.data.images import Dataset, Images
-from simlab.evaluate.collapse import WARN_STD_RATIO, collapse_metrics
-from simlab.evaluate.features import accuracy, features, knn_accuracy
+from simlab.data import Dataset, Images
+from simlab.evaluate import WARN_STD_RATIO, accuracy, collapse_metrics, features, knn_accuracy
 from simlab.methods.base import MethodModule
 
 MONITOR_IMAGES = 1000  # clean images on which std and rank of the embedding are measured

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from simlab._names import near
-from simlab.data.images import Images
+from simlab.data import Images
 
 
 def partner_groups(images: Images, name: str) -> Tensor:

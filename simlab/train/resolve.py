@@ -5,13 +5,13 @@ from typing import Any
 
 from torch import nn
 
-from simlab.compute.devices import resolve_device, resolve_precision
+from simlab.compute import resolve_device, resolve_precision
 from simlab.config import Config, PretrainConfig, SupervisedConfig, TrainConfig
-from simlab.data.images import Dataset
+from simlab.data import Dataset
 from simlab.methods import format_method, parse_method
 from simlab.methods.base import Method
 from simlab.methods.supervised import Supervised
-from simlab.models.encoders import SMALL_IMAGE, TINY_IMAGE
+from simlab.models import SMALL_IMAGE, TINY_IMAGE
 
 
 def resolve(

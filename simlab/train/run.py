@@ -13,13 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from simlab.compute import distributed
-from simlab.compute.devices import environment, resolve_device
+from simlab.compute import distributed, environment, resolve_device
 from simlab.config import PretrainConfig, SupervisedConfig, TrainConfig
 from simlab.data import Dataset, Images, load_data
 from simlab.evaluate import stratified
 from simlab.methods.base import Method, MethodModule
-from simlab.models.encoders import build_encoder
+from simlab.models import build_encoder
 from simlab.runs import Run, claim, module_digest
 from simlab.sim import LossSimTracker, attach_sim, detach_sim
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from simlab.augment import Normalize, parse_augment, views_at_once
 from simlab.compute import distributed
 from simlab.config import TrainConfig
-from simlab.data.images import Dataset, Images
+from simlab.data import Dataset, Images
 from simlab.methods.base import Crops, Method, Views, random_masks
 
 from .partners import draw_partners, partner_groups

@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from simlab.sweeps.domains import classify, leave_each_out, mean_and_worst
 
 from simlab.config import PretrainConfig, SupervisedConfig
 from simlab.data import Images
 from simlab.data.domains import by_colour, by_factor, domain_folder
+from simlab.sweeps.domains import classify, leave_each_out, mean_and_worst
 from simlab.train import train_supervised
 
 SMALL = dict(epochs=1, batch_size=32, view_size=8, augment="none", device="cpu")
@@ -126,9 +126,7 @@ def test_the_table_holds_the_accuracy_of_each_left_out_domain_and_of_the_validat
 
 
 def test_a_pretraining_configuration_is_answered_for_by_a_probe(tmp_path):
-    config = PretrainConfig(
-        **SMALL, method="simsiam proj_dim=16 pred_dim=8", sim_layers="blocks.*"
-    )
+    config = PretrainConfig(**SMALL, method="simsiam proj_dim=16 pred_dim=8", sim_layers="blocks.*")
     domains = by_factor(numbered(), "x", parts=2)
     table = leave_each_out(domains, config, progress=False, folder=str(tmp_path))
     assert len(table) == 2 and table["test"].between(0, 1).all()

@@ -27,8 +27,7 @@ from simlab.data import Dataset, from_arrays
 from simlab.methods.simsiam import SimSiamModule
 from simlab.runs import Run, claim, identity
 from simlab.runs import run as runs
-from simlab.train import pretrain, train_supervised
-from simlab.train import monitor
+from simlab.train import monitor, pretrain, train_supervised
 from simlab.train import run as train
 
 PACKAGE = Path(simlab.__file__).parent

@@ -22,9 +22,9 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from papermill.iorw import NoDatesSafeLoader
-from simlab.sweeps import collect, grid_points, main, parse_grid, read_parameters, sweep
 
 from simlab.stats import interval_table
+from simlab.sweeps import collect, grid_points, main, parse_grid, read_parameters, sweep
 from simlab_course.figures import plot_sweep
 
 module = sys.modules["simlab.sweeps.runner"]
