@@ -67,7 +67,7 @@ __all__ = list(_HOMES)
 def __getattr__(name: str) -> object:
     """Import a public name when it is first used (PEP 562)."""
     if name not in _HOMES:
-        from simlab._names import near
+        from simlab._checks import near
 
         raise AttributeError(f"simlab has no {name!r}{near(name, _HOMES)}")
     value = getattr(importlib.import_module(f"simlab.{_HOMES[name]}"), name)

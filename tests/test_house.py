@@ -29,7 +29,7 @@ FLOORS = (
     {"simlab.augment", "simlab.models"},
     {"simlab.config", "simlab.stats"},
     {"simlab.compute"},
-    {"simlab._names", "simlab.sim", "simlab.similarity", "simlab.vector"},
+    {"simlab._checks", "simlab.sim", "simlab.similarity", "simlab.vector"},
     {"simlab.layers"},
 )
 # These are copied into other projects: sim and similarity with layers.py, vector.py alone.

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from simlab._names import near
+from simlab._checks import near
 
 from .files import image_files, image_paths
 from .folders import FITS

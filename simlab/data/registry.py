@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from simlab._names import near
+from simlab._checks import near
 
 from .fashion import load_fashion, load_fashion_coloured, load_fashion_scattered
 from .folders import load_folder

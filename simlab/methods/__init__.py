@@ -16,8 +16,7 @@ import importlib
 import inspect
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from simlab._fields import Kind, descriptions, kinds
-from simlab._names import near
+from simlab._checks import Kind, descriptions, kinds, near
 
 if TYPE_CHECKING:
     from .base import Crops, Masks, Method, MethodModule, ParameterGroup, Views
