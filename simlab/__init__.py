@@ -4,7 +4,7 @@ The packages, in the order of the method:
 
     data, augment, models     images, their augmented views, encoders and heads
     methods                   SimSiam, SimCLR, supervised: one file each
-    train, runs               the training loop; where runs are kept and found again
+    train, runs               the training loop; where runs are kept, cached by configuration
     evaluate                  kNN, linear probe, collapse: what frozen features know
     sweeps, stats             many runs, and what they show together
 

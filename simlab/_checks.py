@@ -144,11 +144,11 @@ def descriptions(cls: type) -> dict[str, str]:
     Where the source of a class is not to be had (it was typed in at a prompt), its fields are
     left out.
     """
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if dataclasses.is_dataclass(base):
-            found |= _strings_below_fields(base)
-    return found
+            texts |= _strings_below_fields(base)
+    return texts
 
 
 def _strings_below_fields(cls: type) -> dict[str, str]:
