@@ -8,6 +8,9 @@ from torch import Tensor
 
 from .recipes import Augment
 
+CROP_TRIES = 10  # torchvision's, for a crop that fits into the image
+QUARTERS = 4  # the hue is changed before, between or after the three other steps of the jitter
+
 
 class BatchOrder:
     """The order in which the images stand while their views are made.

@@ -14,9 +14,6 @@ from .draws import BatchOrder, Draw, draw_crops, draw_jitter
 from .recipes import Augment
 from .transforms import Normalize, color_jitter, gaussian_blur, resample, rgb_to_grayscale
 
-CROP_TRIES = 10  # torchvision's, for a crop that fits into the image
-QUARTERS = 4  # the hue is changed before, between or after the three other steps of the jitter
-
 
 def two_views(
     images: Tensor,
