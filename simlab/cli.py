@@ -27,7 +27,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
-from simlab._names import near
+from simlab._checks import near
 from simlab.config import RECIPES, PretrainConfig, SupervisedConfig, make_config
 
 REFUSED = 2  # exit code for input that can't be meant

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from simlab._names import near
+from simlab._checks import near
 
 CONFIDENCE = 0.95  # of every interval
 POWER = 0.80  # share of repetitions in which a true difference of size `visible` would be found

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-if TYPE_CHECKING:  # images.py imports this file
-    from .images import Dataset, Images
+if TYPE_CHECKING:  # dataset.py imports this file
+    from .dataset import Dataset
+    from .images import Images
 
 COLUMNS = 10  # classes of which thumbnails are shown
 ROWS = 3  # thumbnails of each

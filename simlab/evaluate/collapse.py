@@ -174,7 +174,8 @@ def _gram(u: Tensor) -> Tensor:
 
 
 def _spectrum_of(u: Tensor) -> Tensor:
-    return torch.linalg.eigvalsh(_gram(u)).flip(0).clamp_min(0).sqrt()
+    eigenvalues: Tensor = torch.linalg.eigvalsh(_gram(u))  # ascending
+    return eigenvalues.flip(0).clamp_min(0).sqrt()
 
 
 def _rank_of(u: Tensor) -> float:

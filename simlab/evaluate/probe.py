@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from simlab._names import near
+from simlab._checks import near
 from simlab.augment import Augment, view
 from simlab.data import Dataset
 

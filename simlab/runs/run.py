@@ -266,5 +266,5 @@ class Run:
 
 
 def _html_row(name: str, value: object) -> str:
-    shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return f"<tr><th>{html.escape(name)}</th><td>{html.escape(shown)}</td></tr>"
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>"
