@@ -20,9 +20,10 @@ from torch import Tensor
 
 from simlab._names import near
 
+from .dataset import Dataset
 from .files import image_files, image_paths
 from .folders import FITS
-from .images import Dataset, Images
+from .images import Images
 
 Colour = tuple[float, float, float]  # red, green and blue in 0 .. 1
 
