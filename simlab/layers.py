@@ -99,8 +99,8 @@ def named_layers(model: nn.Module) -> dict[str, nn.Module]:
     """
     layers: dict[str, nn.Module] = {}
     for path, module in unwrap(model).named_modules(remove_duplicate=False):
-        words = [word for word in path.split(".") if word != "_orig_mod"]
-        layers[".".join(words)] = module  # of a compiled part, the module inside comes later
+        parts = [attribute for attribute in path.split(".") if attribute != "_orig_mod"]
+        layers[".".join(parts)] = module  # of a compiled part, the module inside comes later
     return layers
 
 

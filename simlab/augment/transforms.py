@@ -164,7 +164,7 @@ def color_jitter(
     if hue_factor is not None:
         x = x.clone()  # its parts are overwritten
     if hue_bounds is None:
-        hue_bounds = [i * len(x) // (steps + 1) for i in range(steps + 2)]
+        hue_bounds = [k * len(x) // (steps + 1) for k in range(steps + 2)]
     factors = factors.gather(1, order)  # [N, M], in the order of the steps
     if not is_colour:
         factors = factors.masked_fill(order == 2, 1)

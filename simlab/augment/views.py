@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .draws import BatchOrder, Draw, draw_crops, draw_jitter
+from .drawing import BatchOrder, Draw, draw_crops, draw_jitter
 from .recipes import Augment
 from .transforms import Normalize, color_jitter, gaussian_blur, resample, rgb_to_grayscale
 

@@ -2,7 +2,8 @@
 
 Read in this order:
 
-    images        `Images`, one split; dataset: `Dataset`, the splits and their normalisation
+    images        `Images`, one split
+    dataset       `Dataset`, the splits and the normalisation that they share
     registry      `load_data`: the datasets by name, and folders by their path
     fashion       the bundled Fashion-MNIST; nuisances: its random poses and colours
     arrays        `from_arrays`: what is in memory already

@@ -1,4 +1,4 @@
-"""A dataset: its splits, and the normalisation that they share."""
+"""A dataset: its splits and the normalisation that they share."""
 
 import hashlib
 from dataclasses import dataclass
@@ -96,4 +96,4 @@ class Dataset:
         return f"Dataset({text}, {len(self.classes)} classes, on {self.train.device})"
 
     def _repr_html_(self) -> str:
-        return dataset_html(self)
+        return dataset_html(self.name, self.splits())

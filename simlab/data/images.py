@@ -1,4 +1,4 @@
-"""Images as uint8 tensors: one split of a dataset.
+"""One split of a dataset as a uint8 tensor: `Images`.
 
 data = load_data("fashion-scattered")
 data.train.images      uint8 [10000, 1, 32, 32], on the device that was asked for

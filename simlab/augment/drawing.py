@@ -1,4 +1,9 @@
-"""The random draw behind the views of a batch: its numbers, its order, crops and colours."""
+"""The random draw for the views of a batch: the numbers, the order of the images, the parameters.
+
+`views.py` uses it in this order: `Draw` makes all random numbers at once; `BatchOrder` shuffles
+the images with the first of them; `draw_crops` and `draw_jitter` make the others into what the
+steps in transforms.py take.
+"""
 
 import math
 
