@@ -1,11 +1,11 @@
-"""Two views of 32 x 32 colour images: simlab, torchvision in loader processes, kornia.
+"""Compare the time of two views of 32 x 32 colour images: simlab, kornia, torchvision.
 
     python benchmarks/bench_augment.py [--rounds 7] [--batch 256]
 
 The recipe is SimSiam's for CIFAR: random resized crop, flip, colour jitter, grey, normalise. From
-uint8 images in memory to normalised float batches, in one process and in turn; the table holds
-medians, and the ratio is the median of each round's. torchvision works image by image, as
-published code does, in two loader processes that are started before the clock is.
+uint8 images in memory to normalised float batches, in one process and one after the other; the
+table holds medians, and the ratio is the median of each round's. torchvision works image by image,
+as published code does, in two loader processes that are started before the clock is.
 """
 
 import argparse
@@ -29,7 +29,8 @@ from simlab.augment import RECIPES, Normalize, adjust_hue, two_views
 
 RESULTS = Path(__file__).parent / "results" / "augment.md"
 MEAN, STD = [0.491, 0.482, 0.447], [0.247, 0.243, 0.262]
-CORES, IMAGES = 2, 4096
+CORES = 2
+IMAGES = 4096
 
 
 class TwoCrops(Dataset):
@@ -57,7 +58,7 @@ class TwoCrops(Dataset):
 def by_simlab(images: Tensor, batch: int) -> Callable[[], Iterator]:
     normalize = Normalize(torch.tensor(MEAN), torch.tensor(STD))
     recipe = RECIPES["simsiam-cifar"]
-    return lambda: (two_views(part, recipe, normalize) for part in images.split(batch))
+    return lambda: (two_views(block, recipe, normalize) for block in images.split(batch))
 
 
 def by_kornia(images: Tensor, batch: int) -> Callable[[], Iterator]:
@@ -69,7 +70,7 @@ def by_kornia(images: Tensor, batch: int) -> Callable[[], Iterator]:
         K.RandomGrayscale(p=0.2),
         K.Normalize(torch.tensor(MEAN), torch.tensor(STD)),
     )
-    return lambda: ((view(part / 255), view(part / 255)) for part in images.split(batch))
+    return lambda: ((view(block / 255), view(block / 255)) for block in images.split(batch))
 
 
 def by_torchvision(images: Tensor, batch: int) -> Callable[[], Iterator]:
@@ -84,12 +85,17 @@ def pairs_a_second(make: Callable[[], Iterator], number: int) -> float:
     return number / (time.perf_counter() - start)
 
 
-def hue_errors(images: Tensor) -> tuple[float, float]:
-    """Greatest differences to torchvision's adjust_hue: simlab's, kornia's."""
-    x, shifts = images[:20] / 255, torch.linspace(-0.5, 0.5, 20)
-    wanted = torch.cat([tv.adjust_hue(x[i : i + 1], float(s)) for i, s in enumerate(shifts)])
-    by_kornia = kornia.enhance.adjust_hue(x, shifts * 2 * torch.pi)
-    return tuple(float((y - wanted).abs().max()) for y in (adjust_hue(x, shifts), by_kornia))
+def hue_errors(images: Tensor) -> dict[str, float]:
+    """Greatest difference of each library's adjust_hue to torchvision's."""
+    x = images[:20] / 255
+    factors = torch.linspace(-0.5, 0.5, 20)
+    expected = torch.cat([tv.adjust_hue(x[i : i + 1], float(f)) for i, f in enumerate(factors)])
+    kornias = kornia.enhance.adjust_hue(x, factors * 2 * torch.pi)  # which counts in radians
+    return {
+        "simlab": float((adjust_hue(x, factors) - expected).abs().max()),
+        "kornia": float((kornias - expected).abs().max()),
+        "torchvision": 0.0,
+    }
 
 
 def main():
@@ -109,20 +115,22 @@ def main():
             speed = pairs_a_second(make, IMAGES)
             if round_:  # the first one warms up and starts the processes
                 speeds[name].append(speed)
-    errors = dict(zip(("simlab", "kornia"), hue_errors(images), strict=True)) | {"torchvision": 0.0}
+    errors = hue_errors(images)
     rows = []
-    for name, own in speeds.items():
-        ratio = statistics.median(a / b for a, b in zip(speeds["simlab"], own, strict=True))
-        rows.append(
-            f"| {name} | {statistics.median(own):,.0f} | {ratio:.1f} | {errors[name]:.0e} |"
-        )
+    for name, rounds in speeds.items():
+        median = statistics.median(rounds)
+        ratio = statistics.median(a / b for a, b in zip(speeds["simlab"], rounds, strict=True))
+        rows.append(f"| {name} | {median:,.0f} | {ratio:.1f} | {errors[name]:.0e} |")
     cores = os.cpu_count()
+    command = f"python benchmarks/bench_augment.py --rounds {arguments.rounds}"
+    command += f" --batch {arguments.batch}"
     text = (
         f"""# Two views of 32 x 32 colour images
 
-`python benchmarks/bench_augment.py --rounds {arguments.rounds} --batch {arguments.batch}` on {cores} \
-cores without a GPU, Python {platform.python_version()}, torch {torch.__version__}, torchvision \
-{torchvision.__version__}, kornia {kornia.__version__}. Medians of {arguments.rounds} rounds.
+`{command}` on {cores} cores without a GPU, \
+Python {platform.python_version()}, torch {torch.__version__}, \
+torchvision {torchvision.__version__}, kornia {kornia.__version__}. \
+Medians of {arguments.rounds} rounds.
 
 | | pairs a second | simlab is faster by | greatest error of the hue |
 |---|---|---|---|

@@ -24,8 +24,7 @@ import torch.nn.functional as F
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from simlab.evaluate import knn_predict
-from simlab.evaluate.probe import Features, LinearProbe, linear_probe
+from simlab.evaluate import Features, LinearProbe, knn_predict, linear_probe
 
 RESULTS = Path(__file__).parent / "results" / "evaluate.md"
 THREADS = 2

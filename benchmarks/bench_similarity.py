@@ -247,11 +247,11 @@ def related(n, p, seed=0, noise=0.8):
 
 def minibatch_truth(f, parts, debiased=True):
     """Sums of inner products of centred float64 Grams over batches (Nguyen 2021)."""
-    from simlab.similarity.gram import center
+    from simlab.similarity.gram import centre
 
     sums = np.zeros(3)
     for part in parts:
-        k, m = (center(v @ v.T, debiased) for v in (w - w.mean(0) for w in f(part.double())))
+        k, m = (centre(v @ v.T, debiased) for v in (w - w.mean(0) for w in f(part.double())))
         sums += [(k * m).sum().item(), (k * k).sum().item(), (m * m).sum().item()]
     return sums[0] / np.sqrt(sums[1] * sums[2])
 

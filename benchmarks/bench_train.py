@@ -22,11 +22,11 @@ import torch
 from simlab.compute.devices import autocast, cpu_has_bfloat16, resolve_device
 from simlab.config import PretrainConfig
 from simlab.data import load_data
-from simlab.methods.simsiam import SimSiam, SimSiamLoss
-from simlab.methods.tasks import Pretraining
+from simlab.methods import SimSiam
 from simlab.models import build_encoder
 from simlab.runs import claim
-from simlab.train import fit, resolve
+from simlab.train import build_task, resolve
+from simlab.train.loop import fit
 
 RESULTS = Path(__file__).parent / "results" / "train.md"
 ROUNDS = 11
@@ -38,9 +38,9 @@ def loop_against_bare() -> tuple[list[float], list[float], list[float]]:
     z on some images, and kNN as well."""
     data = load_data("fashion-scattered").to(DEVICE)
     config = c = resolve(PretrainConfig(epochs=1), data)
-    encoder, dim = build_encoder(c.encoder, 1, c.image_size, c.stem)
-    task, loss_of = Pretraining(config, data, encoder, dim), SimSiamLoss()
-    measure, task.measure = task.measure, lambda epoch: {}
+    task = build_task(config, data)
+    measure, task.monitor.measure = task.monitor.measure, lambda network, epoch: {}
+    generator = torch.Generator(DEVICE)
     views = torch.randn(2, c.batch_size, 1, c.view_size, c.view_size, device=DEVICE)
     x1, x2 = (x.contiguous(memory_format=torch.channels_last) for x in views)
     steps = len(data.train) // c.batch_size
@@ -54,14 +54,14 @@ def loop_against_bare() -> tuple[list[float], list[float], list[float]]:
         start = time.perf_counter()
         for _ in range(steps):
             with autocast(config.precision, DEVICE):
-                loss = loss_of(task.network(x1), task.network(x2))
+                loss = task.network.loss((x1, x2), generator, 0.0)["loss"]
             task.network.zero_grad()
             loss.backward()
         bare.append(steps * c.batch_size / (time.perf_counter() - start))
     seconds = []
     for epoch in (2, 5):  # kNN is due after the second of them
         start = time.perf_counter()
-        measure(epoch)
+        measure(task.network, epoch)
         seconds.append(time.perf_counter() - start)
     return loop, bare, seconds
 
@@ -74,7 +74,8 @@ def resnet18_steps(batch: int = 128) -> dict[str, list[float]]:
     made, speeds = {}, {precision: [] for precision in kinds}
     for precision, layout in kinds.items():
         encoder, dim = build_encoder("resnet18", 3, 32)
-        network = SimSiam(encoder, dim).to(DEVICE, memory_format=layout)
+        paper = SimSiam(proj_layers=2, proj_dim=2048, pred_dim=512)
+        network = paper.build(encoder, dim).to(DEVICE, memory_format=layout)
         optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9, fused=True)
         made[precision] = network, optimizer  # fused in both, as pretrain's
     views = torch.randn(2, batch, 3, 32, 32, device=DEVICE)
@@ -83,7 +84,7 @@ def resnet18_steps(batch: int = 128) -> dict[str, list[float]]:
             start = time.perf_counter()
             with autocast(precision, DEVICE):
                 x1, x2 = (x.contiguous(memory_format=kinds[precision]) for x in views)
-                loss = SimSiamLoss()(network(x1), network(x2))
+                loss = network.loss((x1, x2), torch.Generator(DEVICE), 0.0)["loss"]
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -18,9 +18,8 @@ import torch
 from simlab.compute.devices import environment, resolve_device
 from simlab.config import PretrainConfig
 from simlab.data import Dataset, load_data
-from simlab.evaluate import features, knn
-from simlab.evaluate.collapse import collapse_metrics
-from simlab.evaluate.probe import factor_scores
+from simlab.evaluate import collapse_metrics, factor_scores, features, knn
+from simlab.methods import parse_method, with_method_option
 from simlab.runs import write_bytes
 from simlab.train import pretrain, resolve, untrained
 
@@ -28,9 +27,12 @@ TABLES = Path(__file__).parent.parent / "notebooks" / "tables"
 IMAGES, EPOCHS = 3000, 6  # small enough for seconds
 COLOURS = "simsiam-cifar rotate=180 crop_min=0.4"
 METHODS = {"SimSiam": {"method": "simsiam"}, "SimCLR": {"method": "simclr"}}
+# "method.NAME" is an option of the method, as in a sweep
 PARTS = {
     "switches": {
-        f"{method}, {bn}": {"stop_gradient": stop, "predictor": predictor, "head_bn": head_bn}
+        f"{method}, {bn}": {
+            "method.stop_gradient": stop, "method.predictor": predictor, "method.head_bn": head_bn,
+        }
         for head_bn, bn in (("all", "BatchNorm"), ("none", "no BatchNorm"))
         for method, stop, predictor in (
             ("SimSiam", True, "mlp"), ("no predictor", True, "none"),
@@ -38,11 +40,11 @@ PARTS = {
         )
     } | {
         "no stop-gradient, no BatchNorm, weight decay x20": {
-            "stop_gradient": False, "head_bn": "none", "weight_decay": 2e-2},
+            "method.stop_gradient": False, "method.head_bn": "none", "weight_decay": 2e-2},
     },
     "recipe": {
         "default": {},
-        "predictor's rate x1, decaying": {"pred_lr": 1.0, "fix_pred_lr": False},
+        "predictor's rate x1, decaying": {"method.pred_lr": 1.0, "method.fix_pred_lr": False},
         "batch 256": {"batch_size": 256},
         "weight decay x10": {"weight_decay": 1e-2},
     },
@@ -63,10 +65,12 @@ PARTS = {
     "others": {
         "batch 16": {"batch_size": 16},
         "learning rate x4": {"lr": 2.0},
-        "narrow z": {"proj_dim": 32, "pred_dim": 16},
+        "narrow z": {"method.proj_dim": 32, "method.pred_dim": 16},
         "no stop-gradient, no BatchNorm, weight decay x10": {
-            "stop_gradient": False, "head_bn": "none", "weight_decay": 1e-2},
-        "neither": {"stop_gradient": False, "predictor": "none", "head_bn": "hidden"},
+            "method.stop_gradient": False, "method.head_bn": "none", "weight_decay": 1e-2},
+        "neither": {
+            "method.stop_gradient": False, "method.predictor": "none", "method.head_bn": "hidden",
+        },
     },
 }  # fmt: skip
 DATA = {"coloured": "fashion-coloured"}  # else fashion-scattered, or the folder
@@ -86,8 +90,23 @@ def lab_data(name: str = "fashion-scattered", images: int = IMAGES) -> Dataset:
 def lab_config(data: Dataset, **changes) -> PretrainConfig:
     """The default configuration, shorter, with `changes`, and for grey images a recipe of its own:
     the one that was the default when the tables began."""
-    own = {"augment": "scattered"} if data.train.channels == 1 else {}
-    return PretrainConfig(**{"epochs": EPOCHS, "monitor_every": 2} | own | changes)
+    fields = {"epochs": EPOCHS, "monitor_every": 2, "method": PretrainConfig.method}
+    if data.train.channels == 1:
+        fields["augment"] = "scattered"
+    for name, value in changes.items():
+        if name.startswith("method."):
+            option = name.removeprefix("method.")
+            fields["method"] = with_method_option(fields["method"], option, value)
+        else:
+            fields[name] = value
+    return PretrainConfig(**fields)
+
+
+def value_of(config: PretrainConfig, name: str) -> object:
+    """A field's value, or that of an option of the method."""
+    if name.startswith("method."):
+        return getattr(parse_method(config.method), name.removeprefix("method."))
+    return getattr(config, name)
 
 
 def measured(config: PretrainConfig, data: Dataset) -> pd.DataFrame:
@@ -118,9 +137,9 @@ def sweep(part: str, seeds: int, folder: str):
             print(
                 f"{setting}, {seed}: kNN {last['knn']:.3f}, std {last['std_ratio']:.3f}", flush=True
             )
-            own = {name: getattr(config, name) for name in varied}
+            own = {name.removeprefix("method."): value_of(config, name) for name in varied}
             tables.append(table.assign(setting=setting, **own, seed=seed))
-    head = ["setting", *varied, "seed"]
+    head = ["setting", *own, "seed"]
     table = pd.concat(tables)
     table = table[[*head, *[name for name in table if name not in head]]]
     made = [

@@ -18,8 +18,7 @@ import pandas as pd
 
 from simlab.config import PretrainConfig, make_config
 from simlab.data import load_data
-from simlab.evaluate import knn_accuracy, raw_pixels
-from simlab.evaluate.probe import encode, linear_probe
+from simlab.evaluate import encode, knn_accuracy, linear_probe, raw_pixels
 from simlab.stats import mean_and_interval
 from simlab.train import pretrain, resolve, untrained
 

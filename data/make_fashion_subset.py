@@ -29,9 +29,9 @@ def first_of_each_class(labels: np.ndarray, number: int) -> np.ndarray:
 
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write what `numpy.savez_compressed` does, but without the time in it, and as small as can be."""
+    """Write what `numpy.savez_compressed` does, but without the time of writing in it."""
     unfinished = path.with_suffix(".part")
-    with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+    with zipfile.ZipFile(unfinished, "w") as archive:
         for name, array in arrays.items():
             entry = zipfile.ZipInfo(f"{name}.npy", date_time=NO_DATE)
             entry.compress_type = zipfile.ZIP_DEFLATED
@@ -40,8 +40,8 @@ def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
     os.replace(unfinished, path)
 
 
-def main(folder: str) -> None:
-    """Write the subset of the dataset in `folder`."""
+def main(folder: str, file: Path = FILE) -> None:
+    """Write the subset of the dataset in `folder` to `file`."""
     arrays = {}
     for split, per_class in PER_CLASS.items():
         full = FashionMNIST(folder, train=split == "train", download=True)
@@ -50,8 +50,8 @@ def main(folder: str) -> None:
         arrays[f"{split}_images"] = full.data.numpy()[indices]
         arrays[f"{split}_labels"] = labels[indices]
         print(f"{split}: {len(indices)} images")
-    FILE.parent.mkdir(exist_ok=True)
-    write_npz(FILE, arrays)
+    file.parent.mkdir(exist_ok=True)
+    write_npz(file, arrays)
 
 
 if __name__ == "__main__":

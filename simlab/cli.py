@@ -1,77 +1,193 @@
-"""The commands that ask a stored run something, `data` and `doctor`; their arguments are its flags."""
+"""The command line: `simlab COMMAND ...`, or `python -m simlab COMMAND ...`.
 
-import importlib.metadata
-import importlib.util
-import os
-import shutil
+    simlab pretrain --epochs 50 --seed 1        a field of PretrainConfig is a flag of this command
+    simlab pretrain --recipe cifar-paper        a published configuration; flags change it
+    simlab supervised --labels 1000             the same for SupervisedConfig
+    simlab knn RUN                              kNN accuracy of a run, by its folder or name
+    simlab probe RUN --labels 1000              linear probe of its frozen encoder
+    simlab compare RUN RUN                      how similar the layers of two runs are
+    simlab sweep NOTEBOOK.ipynb seed=0:3 --out DIR
+    simlab methods simclr                       a method's options, their defaults and sources
+    simlab data cifar10 --download              download a dataset and describe it
+    simlab doctor                               versions, devices, and what is missing
+
+`simlab COMMAND --help` lists a command's flags. Refused input ends a command with exit code 2, a
+sweep of which a point failed with 1, and a stopped command with 130.
+"""
+
+# Each command imports what it needs inside: `simlab --help` shall not wait for torch.
+
+import dataclasses
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
-import torch
-import torch.nn as nn
-from tyro.conf import Positional
+import tyro
+from tyro.conf import OmitArgPrefixes, Positional
 
-from simlab import similarity
-from simlab._names import near
-from simlab.augment import parse_augment
-from simlab.compute import devices
-from simlab.config import PretrainConfig, SupervisedConfig, TrainConfig, make_config
-from simlab.data import registry as sources
-from simlab.data.images import Dataset, load_data
-from simlab.evaluate import features as evaluate
-from simlab.evaluate.probe import encode, linear_probe
-from simlab.models.encoders import build_encoder
-from simlab.runs.run import Run, read_json, runs_folder, write_bytes
+from simlab._checks import near
+from simlab.config import RECIPES, PretrainConfig, SupervisedConfig, make_config
+
+REFUSED = 2  # exit code for input that can't be meant
+STOPPED = 130  # exit code after ctrl-c, as shells have it
+RUN = "the run's folder, or its name in the runs folder"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: The words after `simlab`; None for those of this process.
+
+    Returns:
+        The exit code.
+    """
+    words = sys.argv[1:] if arguments is None else arguments
+    command, *rest = words or ["--help"]
+    if command in ("-h", "--help"):
+        print(__doc__)
+        return 0
+    if command not in COMMANDS:
+        print(f"simlab has no command {command!r}{near(command, COMMANDS)}", file=sys.stderr)
+        return REFUSED
+    try:
+        return COMMANDS[command](rest)
+    except KeyboardInterrupt:
+        print("stopped; the same command resumes from what is stored", file=sys.stderr)
+        return STOPPED
+    except (ValueError, TypeError, OSError, RuntimeError, ImportError, ArithmeticError) as error:
+        print(f"simlab {command}: {error}", file=sys.stderr)
+        return REFUSED
+
+
+def _command(function: Callable[..., int | None]) -> Callable[[list[str]], int]:
+    """Make a command of a function: its arguments are the flags, its docstring is the help."""
+
+    def run(arguments: list[str]) -> int:
+        exit_code = tyro.cli(function, args=arguments, prog=f"simlab {function.__name__}")
+        return exit_code or 0
+
+    return run
+
+
+# ------------------------------------------------------------------------------------- training
+
+
+@dataclass(frozen=True)
+class PretrainCommand:
+    """Self-supervised pretraining. A stored run is loaded, an interrupted one resumes."""
+
+    config: OmitArgPrefixes[PretrainConfig] = field(default_factory=PretrainConfig)
+    recipe: Literal["", "cifar-paper", "cifar-simclr", "imagenet-paper"] = ""
+    """Start from a published configuration; further flags change it."""
+    fresh: bool = False
+    """Delete what is stored of this run and start over."""
+
+
+@dataclass(frozen=True)
+class SupervisedCommand:
+    """Supervised training of the same encoder: the reference."""
+
+    config: OmitArgPrefixes[SupervisedConfig] = field(default_factory=SupervisedConfig)
+    fresh: bool = False
+    """Delete what is stored of this run and start over."""
+
+
+def pretrain(arguments: list[str]) -> int:
+    """Parse the flags, those of a recipe below those that were given, and train."""
+    command = tyro.cli(PretrainCommand, args=arguments, prog="simlab pretrain")
+    if command.recipe:
+        recipe = make_config(PretrainConfig, **RECIPES[command.recipe])
+        default = dataclasses.replace(command, config=recipe)
+        command = tyro.cli(PretrainCommand, args=arguments, prog="simlab pretrain", default=default)
+
+    from simlab import train
+
+    return _report(train.pretrain(command.config, fresh=command.fresh))
+
+
+def supervised(arguments: list[str]) -> int:
+    """Parse the flags and train on labels."""
+    command = tyro.cli(SupervisedCommand, args=arguments, prog="simlab supervised")
+
+    from simlab import train
+
+    return _report(train.train_supervised(command.config, fresh=command.fresh))
+
+
+def _report(run: Any) -> int:
+    """Print how a run ended, and where to look; in the first process alone."""
+    from simlab.compute import distributed
+
+    if distributed.rank() == 0:
+        for name, value in run.result["final"].items():
+            print(f"{name:<16} {value}")
+        print(f"\nLook at  {run.folder}")
+    return 0
+
+
+# --------------------------------------------------------------------------- evaluation of a run
 
 
 def knn(
-    run: Positional[str],
+    run: Annotated[Positional[str], tyro.conf.arg(help=RUN)],
     k: int = 200,
     temperature: float = 0.1,
     data_folder: str = "",
     device: str = "auto",
-):
-    """kNN accuracy of a run's encoder: the whole clean bank, every test image.
+) -> None:
+    """Measure the kNN accuracy of a run's encoder: the full clean bank, every test image.
 
     Args:
-        run: the run's folder, or its name in the runs folder
-        k: neighbours that vote
-        temperature: of their votes
-        data_folder: where the dataset's files are
-        device: cpu, cuda, cuda:1, mps
+        run: The run's folder, or its name in the runs folder.
+        k: Number of neighbours that vote.
+        temperature: Temperature of their votes.
+        data_folder: Where the dataset's files are.
+        device: cpu, cuda, cuda:1, mps or auto.
     """
-    _positive(k=k, temperature=temperature)
-    _, _, encoder, data = open_run(run, data_folder, device)
-    print(f"kNN accuracy     {evaluate.knn(encoder, data, k, temperature):.4f}")
+    from simlab import evaluate, runs
+
+    _require_positive(k=k, temperature=temperature)
+    opened = runs.load_run(run, device)
+    data = runs.load_data_of(opened, data_folder, device)
+    accuracy = evaluate.knn(opened.encoder, data, k, temperature)
+    print(f"kNN accuracy     {accuracy:.4f}")
     print(f"k, temperature   {min(k, len(data.train))}, {temperature}")
 
 
 def probe(
-    run: Positional[str],
+    run: Annotated[Positional[str], tyro.conf.arg(help=RUN)],
     labels: int = 0,
     seed: int = 0,
-    solver: str = "lbfgs",
+    solver: Literal["lbfgs", "sgd"] = "lbfgs",
     epochs: int = 90,
     views: int = 1,
     data_folder: str = "",
     device: str = "auto",
-):
-    """Linear probe of a run's frozen encoder.
+) -> None:
+    """Fit a linear probe on a run's frozen encoder.
 
     Args:
-        run: the run's folder, or its name in the runs folder
-        labels: labelled images, as many of each class; 0: all
-        seed: which images are labelled
-        solver: lbfgs; or sgd, as in the papers: lr 30, batch 256, cosine
-        epochs: of sgd
-        views: above 1: with so many views of each image less one, augmented as in training
-        data_folder: where the dataset's files are
-        device: cpu, cuda, cuda:1, mps
+        run: The run's folder, or its name in the runs folder.
+        labels: Number of labelled images, the same number of each class; 0: all.
+        seed: Seed by which the labelled images are drawn.
+        solver: lbfgs; or sgd, as in the papers: lr 30, batch 256, cosine.
+        epochs: Epochs of sgd.
+        views: Above 1: with so many views of each image less one, augmented as in training.
+        data_folder: Where the dataset's files are.
+        device: cpu, cuda, cuda:1, mps or auto.
     """
-    _positive(epochs=epochs, views=views)
-    _, config, encoder, data = open_run(run, data_folder, device)
-    encoded = encode(encoder, data, views, parse_augment(config.augment), seed)
-    result = linear_probe(encoded, labels, seed, solver, epochs)
+    from simlab import evaluate, runs
+    from simlab.augment import parse_augment
+
+    _require_positive(epochs=epochs, views=views)
+    opened = runs.load_run(run, device)
+    data = runs.load_data_of(opened, data_folder, device)
+    augment = parse_augment(runs.config_of(opened).augment)
+    encoded = evaluate.encode(opened.encoder, data, views, augment, seed)
+    result = evaluate.linear_probe(encoded, labels, seed, solver, epochs)
     for name, value in result.numbers().items():
         print(f"{name:<16} {value}")
 
@@ -84,78 +200,109 @@ def compare(
     out: str = "",
     data_folder: str = "",
     device: str = "auto",
-):
-    """How alike two runs' layers see the test images; one run alone is compared with itself.
+) -> None:
+    """Compare the layers of two runs on the test images; one run alone is compared with itself.
 
     Args:
-        runs: their folders, or their names in the runs folder
-        measure: one of simlab.similarity.MEASURES
-        layers: names or globs, with commas; empty: the package's choice
-        images: test images, of the first run's data
-        out: a file for the result: *.json or *.csv is the tidy table, *.png the figure
-        data_folder: where the dataset's files are
-        device: cpu, cuda, cuda:1, mps
+        runs: Their folders, or their names in the runs folder.
+        measure: One of simlab.similarity.MEASURES.
+        layers: Names or globs, with commas; empty: the package's choice.
+        images: Number of test images, of the first run's dataset.
+        out: A file for the result: *.json or *.csv is the tidy table, *.png the figure.
+        data_folder: Where the dataset's files are.
+        device: cpu, cuda, cuda:1, mps or auto.
     """
-    _positive(images=images)
+    import torch
+
+    from simlab import similarity
+    from simlab.runs import load_data_of, load_run
+
+    _require_positive(images=images)
     if not runs:
         raise ValueError("expected one run or two, by their folders or names")
     if out and Path(out).suffix not in (".json", ".csv", ".png"):
         raise ValueError(f"out={out!r}: expected a file that ends in .json, .csv or .png")
-    opened = [open_run(name, data_folder, device) for name in runs]
-    data = opened[0][3]
-    n = min(images, len(data.test))
-    x = data.normalize(data.test.subset(torch.arange(n)).images)
-    models = {f"{i} {run.folder.name}": net for i, (run, _, net, _) in enumerate(opened, 1)}
-    result = similarity.compare(models, x, layers.split(",") if layers else None, measure, probe=n)
+    opened = [load_run(name, device) for name in runs]
+    data = load_data_of(opened[0], data_folder, device)
+    number = min(images, len(data.test))
+    x = data.normalize(data.test.subset(torch.arange(number)).images)
+    models = {f"{i} {run.folder.name}": run.encoder for i, run in enumerate(opened, start=1)}
+    chosen = layers.split(",") if layers else None
+    result = similarity.compare(models, x, chosen, measure, samples=number)
+    print(result.to_frame(tidy=True).to_string(index=False, float_format="{:.3f}".format))
+    if out:
+        _save_comparison(result, Path(out))
+
+
+def _save_comparison(result: Any, path: Path) -> None:
+    from simlab.runs import write_bytes
+
+    if path.suffix == ".png":
+        result.plot().figure.savefig(path)
+        return
     table = result.to_frame(tidy=True)
-    print(table.to_string(index=False, float_format="{:.3f}".format))
-    if out.endswith(".png"):
-        result.plot().figure.savefig(out)
-    elif out:
-        text = (
-            table.to_csv(index=False) if out.endswith(".csv") else table.to_json(orient="records")
-        )
-        write_bytes(Path(out), text.encode())
+    if path.suffix == ".csv":
+        text = table.to_csv(index=False)
+    else:
+        text = table.to_json(orient="records")
+    write_bytes(path, text.encode())
 
 
-def _positive(**values: float):
+def _require_positive(**values: float) -> None:
     for name, value in values.items():
         if not value > 0:
             raise ValueError(f"{name}={value}: expected more than 0")
 
 
-def open_run(
-    name: str, data_folder: str = "", device: str = "auto"
-) -> tuple[Run, TrainConfig, nn.Module, Dataset]:
-    """A finished run by its folder or name, with its configuration, encoder and data.
+# --------------------------------------------------------------------- sweeps, datasets, methods
 
-    Raises: FileNotFoundError where there is no such run; ValueError where it isn't finished, was
-        damaged, had a module of the user's as its encoder, or the data are not those it learned from.
+
+def sweep(
+    notebook: Positional[str],
+    grid: Positional[tuple[str, ...]],
+    out: str,
+    jobs: int = 1,
+    threads: int = 1,
+    dry_run: bool = False,
+    scheduler: str = "",
+) -> int:
+    """Run a notebook at every point of a grid, and print one table.
+
+    Args:
+        notebook: The notebook's file.
+        grid: name=values each: epochs=5,10 seed=0:3 method.temperature=.1,.2
+        out: The sweep's folder.
+        jobs: Number of points at once.
+        threads: Threads of each point.
+        dry_run: Print a command a line instead of running them.
+        scheduler: Address of a Dask scheduler, tcp://...: run on its workers.
     """
-    places = [Path(name), runs_folder() / name]
-    folder = next((place for place in places if (place / "config.json").exists()), None)
-    if folder is None:
-        names = [path.parent.name for path in runs_folder().glob("*/config.json")]
-        raise FileNotFoundError(
-            f"there is no run {name}, neither here nor in {runs_folder()}" + near(name, names)
-        )
-    identity = read_json(folder / "config.json")
-    if not isinstance(identity, dict) or not isinstance(identity.get("config"), dict):
-        raise ValueError(f"{folder / 'config.json'} is no run's: it was changed by hand")
-    run = Run(folder, identity)
-    if not run.finished:
-        raise ValueError(f"{folder} is not finished: start it again with its own command first")
-    if identity.get("encoder"):
-        raise ValueError(f"{folder}: its encoder is a module of yours; load it from Python")
-    kind = PretrainConfig if identity.get("kind") == "pretrain" else SupervisedConfig
-    c = make_config(kind, **run.config)
-    where = devices.resolve_device(device)
-    data = load_data(c.data, data_folder, image_size=c.image_size, device=where)
-    if data.digest() != identity.get("data"):
-        raise ValueError(f"{c.data} is not the data that {folder} learned from: its images differ")
-    encoder, _ = build_encoder(c.encoder, data.train.channels, data.train.size, c.stem)
-    encoder.load_state_dict(run.load_encoder_state())
-    return run, c, encoder.to(where, memory_format=torch.channels_last).eval(), data
+    from simlab import sweeps
+
+    points: Any = grid
+    if Path(notebook).is_file():  # else `sweep` says which notebooks there are
+        points = sweeps.parse_grid(grid, sweeps.read_parameters(notebook))
+    table = sweeps.sweep(notebook, points, out, jobs, threads, dry_run, scheduler or None)
+    if dry_run:
+        return 0
+    columns = [name for name in table if not str(name).startswith("version.")]
+    print(table[columns].to_string())
+    return int((table["status"] != "done").any())
+
+
+def methods(name: Positional[str] = "") -> None:
+    """List the methods, or describe one: its options, their defaults and sources.
+
+    Args:
+        name: One of the methods; empty: list them all.
+    """
+    from simlab.methods import METHODS, describe_method
+
+    if name:
+        print(describe_method(name))
+        return
+    for method, entry in METHODS.items():
+        print(f"{method:<16} {entry.summary}")
 
 
 def data(
@@ -163,51 +310,41 @@ def data(
     folder: str = "",
     download: bool = False,
     image_size: int = 0,
-):
-    """Load a dataset, fetching it if asked, and say what is in it.
+) -> None:
+    """Load a dataset, downloading it if asked, and describe it.
 
     Args:
-        name: a dataset's name, or a folder's path
-        folder: where its files are, or go
-        download: fetch what is missing
-        image_size: side in pixels for a folder's images; 0: the first's
+        name: A dataset's name, or a folder's path.
+        folder: Where its files are, or shall be downloaded to.
+        download: Download what is missing.
+        image_size: Side in pixels to which a folder's images are resized; 0: the first image's.
     """
-    found = load_data(name, folder, download, image_size)
-    parts = {"training": found.train, "test": found.test, "unlabeled": found.unlabeled}
-    for name, part in parts.items():
-        if part is not None:
-            print(f"{name:<10} {len(part):>7} images, {part.channels} x {part.size} x {part.size}")
-    print(f"classes    {', '.join(found.classes) or 'none'}")
+    from simlab.data import load_data
+
+    dataset = load_data(name, folder, download, image_size)
+    splits = {"training": dataset.train, "test": dataset.test, "unlabeled": dataset.unlabeled}
+    for split, images in splits.items():
+        if images is not None:
+            size = f"{images.channels} x {images.size} x {images.size}"
+            print(f"{split:<10} {len(images):>7} images, {size}")
+    print(f"classes    {', '.join(dataset.classes) or 'none'}")
 
 
-def doctor():
-    """What this machine has, what training will use, and what is missing."""
-    print(f"{'python':<16} {sys.version.split()[0]}")
-    for name in ("simlab", "torch", "torchvision", "numpy", "jupyterlab", "papermill"):
-        found = importlib.util.find_spec(name)
-        print(f"{name:<16} {importlib.metadata.version(name) if found else 'not installed'}")
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    device = devices.resolve_device()
-    fast = devices.resolve_precision("auto", device)
-    print(
-        f"{'devices':<16} cpu{''.join(f', cuda:{i} ({name})' for i, name in enumerate(gpus))}"
-        f"{', mps' if torch.backends.mps.is_available() else ''}; auto is {device}"
-    )
-    print(f"{'fast precisions':<16} {', '.join(dict.fromkeys(('float32', fast)))}; auto is {fast}")
-    print(f"{'threads':<16} {torch.get_num_threads()} of {os.cpu_count()} cores")
-    print(f"{'processes':<16} torchrun with gloo{' and nccl' if gpus else ''}")
-    print(f"{'runs':<16} {runs_folder()}")
-    missing = []
-    for name in sources.DATASETS:
-        try:
-            load_data(name)
-        except (OSError, ValueError):
-            missing.append(f"dataset {name}: simlab data {name} --download")
-    if device.type == "cpu":
-        missing.append("a GPU: full-size pretraining would take weeks without one")
-    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
-        missing.append("Chromium: the browser tests are left out")
-    for module, use in (("dask", "sweeps on several machines"), ("pytest", "the tests")):
-        if importlib.util.find_spec(module) is None:
-            missing.append(f"{module}: needed for {use}")
-    print("missing          " + ("\n                 ".join(missing) or "nothing"))
+def doctor() -> None:
+    """Print what this machine has, what training will use, and what is missing."""
+    from simlab.runs import doctor as diagnosis
+
+    print(diagnosis.report())
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "pretrain": pretrain,
+    "supervised": supervised,
+    "knn": _command(knn),
+    "probe": _command(probe),
+    "compare": _command(compare),
+    "sweep": _command(sweep),
+    "methods": _command(methods),
+    "data": _command(data),
+    "doctor": _command(doctor),
+}

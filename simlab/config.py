@@ -1,145 +1,165 @@
 """What a training run is made of: two flat, frozen dataclasses.
 
 A field's name is the notebook's parameter, the command line's flag and the key in the saved run.
-"auto" and 0 stand for a choice that is left open; `resolve` makes it, from the data and the device.
+"auto" and 0 stand for a choice that is left open; `simlab.train.resolve` makes it, from the data
+and the device. The options of a method are its own (`simlab.methods`) and stand behind its name,
+as changes of an augmentation do: method="simsiam pred_lr=1".
+
+Bounds are declared beside the field, its description stands below it. Nothing here imports torch.
 """
 
 import dataclasses
-import math
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from simlab._names import near
-from simlab.sim import LOSS_TYPES, SAMPLING_TYPES
+from simlab._checks import AtLeast, LessThan, MoreThan, check_fields, documented, near
 
 # fields that say where and how a run is computed and shown, not what it computes
 NOT_IDENTITY = frozenset(
     {"device", "threads", "data_folder", "download", "log_every", "keep_checkpoints"}
 )
-AT_LEAST = {
-    1: (
-        "epochs",
-        "accumulate",
-        "decay_every",
-        "keep_checkpoints",
-        "proj_dim",
-        "pred_dim",
-        "monitor_every",
-        "knn_k",
-    ),
-    0: (
-        "lr",
-        "weight_decay",
-        "warmup_epochs",
-        "decay",
-        "seed",
-        "sim_beta",
-        "sim_tokens",
-        "image_size",
-        "view_size",
-        "threads",
-        "log_every",
-        "proj_layers",
-        "pred_lr",
-        "labels",
-    ),
-}
-ONE_OF = {
-    "optimizer": ("sgd", "adam", "adamw", "rmsprop", "lars"),
-    "schedule": ("constant", "step", "multistep", "cosine"),
-    "sim_sampling": SAMPLING_TYPES,
-    "sim_loss": LOSS_TYPES,
-    "method": ("simsiam", "simclr"),
-    "stem": ("auto", "small", "large"),
-    "predictor": ("mlp", "none", "fixed"),
-    "head_bn": ("all", "hidden", "none"),
-}
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """What pretraining and supervised training share."""
 
-    data: str = "fashion-scattered"  # a dataset's name, or the path of a folder of images
-    data_folder: str = ""  # where its files are; empty: what comes along, or data/downloads
-    download: bool = False  # fetch missing files
-    image_size: int = 0  # side in pixels to which a folder's images are resized; 0: the first's
-    encoder: str = "auto"  # tiny, small, resnet18, resnet34, resnet50; auto: by the image's size
-    stem: str = "auto"  # a ResNet's first layer: small, large; auto: small up to 64 pixels
-    augment: str = "auto"  # a recipe's name, then changes: "simclr blur=0 crop_min=0.2"
-    view_size: int = 0  # side of the augmented views in pixels; 0: three quarters of the image's
-    epochs: int = 20  # passes over the images
-    batch_size: int = 64  # of all processes together, for one step of the optimizer
-    accumulate: int = 1  # parts of a batch that are computed one after the other, to save memory
-    lr: float = 0.5  # for 256 images; what is used is lr * batch_size / 256
-    optimizer: str = "sgd"  # sgd, adam, adamw, rmsprop, lars
-    momentum: float = 0.9  # of sgd, lars and rmsprop; the first beta of adam and adamw
-    weight_decay: float = 5e-4  # of every weight; with lars not of biases and BatchNorm
-    schedule: str = "cosine"  # constant, step, multistep, cosine
-    warmup_epochs: float = 0.0  # epochs over which the rate rises in a line, with every schedule
-    decay_every: int = 30  # step: epochs between two decays
-    milestones: str = "0.6,0.8"  # multistep: shares of the run after which the rate decays
-    decay: float = 0.1  # step, multistep: factor of each decay
-    sim_layers: str = ""  # blocks of the encoder that get SIM: names, globs such as "blocks.*"
-    sim_beta: float = 5e-3  # weight of SIM's loss
-    sim_tokens: float = 0.2  # share of a map's positions that SIM compares; above 1: their number
-    sim_sampling: str = "v0"  # v0, v1, v2: how SIM chooses them
-    sim_loss: str = "norm_mse"  # cos, kl, smooth_l1, mse, norm_mse
-    precision: str = "auto"  # float32, bfloat16, float16; auto: what the device is fast at
-    seed: int = 0  # of the first weights, the order, the views
-    device: str = "auto"  # cpu, cuda, cuda:1, mps
-    threads: int = 0  # 0: leave torch's number
-    log_every: int = 100  # steps between two lines in train.log; 0: a line an epoch alone
-    keep_checkpoints: int = 3  # newest ones, beside the best and those of epochs 1, 2, 4, 8, ...
+    data: str = "fashion-scattered"
+    """A dataset's name, or the path of an image folder."""
 
-    def __post_init__(self):
-        _check_types(self)
-        own = vars(self)
-        for least, names in AT_LEAST.items():
-            for name in names:
-                if own.get(name, least) < least:
-                    raise ValueError(f"{name}={own[name]}: expected at least {least}")
-        for name, known in ONE_OF.items():
-            if name in own and own[name] not in known:
-                raise ValueError(f"{name}={own[name]!r} is unknown{near(own[name], known)}")
-        for name in ("temperature", "knn_temperature"):
-            if own.get(name, 1) <= 0:
-                raise ValueError(f"{name}={own[name]}: expected more than 0")
-        if self.seed >= 2**32:
-            raise ValueError(f"seed={self.seed}: expected less than 2**32")
-        if self.batch_size < 2:
-            raise ValueError(f"batch_size={self.batch_size}: BatchNorm needs at least two images")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum={self.momentum}: expected a number from 0 to below 1")
+    data_folder: str = ""
+    """Where the dataset's files are. Empty: the bundled ones, or data/downloads."""
+
+    download: bool = False
+    """Download missing files."""
+
+    image_size: Annotated[int, AtLeast(0)] = 0
+    """Side in pixels to which a folder's images are resized. 0: the first image's."""
+
+    encoder: str = "auto"
+    """tiny, small, resnet18, resnet34, resnet50. auto: by the image's size."""
+
+    stem: Literal["auto", "small", "large"] = "auto"
+    """A ResNet's first layer. auto: small up to 64 pixels."""
+
+    augment: str = "auto"
+    """A recipe's name, then changes: "simclr blur=0 crop_min=0.2"."""
+
+    view_size: Annotated[int, AtLeast(0)] = 0
+    """Side of the augmented views in pixels. 0: three quarters of the image's."""
+
+    epochs: Annotated[int, AtLeast(1)] = 20
+    """Passes over the images."""
+
+    batch_size: Annotated[int, AtLeast(2)] = 64
+    """Images of one optimizer step, of all processes together; BatchNorm needs at least two."""
+
+    accumulate: Annotated[int, AtLeast(1)] = 1
+    """Parts of a batch that are computed one after the other, to save memory. What a loss
+    compares within the batch (negatives, covariances) it then compares within a part, and
+    BatchNorm normalises by a part."""
+
+    lr: Annotated[float, AtLeast(0)] = 0.5
+    """Learning rate for 256 images; the one used is lr * batch_size / 256."""
+
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop", "lars"] = "sgd"
+    """The optimizer."""
+
+    momentum: Annotated[float, AtLeast(0), LessThan(1)] = 0.9
+    """Momentum of sgd, lars and rmsprop; the first beta of adam and adamw."""
+
+    weight_decay: Annotated[float, AtLeast(0)] = 5e-4
+    """Weight decay of every parameter; with lars not of biases and BatchNorm."""
+
+    schedule: Literal["constant", "step", "multistep", "cosine"] = "cosine"
+    """How the learning rate decays."""
+
+    warmup_epochs: Annotated[float, AtLeast(0)] = 0.0
+    """Epochs over which the learning rate rises linearly, with every schedule."""
+
+    decay_every: Annotated[int, AtLeast(1)] = 30
+    """step: epochs between two decays."""
+
+    milestones: str = "0.6,0.8"
+    """multistep: fractions of the run after which the learning rate decays."""
+
+    decay: Annotated[float, AtLeast(0)] = 0.1
+    """step, multistep: factor of each decay."""
+
+    sim_layers: str = ""
+    """Blocks of the encoder that get the SIM regulariser: names, globs such as "blocks.*"."""
+
+    sim_beta: Annotated[float, AtLeast(0)] = 5e-3
+    """Weight of SIM's loss."""
+
+    sim_tokens: Annotated[float, AtLeast(0)] = 0.2
+    """Fraction of a feature map's positions that SIM compares; above 1: their number."""
+
+    sim_sampling: Literal["v0", "v1", "v2"] = "v0"
+    """How SIM samples the positions."""
+
+    sim_loss: Literal["cos", "kl", "smooth_l1", "mse", "norm_mse"] = "norm_mse"
+    """Distance that SIM's loss takes."""
+
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the forward pass. auto: what the device is fast at."""
+
+    seed: Annotated[int, AtLeast(0), LessThan(2**32)] = 0
+    """Seed of the initial weights, the order of the images and the views."""
+
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps. auto: a GPU where there is one."""
+
+    threads: Annotated[int, AtLeast(0)] = 0
+    """Threads of the CPU. 0: leave torch's number."""
+
+    log_every: Annotated[int, AtLeast(0)] = 100
+    """Steps between two lines in train.log. 0: one line an epoch alone."""
+
+    keep_checkpoints: Annotated[int, AtLeast(1)] = 3
+    """The newest ones kept, beside the best and those of epochs 1, 2, 4, 8, ..."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
         milestones(self)
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(TrainConfig):
     """Self-supervised pretraining. The defaults suit the scattered images and two CPU cores."""
 
-    method: str = "simsiam"  # simsiam, simclr
-    weight_decay: float = 1e-3  # of every weight; 3e-3 costs the default run some points
-    temperature: float = 0.5  # of SimCLR's loss
-    proj_layers: int = 0  # of the projector; 0: 2 up to 64 pixels, else 3
-    proj_dim: int = 512  # width of the projector; 2048 in the paper
-    pred_dim: int = 256  # width within the predictor; 512 in the paper
-    predictor: str = "mlp"  # mlp; none and fixed are for the collapse lab
-    head_bn: str = "all"  # which layers of the heads have BatchNorm: all; hidden, none for the lab
-    stop_gradient: bool = True  # off for the collapse lab
-    fix_pred_lr: bool = True  # the predictor's learning rate does not decay (paper, 4.2)
-    pred_lr: float = 10.0  # the predictor's rate as a multiple of the others'; 1 in the paper
-    monitor_every: int = 5  # epochs between two kNN measurements; the last epoch has one as well
-    knn_k: int = 200  # neighbours that vote
-    knn_temperature: float = 0.1  # of their votes
+    method: str = "simsiam"
+    """A method's name, then its options: "simclr temperature=0.2"; `simlab methods` lists them."""
+
+    views_from: str = ""
+    """Every view but the first is of another image with the same value of this factor, or with
+    the same "label". Empty: all views are of one image."""
+
+    weight_decay: Annotated[float, AtLeast(0)] = 1e-3
+    """Weight decay of every parameter; 3e-3 costs the default run some points."""
+
+    monitor_every: Annotated[int, AtLeast(1)] = 5
+    """Epochs between two kNN evaluations; the last epoch has one as well."""
+
+    knn_k: Annotated[int, AtLeast(1)] = 200
+    """Neighbours that vote."""
+
+    knn_temperature: Annotated[float, MoreThan(0)] = 0.1
+    """Temperature of their votes."""
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class SupervisedConfig(TrainConfig):
-    """Supervised training of the same encoder with the same augmentation: the yardstick."""
+    """Supervised training of the same encoder with the same augmentation: a reference."""
 
-    labels: int = 0  # number of labelled training images, as many of each class; 0: all
-    lr: float = 0.2  # for 256 images; what is used is lr * batch_size / 256
+    labels: Annotated[int, AtLeast(0)] = 0
+    """Number of labelled training images, the same number per class. 0: all."""
+
+    lr: Annotated[float, AtLeast(0)] = 0.2
+    """Learning rate for 256 images; the one used is lr * batch_size / 256."""
 
 
 # complete published configurations, for `simlab pretrain --recipe NAME` and `make_config`
@@ -150,15 +170,16 @@ _CIFAR = {
     "view_size": 32,
     "epochs": 800,
     "batch_size": 512,
+    "lr": 0.03,
     "weight_decay": 5e-4,
     "monitor_every": 10,
-    "pred_lr": 1.0,
 }
-RECIPES = {
+RECIPES: dict[str, dict[str, Any]] = {
     # SimSiam, appendix D
-    "cifar-paper": _CIFAR | {"lr": 0.03, "proj_layers": 2, "proj_dim": 2048, "pred_dim": 512},
-    # the same with SimCLR's loss and smaller head
-    "cifar-simclr": _CIFAR | {"lr": 0.03, "method": "simclr", "proj_layers": 2, "proj_dim": 512},
+    "cifar-paper": _CIFAR
+    | {"method": "simsiam proj_layers=2 proj_dim=2048 pred_dim=512 pred_lr=1"},
+    # the same with SimCLR's loss and a smaller head
+    "cifar-simclr": _CIFAR | {"method": "simclr proj_layers=2 proj_dim=512"},
     # SimSiam, section 4: a folder of ImageNet's images is `--data PATH`
     "imagenet-paper": _CIFAR
     | {
@@ -170,48 +191,40 @@ RECIPES = {
         "epochs": 100,
         "lr": 0.05,
         "weight_decay": 1e-4,
-        "proj_layers": 3,
-        "proj_dim": 2048,
-        "pred_dim": 512,
+        "method": "simsiam proj_layers=3 proj_dim=2048 pred_dim=512 pred_lr=1",
     },
 }
 
 Config = TypeVar("Config", bound=TrainConfig)
 
 
-def make_config(cls: type[Config], **values) -> Config:
-    """A configuration from names and values, refusing unknown names with the nearest right one."""
-    known = [f.name for f in dataclasses.fields(cls)]
+def make_config(cls: type[Config], **values: Any) -> Config:
+    """Make a configuration from names and values.
+
+    Raises:
+        ValueError: A name is unknown; the message has the nearest right one. Or see the class.
+        TypeError: A value has another type than its field.
+    """
+    names = [field.name for field in dataclasses.fields(cls)]
     for name in values:
-        if name not in known:
-            raise ValueError(f"{cls.__name__} has no field {name!r}{near(name, known)}")
+        if name not in names:
+            raise ValueError(f"{cls.__name__} has no field {name!r}{near(name, names)}")
     return cls(**values)
 
 
 def milestones(config: TrainConfig) -> list[float]:
-    """The shares of the run after which a multistep schedule decays, or ValueError."""
+    """Read the fractions of the run after which a multistep schedule decays.
+
+    Raises:
+        ValueError: They are not numbers between 0 and 1.
+    """
     try:
-        shares = [float(word) for word in config.milestones.split(",")]
+        fractions = [float(word) for word in config.milestones.split(",")]
     except ValueError:
-        shares = [math.nan]
-    if not all(0 < share < 1 for share in shares):
+        fractions = []
+    if not fractions or not all(0 < fraction < 1 for fraction in fractions):
         raise ValueError(
-            f"milestones={config.milestones!r}: expected shares of the run between 0 "
-            "and 1, such as '0.6,0.8'"
+            f"milestones={config.milestones!r}: expected fractions of the run between 0 and 1, "
+            "such as '0.6,0.8'"
         )
-    return shares
-
-
-def _check_types(config: object):
-    """Every field holds the type it declares. An int may stand for a float, nothing else."""
-    for f in dataclasses.fields(config):
-        value = getattr(config, f.name)
-        if f.type is float and type(value) is int and abs(value) < 2**63:
-            value = float(value)
-            object.__setattr__(config, f.name, value)
-        if type(value) is not f.type:
-            raise TypeError(
-                f"{f.name}={value!r} is {type(value).__name__}: expected {f.type.__name__}"
-            )
-        if f.type is float and not math.isfinite(value):
-            raise ValueError(f"{f.name}={value}: expected a finite number")
+    return fractions

@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ Selector = str | type[nn.Module] | re.Pattern[str] | Predicate
 Layers = Selector | Iterable[Selector]
 Sink = Callable[[str, nn.Module, Tensor | None], None]
 
+T = TypeVar("T")
 MAX_LISTED = 12  # names of blocks in an error message
 SELECTORS = (
     "a module's name, a glob, a type or its name, re.compile(...), contains(...) "
@@ -98,7 +99,7 @@ def named_layers(model: nn.Module) -> dict[str, nn.Module]:
     """
     layers: dict[str, nn.Module] = {}
     for path, module in unwrap(model).named_modules(remove_duplicate=False):
-        parts = [part for part in path.split(".") if part != "_orig_mod"]
+        parts = [attribute for attribute in path.split(".") if attribute != "_orig_mod"]
         layers[".".join(parts)] = module  # of a compiled part, the module inside comes later
     return layers
 
@@ -338,7 +339,7 @@ def nearest(name: Any, names: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
 
 
-def one_of(value: Any, names: Iterable[str], what: str) -> Any:
+def one_of(value: T, names: Iterable[str], what: str) -> T:
     """Return `value` if it is one of `names`; else raise ValueError with the nearest and all."""
     names = list(names)
     if value in names:

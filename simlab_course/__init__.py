@@ -1,1 +1,6 @@
-"""What the lessons use beside simlab: widgets and figures."""
+"""What the lessons use beside simlab: figures with text alternatives, and widgets.
+
+- `style`: how figures look, and how they get into a notebook.
+- `figures`: pure functions from results to a figure.
+- `widgets`: figures with controls.
+"""

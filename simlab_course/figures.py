@@ -1,13 +1,11 @@
-"""The figures of the notebooks: pure functions from results to a matplotlib Figure.
+"""The figures of the lessons: pure functions from results to a matplotlib Figure.
 
-Nothing here computes a result or touches matplotlib's global state. The colours are Okabe and
-Ito's, which people with any colour vision can tell apart; lines differ in their dashes as well, so
-that a grey print can be read. `show` puts a figure into a notebook with its text alternative.
+Nothing here computes a result. What is common to all of them is in `style`, and its names are here
+as well: `figures.new_figure`, `figures.show`.
 """
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,48 +15,44 @@ from torch import Tensor
 
 from simlab.stats import interval_table, mean_and_interval
 
-# Okabe & Ito, "Color Universal Design", 2008; black first, yellow left out (too light on white)
-PALETTE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 3)))
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
-FONT = 11  # points; readable from the back of a room at the figures' usual width
+from .style import (
+    BLUE,
+    DASHES,
+    FONT,
+    GREEN,
+    MARKERS,
+    PALETTE,
+    SKY,
+    VERMILION,
+    label,
+    new_figure,
+    png,
+    show,
+)
 
+__all__ = [
+    "BLUE",
+    "DASHES",
+    "FONT",
+    "GREEN",
+    "MARKERS",
+    "PALETTE",
+    "SKY",
+    "VERMILION",
+    "accuracy_bars",
+    "budget_curves",
+    "confusion_matrix",
+    "feature_map",
+    "image_rows",
+    "label",
+    "new_figure",
+    "plot_sweep",
+    "png",
+    "show",
+    "training_curves",
+]
 
-def show(figure: Figure, alt: str):
-    """Display a figure in a notebook with a text alternative: what to see in it."""
-    from IPython.display import display  # only notebooks need it
-
-    data = {"image/png": png(figure), "text/plain": alt}
-    display(data, raw=True, metadata={"image/png": {"alt": alt}})
-
-
-def png(figure: Figure) -> str:
-    """A figure as a PNG in base64, which notebooks and HTML take."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-def new_figure(
-    columns: int = 1, rows: int = 1, width: float = 9.0, height: float = 3.2
-) -> tuple[Figure, np.ndarray]:
-    """A white figure of `width` x `height` inches and its axes [rows, columns].
-
-    Lines that are given no colour and dashes get those of the palette.
-    """
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for ax in axes.flat:
-        ax.set_prop_cycle(color=PALETTE[1:], linestyle=DASHES[:-1])
-        ax.tick_params(labelsize=FONT - 2)
-        ax.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def label(ax: Axes, title: str = "", x: str = "", y: str = ""):
-    ax.set_title(title, fontsize=FONT, loc="left")
-    ax.set_xlabel(x, fontsize=FONT)
-    ax.set_ylabel(y, fontsize=FONT)
+SMALLEST_SHARE = 0.05  # cells of a confusion matrix below it are not annotated
 
 
 def image_rows(
@@ -66,56 +60,63 @@ def image_rows(
     titles: Mapping[str, Sequence[str]] | None = None,
     right: Mapping[str, Sequence[bool | None]] | None = None,
 ) -> Figure:
-    """Rows of images, each a tensor [N, C, H, W] under its name, uint8 or float in 0 .. 1.
+    """Draw rows of images.
 
-    titles: a word above each. right: what is right gets a green frame, what is wrong an orange one
-    with gaps, for grey prints; None gets no frame.
+    Args:
+        rows: Images [N, C, H, W] by the row's name, uint8 or float in 0 .. 1.
+        titles: A word above each image.
+        right: Whether each image is of the right class: solid green frame; wrong: dashed orange
+            frame, so that a grey print can be read; None: no frame.
     """
-    columns = max(map(len, rows.values()))
-    figure, axes = new_figure(columns, len(rows), 1.05 * columns + 1.2, 1.2 * len(rows))
-    for own, (name, images) in zip(axes, rows.items(), strict=True):
-        own[0].set_ylabel(name, fontsize=FONT, rotation=0, ha="right", va="center")
-        for ax in own[len(images) :]:
+    columns = max(len(images) for images in rows.values())
+    figure, grid = new_figure(columns, len(rows), 1.05 * columns + 1.2, 1.2 * len(rows))
+    axes = np.reshape(grid, (len(rows), columns))
+    for row_axes, (name, images) in zip(axes, rows.items(), strict=True):
+        row_axes[0].set_ylabel(name, fontsize=FONT, rotation=0, ha="right", va="center")
+        for ax in row_axes[len(images) :]:
             ax.set_axis_off()
         for i, image in enumerate(images.detach().cpu()):
-            image = image.permute(1, 2, 0).numpy()  # [H, W, C]
-            top = 255 if image.dtype == np.uint8 else 1
-            own[i].imshow(np.clip(image / top, 0, 1), cmap="gray", vmin=0, vmax=1)
-            own[i].set(xticks=[], yticks=[])
-            own[i].set_title(titles[name][i] if titles else "", fontsize=FONT - 2)
-            verdict = right[name][i] if right else None
-            color, dashes = ("#009E73", "-") if verdict else ("#D55E00", (0, (2, 3)))
-            own[i].spines[:].set(visible=verdict is not None, lw=3, color=color, ls=dashes)
+            _draw_image(row_axes[i], image)
+            row_axes[i].set_title(titles[name][i] if titles else "", fontsize=FONT - 2)
+            _draw_frame(row_axes[i], right[name][i] if right else None)
     return figure
 
 
-def training_curves(
-    histories: Mapping[str, pd.DataFrame], baselines: Mapping[str, float]
-) -> Figure:
-    """Loss, std of z and kNN accuracy over the epochs, of one run or several.
+def _draw_image(ax: Axes, image: Tensor) -> None:
+    pixels = image.permute(1, 2, 0).numpy()  # [C, H, W] -> [H, W, C]
+    brightest = 255 if pixels.dtype == np.uint8 else 1
+    ax.imshow(np.clip(pixels / brightest, 0, 1), cmap="gray", vmin=0, vmax=1)
+    ax.set(xticks=[], yticks=[])
 
-    `baselines` are kNN accuracies of what was not trained, drawn as horizontal lines.
+
+def _draw_frame(ax: Axes, is_right: bool | None) -> None:
+    color, dashes = (GREEN, "-") if is_right else (VERMILION, (0, (2, 3)))
+    ax.spines[:].set(visible=is_right is not None, lw=3, color=color, ls=dashes)
+
+
+def training_curves(
+    histories: Mapping[str, pd.DataFrame],
+    baselines: Mapping[str, float],
+    loss_axis: str = "loss",
+) -> Figure:
+    """Draw loss, std of z and kNN accuracy over the epochs, of one run or several.
+
+    Args:
+        histories: Each run's history by its name.
+        baselines: kNN accuracies of encoders that were not trained, as horizontal lines.
+        loss_axis: The loss in words, as `Method.loss_axis` has it.
     """
-    figure, ((loss, std, knn),) = new_figure(3, height=3.0)
-    for i, (name, history) in enumerate(histories.items()):
+    figure, (loss, std, knn) = new_figure(3, height=3.0)
+    for marker, (name, history) in zip(MARKERS, histories.items(), strict=False):
         loss.plot(history["epoch"], history["loss"], label=name)
         std.plot(history["epoch"], history["std_ratio"])
         measured = history.dropna(subset=["knn"])
-        knn.plot(measured["epoch"], measured["knn"], marker=MARKERS[i])
-    for i, (name, accuracy) in enumerate(baselines.items()):
-        knn.axhline(accuracy, color="0.45", linestyle=DASHES[i + 1], linewidth=1)
-        knn.annotate(
-            name,
-            (0.99, accuracy),
-            xycoords=("axes fraction", "data"),
-            fontsize=FONT - 2,
-            ha="right",
-            va="bottom",
-            color="0.3",
-        )
+        knn.plot(measured["epoch"], measured["knn"], marker=marker)
+    for dashes, (name, accuracy) in zip(DASHES[1:], baselines.items(), strict=False):
+        _draw_baseline(knn, name, accuracy, dashes)
     std.axhline(1, color="0.45", linestyle=":", linewidth=1)
     std.set_ylim(0, 1.15)
-    label(loss, "loss (lower limit -1)", "epoch")
+    label(loss, loss_axis, "epoch")
     label(std, r"std of z, in units of $1/\sqrt{d}$", "epoch")
     label(knn, "kNN accuracy", "epoch")
     if len(histories) > 1:
@@ -123,18 +124,38 @@ def training_curves(
     return figure
 
 
+def _draw_baseline(ax: Axes, name: str, accuracy: float, dashes: Any) -> None:
+    ax.axhline(accuracy, color="0.45", linestyle=dashes, linewidth=1)
+    ax.annotate(
+        name,
+        (0.99, accuracy),
+        xycoords=("axes fraction", "data"),
+        fontsize=FONT - 2,
+        ha="right",
+        va="bottom",
+        color="0.3",
+    )
+
+
 def feature_map(points: Mapping[str, np.ndarray], labels: Tensor, classes: Sequence[str]) -> Figure:
-    """Two-dimensional maps [N, 2] side by side, a colour and a marker for every class."""
-    figure, (axes,) = new_figure(len(points), height=4.2)
-    labels = labels.cpu().numpy()
+    """Draw two-dimensional maps [N, 2] side by side, a colour and a marker for every class."""
+    figure, grid = new_figure(len(points), height=4.2)
+    axes = np.atleast_1d(grid)
+    classes_of_points = labels.cpu().numpy()
     for ax, (name, xy) in zip(axes, points.items(), strict=True):
-        for c, word in enumerate(classes):
-            style = {"color": PALETTE[c % 7], "marker": MARKERS[c % 10], "linewidths": 0}
-            ax.scatter(*xy[labels == c].T, s=14, alpha=0.75, label=word, **style)
+        for c, class_name in enumerate(classes):
+            x, y = xy[classes_of_points == c].T
+            color = PALETTE[c % len(PALETTE)]
+            marker = MARKERS[c % len(MARKERS)]
+            ax.scatter(
+                x, y, s=14, alpha=0.75, label=class_name, color=color, marker=marker, linewidths=0
+            )
         label(ax, name)
         ax.set(xticks=[], yticks=[])
+    handles, names = axes[0].get_legend_handles_labels()
     figure.legend(
-        *axes[0].get_legend_handles_labels(),
+        handles,
+        names,
         loc="outside right center",
         fontsize=FONT - 2,
         frameon=False,
@@ -144,9 +165,9 @@ def feature_map(points: Mapping[str, np.ndarray], labels: Tensor, classes: Seque
 
 
 def accuracy_bars(table: pd.DataFrame, value: str, name: str, title: str = "") -> Figure:
-    """Horizontal bars, a row of `table` each."""
-    figure, ((ax,),) = new_figure(width=8, height=0.45 * len(table) + 1.1)
-    bars = ax.barh(table[name], table[value], color=PALETTE[5], height=0.65)
+    """Draw horizontal bars, one for each row of `table`."""
+    figure, ax = new_figure(width=8, height=0.45 * len(table) + 1.1)
+    bars = ax.barh(table[name], table[value], color=SKY, height=0.65)
     ax.bar_label(bars, fmt="{:.1%}", padding=4, fontsize=FONT - 1)
     ax.invert_yaxis()  # the first row is on top
     ax.margins(x=0.12)
@@ -156,11 +177,12 @@ def accuracy_bars(table: pd.DataFrame, value: str, name: str, title: str = "") -
 
 
 def budget_curves(table: pd.DataFrame) -> Figure:
-    """Accuracy over the number of labels, a line an encoder with its 95 % t-interval over seeds."""
-    figure, ((ax,),) = new_figure(width=8, height=4.2)
-    for i, (name, own) in enumerate(table.groupby("encoder", sort=False)):
-        mean, half = mean_and_interval(own.groupby("labels")["accuracy"])
-        ax.errorbar(mean.index, mean, yerr=half, label=name, capsize=3, marker=MARKERS[i % 10])
+    """Draw accuracy over the number of labels, a line an encoder with its 95 % t-interval."""
+    figure, ax = new_figure(width=8, height=4.2)
+    for i, (name, rows) in enumerate(table.groupby("encoder", sort=False)):
+        mean, half_width = mean_and_interval(rows.groupby("labels")["accuracy"])
+        marker = MARKERS[i % len(MARKERS)]
+        ax.errorbar(mean.index, mean, yerr=half_width, label=name, capsize=3, marker=marker)
     ax.set_xscale("log")
     ax.set_xticks(sorted(table["labels"].unique()), minor=False)
     ax.xaxis.set_major_formatter("{x:,.0f}")
@@ -172,11 +194,11 @@ def budget_curves(table: pd.DataFrame) -> Figure:
 
 
 def confusion_matrix(truth: Tensor, predicted: Tensor, classes: Sequence[str]) -> Figure:
-    """Per cent of each true class (rows) that were given each class (columns)."""
+    """Draw the percentage of each true class (rows) that was predicted as each class (columns)."""
     from sklearn.metrics import ConfusionMatrixDisplay
 
-    figure, ((ax,),) = new_figure(width=6.6, height=5.6)
-    shown = ConfusionMatrixDisplay.from_predictions(
+    figure, ax = new_figure(width=6.6, height=5.6)
+    display = ConfusionMatrixDisplay.from_predictions(
         truth.cpu(),
         predicted.cpu(),
         labels=range(len(classes)),
@@ -188,27 +210,29 @@ def confusion_matrix(truth: Tensor, predicted: Tensor, classes: Sequence[str]) -
         ax=ax,
         im_kw={"vmin": 0, "vmax": 1},
     )
-    for share, text in zip(shown.confusion_matrix.flat, shown.text_.flat, strict=True):
-        text.set(text=f"{100 * share:.0f}" if share >= 0.05 else "", fontsize=FONT - 2)
-    label(ax, "per cent of each true class", "said", "true")
+    for share, text in zip(display.confusion_matrix.flat, display.text_.flat, strict=True):
+        percent = f"{100 * share:.0f}" if share >= SMALLEST_SHARE else ""
+        text.set(text=percent, fontsize=FONT - 2)
+    label(ax, "per cent of each true class", "predicted label", "true label")
     return figure
 
 
 def plot_sweep(table: pd.DataFrame, x: str, y: str, group: str | None = None) -> Figure:
-    """:func:`interval_table` as a matplotlib Figure; a single seed is a point without a bar."""
+    """Draw `simlab.stats.interval_table`; a single seed is a point without a bar."""
     rows = interval_table(table, x, y, group)
-    figure, [[axes]] = new_figure(width=6.0, height=4.0)
-    for i, (name, part) in enumerate(rows.groupby(group) if group else [("", rows)]):
-        axes.errorbar(
-            part[x],
-            part["mean"],
-            part["high"] - part["mean"],
-            color=PALETTE[i % 7],
-            marker=MARKERS[i % 10],
+    figure, ax = new_figure(width=6.0, height=4.0)
+    groups = rows.groupby(group) if group else [("", rows)]
+    for i, (name, members) in enumerate(groups):
+        ax.errorbar(
+            members[x],
+            members["mean"],
+            members["high"] - members["mean"],
+            color=PALETTE[i % len(PALETTE)],
+            marker=MARKERS[i % len(MARKERS)],
             capsize=3,
-            label=f"{group} = {name}",
+            label=f"{group} = {name!s}",
         )
-    label(axes, f"mean, 95 % t interval; {rows['n'].min()} or more seeds", x, y)
+    label(ax, f"mean, 95 % t interval; {rows['n'].min()} or more seeds", x, y)
     if group:
-        axes.legend()
+        ax.legend()
     return figure

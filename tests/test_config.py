@@ -1,12 +1,15 @@
 """A configuration holds what it says, refuses what it does not know, and is resolved before use."""
 
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simlab._checks import descriptions, kinds
 from simlab.config import (
     NOT_IDENTITY,
     PretrainConfig,
@@ -15,12 +18,14 @@ from simlab.config import (
     milestones,
 )
 from simlab.data import Dataset, Images, from_arrays
+from simlab.sim import LOSS_TYPES, SAMPLING_TYPES
 from simlab.train import resolve
 
 CLASSES = (PretrainConfig, SupervisedConfig)
 FIELDS = [(PretrainConfig, field) for field in dataclasses.fields(PretrainConfig)]
 FIELDS += [(SupervisedConfig, f) for f in dataclasses.fields(SupervisedConfig)[-1:]]
 IDS = [field.name for _, field in FIELDS]
+KINDS = kinds(PretrainConfig) | kinds(SupervisedConfig)
 few = settings(max_examples=12, derandomize=True, deadline=None, database=None)
 VALUES = {
     int: st.integers(),
@@ -46,11 +51,12 @@ def data_of(number=10, channels=1, size=8, test=4, name="some"):
 @few
 @given(draw=st.data())
 def test_a_value_of_another_type_is_refused_by_its_name(cls, field, draw):
-    wrong = [kind for kind in VALUES if kind is not field.type]
-    if field.type is float:
+    expected = KINDS[field.name].type
+    wrong = [kind for kind in VALUES if kind is not expected]
+    if expected is float:
         wrong.remove(int)  # an int may stand for a float
     value = draw.draw(VALUES[draw.draw(st.sampled_from(wrong))])
-    with pytest.raises(TypeError, match=rf"^{field.name}=.*expected {field.type.__name__}"):
+    with pytest.raises(TypeError, match=rf"^{field.name}=.*expected {expected.__name__}"):
         cls(**{field.name: value})
 
 
@@ -58,7 +64,7 @@ def test_a_value_of_another_type_is_refused_by_its_name(cls, field, draw):
 @few
 @given(draw=st.data())
 def test_any_value_of_the_right_type_is_kept_as_it_is_or_refused_by_its_name(cls, field, draw):
-    value = draw.draw(VALUES[field.type])
+    value = draw.draw(VALUES[KINDS[field.name].type])
     try:
         config = cls(**{field.name: value})
     except ValueError as error:
@@ -75,7 +81,7 @@ def test_an_int_stands_for_the_float_of_the_same_value(cls, value):
     assert type(lr) is float and lr == value
 
 
-@pytest.mark.parametrize("name", [f.name for c, f in FIELDS if f.type is float and c is CLASSES[0]])
+@pytest.mark.parametrize("name", [f.name for _, f in FIELDS if KINDS[f.name].type is float])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 10**400])
 def test_a_float_that_is_no_number_is_refused(name, value):
     with pytest.raises((ValueError, TypeError), match=f"^{name}="):
@@ -87,10 +93,9 @@ def test_a_float_that_is_no_number_is_refused(name, value):
     [
         ({"optimizer": "sdg"}, "did you mean 'sgd'"),
         ({"schedule": "multi-step"}, "did you mean 'multistep'"),
-        ({"predictor": "mpl"}, "did you mean 'mlp'"),
-        ({"head_bn": "hiden"}, "did you mean 'hidden'"),
         ({"stem": "smal"}, "did you mean 'small'"),
-        ({"batch_size": 1}, "at least two images"),
+        ({"precision": "float61"}, "did you mean 'float16'"),
+        ({"batch_size": 1}, "batch_size=1: expected at least 2"),
         ({"epochs": 0}, "epochs=0: expected at least 1"),
         ({"momentum": 1.0}, "momentum=1.0"),
         ({"seed": -1}, "seed=-1"),
@@ -130,6 +135,28 @@ def test_milestones_are_read_as_shares():
     assert milestones(PretrainConfig(milestones="0.25, .5,0.75")) == [0.25, 0.5, 0.75]
 
 
+def test_every_field_is_described_below_its_declaration_and_in_the_docstring():
+    for cls in CLASSES:
+        texts = descriptions(cls)
+        for field in dataclasses.fields(cls):
+            assert len(texts[field.name]) > 10
+            assert f"{field.name}: {texts[field.name]}" in cls.__doc__
+
+
+def test_sims_choices_are_those_of_the_package():
+    assert KINDS["sim_loss"].choices == LOSS_TYPES
+    assert KINDS["sim_sampling"].choices == SAMPLING_TYPES
+
+
+def test_configuration_and_registry_import_no_torch():
+    code = (
+        "import sys, simlab.config, simlab.methods\n"
+        "simlab.methods.method_names()\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 # ---------------------------------------------------------------------------------------- resolving
 
 
@@ -147,6 +174,7 @@ def test_resolving_leaves_nothing_open_and_resolves_only_once(cls, size, channel
         "seed",
         "warmup_epochs",
         "sim_layers",
+        "views_from",
     }
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -161,11 +189,11 @@ def test_resolving_leaves_nothing_open_and_resolves_only_once(cls, size, channel
         (
             32,
             1,
-            {"encoder": "tiny", "stem": "small", "augment": "scattered-light", "proj_layers": 2},
+            {"encoder": "tiny", "stem": "small", "augment": "scattered-light"},
         ),
         (32, 3, {"encoder": "tiny", "stem": "small", "augment": "simsiam-cifar"}),
         (64, 3, {"encoder": "resnet18", "stem": "small", "augment": "simsiam-imagenet"}),
-        (96, 3, {"encoder": "resnet18", "stem": "large", "proj_layers": 3, "view_size": 72}),
+        (96, 3, {"encoder": "resnet18", "stem": "large", "view_size": 72}),
     ],
 )
 def test_auto_is_chosen_by_the_images_size_and_colour(size, channels, chosen):
@@ -175,7 +203,7 @@ def test_auto_is_chosen_by_the_images_size_and_colour(size, channels, chosen):
 
 def test_what_is_said_is_not_chosen():
     said = {
-        "encoder": "small", "stem": "large", "augment": "simclr blur=0", "proj_layers": 4,
+        "encoder": "small", "stem": "large", "augment": "simclr blur=0",
         "view_size": 6, "precision": "bfloat16", "batch_size": 4,
     }  # fmt: skip
     config = dataclasses.asdict(resolve(PretrainConfig(**said), data_of()))
@@ -211,6 +239,15 @@ def test_one_image_is_refused():
 
 def test_an_unknown_precision_and_device_are_refused():
     with pytest.raises(ValueError, match="precision='float8'"):
-        resolve(PretrainConfig(precision="float8"), data_of())
+        PretrainConfig(precision="float8")
     with pytest.raises(ValueError, match="device='gpu'"):
         resolve(PretrainConfig(device="gpu"), data_of())
+
+
+@pytest.mark.parametrize(("size", "layers"), [(32, 2), (64, 2), (96, 3)])
+@pytest.mark.parametrize("method", ["simsiam", "simclr"])
+def test_the_projectors_layers_are_chosen_by_the_images_size_unless_said(method, size, layers):
+    data = data_of(channels=3, size=size)
+    assert f"proj_layers={layers} " in resolve(PretrainConfig(method=method), data).method
+    said = resolve(PretrainConfig(method=f"{method} proj_layers=4"), data)
+    assert "proj_layers=4 " in said.method

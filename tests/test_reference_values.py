@@ -36,12 +36,22 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 # ---- the adapter: all that this file knows of simlab. Whoever renames something edits it here -----
 from simlab import similarity
-from simlab.augment import RECIPES, parse_augment, two_views, view, views_at_once
+from simlab.augment import RECIPES, Normalize, parse_augment, two_views, view, views_at_once
 from simlab.config import PretrainConfig, SupervisedConfig
 from simlab.data import Dataset, load_data
-from simlab.evaluate import features, knn, knn_accuracy, knn_predict, raw_pixels, ridge_r2
-from simlab.evaluate.collapse import collapse_metrics
-from simlab.evaluate.probe import encode, linear_probe, predictions
+from simlab.evaluate import (
+    collapse_metrics,
+    encode,
+    features,
+    knn,
+    knn_accuracy,
+    knn_predict,
+    linear_probe,
+    predictions,
+    raw_pixels,
+    ridge_r2,
+)
+from simlab.methods import with_method_option
 from simlab.models import build_encoder
 from simlab.sim import (
     LOSS_TYPES,
@@ -78,7 +88,9 @@ def train(method: str, options: dict | None = None, method_options: dict | None 
         if method == "supervised":
             run = train_supervised(SupervisedConfig(**common), dataset(256), **where)
         else:
-            common |= {"method": method, "monitor_every": 2, "knn_k": 20} | (method_options or {})
+            for option, value in (method_options or {}).items():
+                method = with_method_option(method, option, value)
+            common |= {"method": method, "monitor_every": 2, "knn_k": 20}
             run = pretrain(PretrainConfig(**common), dataset(256), **where)
         history = run.history
     arrays: Arrays = {"weights": flat(run.encoder.state_dict().values())}
@@ -90,14 +102,15 @@ def train(method: str, options: dict | None = None, method_options: dict | None 
 
 def make_views(function: str, recipe: str, images: list[Tensor]) -> Arrays:
     """Augmented views of a few batches [N, C, H, W], by one of the three functions."""
-    mean, std = torch.full((images[0].shape[1],), 0.3), torch.full((images[0].shape[1],), 0.35)
+    channels = images[0].shape[1]
+    normalize = Normalize([0.3] * channels, [0.35] * channels)
     augment, generator = parse_augment(recipe), torch.Generator().manual_seed(5)
     if function == "view":
-        return {"view": view(images[0], augment, mean, std, generator=generator)}
+        return {"view": view(images[0], augment, normalize, generator=generator)}
     if function == "two_views":
-        one, two = two_views(images[0], augment, mean, std, 24, generator)
+        one, two = two_views(images[0], augment, normalize, 24, generator)
         return {"first": one, "second": two}
-    batches = views_at_once(2, images, augment, mean, std, 20, generator)
+    batches = views_at_once(2, images, augment, normalize, 20, generator)
     return {f"batch {i}": torch.cat(batch) for i, batch in enumerate(batches)}
 
 
@@ -111,7 +124,7 @@ def probe(encoder: Callable[[Tensor], Tensor], **options: Any) -> Arrays:
 def compute_features(encoder: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """Features [N, D] of the training and of the test images."""
     data = dataset()
-    return tuple(features(encoder, split, data.mean, data.std) for split in (data.train, data.test))
+    return features(encoder, data.train), features(encoder, data.test)
 
 
 def similarity_values(result: Any) -> Arrays:
@@ -396,7 +409,7 @@ def compared(measures: Any = "cka", data: Any = None, **options: Any) -> Arrays:
 
 def compared_with_null(measures: list[str], **options: Any) -> Arrays:
     result = compare(
-        models(), inputs(), LAYERS, measures, probe=64, null=20, seed=3, batch_size=32, **options
+        models(), inputs(), LAYERS, measures, samples=64, null=20, seed=3, batch_size=32, **options
     )
     arrays = similarity_values(result)
     for name in measures:
@@ -419,7 +432,7 @@ def streams() -> tuple[DataLoader, DataLoader]:
 
 
 def one_model() -> Arrays:
-    result = compare(models()["resnet"], inputs(), LAYERS["resnet"], WIDE_MEASURES, probe=48)
+    result = compare(models()["resnet"], inputs(), LAYERS["resnet"], WIDE_MEASURES, samples=48)
     return similarity_values(result)
 
 
@@ -452,9 +465,9 @@ COMPARISONS: dict[str, dict[str, Any]] = {
     "stream biased": {"measures": CKA_FAMILY, "estimator": "biased"},
     "stream published": {"measures": CKA_FAMILY, "estimator": "published"},
     "stream with a short last batch": {"measures": CKA_FAMILY, "batch_size": 31},
-    "probe set of every measure": {"measures": WIDE_MEASURES, "probe": 96},
-    "probe set biased": {"measures": CKA_FAMILY, "probe": 80, "estimator": "biased"},
-    "narrow layers": {"measures": list(similarity.MEASURES), "probe": 96, "layers": NARROW},
+    "probe set of every measure": {"measures": WIDE_MEASURES, "samples": 96},
+    "probe set biased": {"measures": CKA_FAMILY, "samples": 80, "estimator": "biased"},
+    "narrow layers": {"measures": list(similarity.MEASURES), "samples": 96, "layers": NARROW},
     "pool mean": {"measures": CKA_FAMILY, "pool": "mean"},
     "pool of each model": {"measures": CKA_FAMILY, "pool": POOLS, "layers": TOKENS},
     "pool function": {"pool": every_other},
@@ -466,9 +479,9 @@ COMPARISONS: dict[str, dict[str, Any]] = {
     "options": {
         "measures": ["rbf_cka", "mutual_knn"],
         "options": {"rbf_cka": {"scale": 0.5}, "mutual_knn": {"k": 4}},
-        "probe": 60,
+        "samples": 60,
     },
-    "a measure of the user's": {"measures": [shared_energy, "cka"], "probe": 50, "pool": "mean"},
+    "a measure of the user's": {"measures": [shared_energy, "cka"], "samples": 50, "pool": "mean"},
 }
 for comparison, keywords in COMPARISONS.items():
     add(f"similarity/compare, {comparison}", functools.partial(compared, **keywords))
@@ -478,7 +491,8 @@ add(
 )
 add("similarity/compare, two streams", lambda: compared(CKA_FAMILY, streams()))
 add(
-    "similarity/compare, two streams as probe", lambda: compared(WIDE_MEASURES, streams(), probe=40)
+    "similarity/compare, two streams as probe",
+    lambda: compared(WIDE_MEASURES, streams(), samples=40),
 )
 add(
     "similarity/compare, null",

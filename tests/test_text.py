@@ -10,6 +10,7 @@ import pytest
 from spellchecker import SpellChecker
 
 from simlab.config import RECIPES, PretrainConfig
+from simlab.methods import SimCLR, SimSiam, parse_method
 
 ROOT = Path(__file__).parent.parent
 TEXTS = sorted([
@@ -152,13 +153,16 @@ def test_the_letters_of_a_formula_are_found():
 
 def test_the_settings_page_names_fields_that_exist_and_their_values():
     text = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
-    known = {f.name for f in dataclasses.fields(PretrainConfig)}
+    known = {f.name for c in (PretrainConfig, SimSiam, SimCLR) for f in dataclasses.fields(c)}
     rows = re.findall(r"^\| [^|`]+ \| ((?:`\w+`(?:, )?)+) \|(.*)\|$", text, re.MULTILINE)
     named = {name for fields, _ in rows for name in re.findall(r"`(\w+)`", fields)}
     assert len(named) > 20 and named - known <= {"linear_probe"}
     first = text.split("\n## ")[1]
-    for field in ("epochs", "batch_size", "lr", "weight_decay", "pred_dim"):
-        default, full = re.search(rf"\| `{field}` \| (\S+) \| (\S+) \|", first).groups()
-        assert float(default) == getattr(PretrainConfig(), field), field
-        assert float(full) == RECIPES["cifar-paper"][field], field
+    paper = parse_method(RECIPES["cifar-paper"]["method"])
+    values = {"pred_dim": (SimSiam().pred_dim, paper.pred_dim)}
+    for field in ("epochs", "batch_size", "lr", "weight_decay"):
+        values[field] = getattr(PretrainConfig(), field), RECIPES["cifar-paper"][field]
+    for field, value in values.items():
+        said = re.search(rf"\| `{field}` \| (\S+) \| (\S+) \|", first).groups()
+        assert tuple(map(float, said)) == value, field
     assert text.count("were not\nreproduced here") + text.count("not reproduced here") >= 1

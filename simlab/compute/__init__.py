@@ -1,28 +1,27 @@
-"""compute."""
+"""Where something is computed, in which precision, and by how many processes.
+
+- `devices`: which device, which precision, and the contexts of mixed precision.
+- `distributed`: processes that train as one, started by torchrun.
+"""
 
 from .devices import (
     PRECISIONS,
     autocast,
+    channels_last,
     cpu_has_bfloat16,
     environment,
     full_precision,
     resolve_device,
     resolve_precision,
 )
-from .distributed import (
-    PATIENCE,
-    average,
-    average_gradients,
-    first_before_others,
-    from_first,
-    gather,
-    gather_rows,
-    rank,
-    restarted,
-    rows,
-    shard,
-    share,
-    start,
-    with_global_batch_norm,
-    world,
-)
+
+__all__ = [
+    "PRECISIONS",
+    "autocast",
+    "channels_last",
+    "cpu_has_bfloat16",
+    "environment",
+    "full_precision",
+    "resolve_device",
+    "resolve_precision",
+]

@@ -1,26 +1,37 @@
-"""data."""
+"""Data: images as uint8 tensors, and datasets by name, by path or of arrays.
 
-from .domains import COLOURS, Domains, by_colour, by_factor, domain_folder
-from .folders import (
-    AHEAD,
-    BLOCK,
-    ENDINGS,
-    FITS,
-    SAMPLE,
-    THREADS,
-    ImageFiles,
-    StreamedImages,
-    image_paths,
-    load_folder,
-    size_and_mode,
-)
-from .images import Dataset, Images, as_images, as_labels, from_arrays, load_data
-from .registry import (
-    DATASETS,
-    FASHION_CLASSES,
-    come_along,
-    download_folder,
-    from_torchvision,
-    read_idx,
-)
-from .scatter import CANVAS, COLOUR_NAMES, FACTOR_NAMES, MAX_ANGLE, colour, scatter
+Read in this order:
+
+    images        `Images`, one split
+    dataset       `Dataset`, the splits and the normalisation that they share
+    registry      `load_data`: the datasets by name, and folders by their path
+    fashion       the bundled Fashion-MNIST; nuisances: its random poses and colours
+    arrays        `from_arrays`: what is in memory already
+    folders       a folder of images, kept in memory or streamed; files: how one is read
+    public_sets   CIFAR-10, CIFAR-100, STL-10; downloads: where they go
+    domains       `Domains`: train on some, test on another
+    preview       how a notebook shows a dataset
+"""
+
+from .arrays import from_arrays
+from .dataset import Dataset
+from .domains import Domains, by_colour, by_factor, domain_folder
+from .downloads import download_folder
+from .folders import StreamedImages, load_folder
+from .images import Images
+from .registry import DATASETS, load_data
+
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "Domains",
+    "Images",
+    "StreamedImages",
+    "by_colour",
+    "by_factor",
+    "domain_folder",
+    "download_folder",
+    "from_arrays",
+    "load_data",
+    "load_folder",
+]

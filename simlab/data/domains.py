@@ -1,96 +1,179 @@
 """Domain generalization: does what was learned in some domains hold in one that was left out?
 
     domains = by_factor(load_data("fashion-scattered").train, "angle")
-    table = leave_each_out(domains, SupervisedConfig(augment="scattered rotate=0"), seeds=range(3))
-    mean_and_worst(table)
+    data, validation = domains.leave_out(domains.names[0])
 
-A domain is a range of a known factor (`by_factor`: angle, place, scale), a colour (`by_colour`) or
-a folder of yours (`domain_folder`). The protocol is DomainBed's (Gulrajani & Lopez-Paz, arXiv
+A domain is a range of a known factor (`by_factor`: angle, position, scale), a colour (`by_colour`)
+or a folder (`domain_folder`). The protocol is DomainBed's (Gulrajani & Lopez-Paz, arXiv
 2007.01434): a fifth of the training domains' images is for choosing among settings, the left-out
-domain is asked once. Augmentation that undoes the very shift (turning, for angles) hides it.
+domain is evaluated once. Augmentation that undoes the very shift (rotation, for angles) hides it.
+`simlab.sweeps.domains.leave_each_out` trains on it.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from simlab._names import near
+from simlab._checks import near
 
-from .folders import FITS, ImageFiles, image_paths, size_and_mode
-from .images import Dataset, Images
+from .dataset import Dataset
+from .files import image_files, image_paths
+from .folders import FITS
+from .images import Images
 
-COLOURS = {"red": (1, 0.5, 0.5), "green": (0.5, 1, 0.5), "blue": (0.5, 0.5, 1), "grey": (1, 1, 1)}
+Colour = tuple[float, float, float]  # red, green and blue in 0 .. 1
+
+COLOURS: dict[str, Colour] = {
+    "red": (1, 0.5, 0.5),
+    "green": (0.5, 1, 0.5),
+    "blue": (0.5, 0.5, 1),
+    "grey": (1, 1, 1),
+}
+HOLD_OUT = 5  # a fifth of the training domains' images is for validation
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Domains:
-    """Images, and the domain that each belongs to: int64 [N], an index into `names`."""
+    """Images, and the domain that each belongs to.
+
+    Attributes:
+        name: what they are called together.
+        images: the images of all domains.
+        domain: int64 [N], an index into names.
+        names: the domains' names.
+    """
 
     name: str
     images: Images
-    domain: torch.Tensor
+    domain: Tensor
     names: tuple[str, ...]
 
     def leave_out(self, name: str, seed: int = 0) -> tuple[Dataset, Images]:
-        """A dataset: train on all domains but one, test on that one; and validation images.
+        """Train on all domains but one, test on that one.
 
-        These are a fifth of the training domains' images, drawn by `seed`. Raises ValueError for
-        an unknown domain, or one with a class that no other domain has.
+        Args:
+            name: the domain to leave out.
+            seed: which fifth of the other domains' images is for validation.
+
+        Returns:
+            The dataset, whose test split is the left-out domain; and the validation images, which
+            are in neither of its splits.
+
+        Raises:
+            ValueError: for an unknown domain, or one with a class that no other domain has.
         """
         if name not in self.names:
             raise ValueError(f"{self.name} has no domain {name!r}{near(name, self.names)}")
-        inside = self.domain == self.names.index(name)
+        is_left_out = self.domain == self.names.index(name)
+        self._check_classes(name, is_left_out)
+        test = is_left_out.nonzero()[:, 0]
+        others = (~is_left_out).nonzero()[:, 0]
+        order = torch.randperm(len(others), generator=torch.Generator().manual_seed(seed))
+        number = math.ceil(len(others) / HOLD_OUT)
+        validation = others[order[:number]]
+        train = others[order[number:]]
+        data = Dataset(
+            f"{self.name} without {name}",
+            self.images.subset(train),
+            self.images.subset(test),
+        )
+        return data, self.images.subset(validation).with_normalize(data.normalize)
+
+    def _check_classes(self, name: str, is_left_out: Tensor) -> None:
         labels = self.images.labels
-        if unseen := set(labels[inside].tolist()) - set(labels[~inside].tolist()):
-            names = ", ".join(self.images.classes[c] for c in unseen)
-            raise ValueError(f"only {name!r} has images of {names}: nothing to learn them from")
-        rest = (~inside).nonzero()[:, 0]
-        order = torch.randperm(len(rest), generator=torch.Generator().manual_seed(seed))
-        validation, train = (rest[part] for part in order.tensor_split([-(-len(rest) // 5)]))
-        parts = [self.images.subset(i) for i in (train, inside.nonzero()[:, 0], validation)]
-        data = Dataset(f"{self.name} without {name}", *parts[:2])
-        return data, parts[2].with_normalize(data.normalize)
+        unseen = set(labels[is_left_out].tolist()) - set(labels[~is_left_out].tolist())
+        if unseen:
+            classes = ", ".join(self.images.classes[label] for label in sorted(unseen))
+            raise ValueError(
+                f"the class {classes} has images in {name!r} only: expected every class in another "
+                "domain too, to learn it there"
+            )
+
+    def __repr__(self) -> str:
+        counts = torch.bincount(self.domain, minlength=len(self.names)).tolist()
+        text = ", ".join(f"{name} {count}" for name, count in zip(self.names, counts, strict=True))
+        return f"Domains({self.name!r}: {text}; {self.images!r})"
 
 
 def by_factor(images: Images, factor: str, parts: int = 4) -> Domains:
-    """Ranges of a known factor, as many images in each."""
+    """Domains that are ranges of a factor's values, with the same number of images in each.
+
+    Raises:
+        ValueError: for a factor that the images do not have.
+    """
     if factor not in images.factor_names:
-        raise ValueError(f"there is no factor {factor!r}{near(factor, images.factor_names)}")
+        raise ValueError(f"unknown factor {factor!r}{near(factor, images.factor_names)}")
     values = images.factors[:, images.factor_names.index(factor)].contiguous()
     edges = torch.quantile(values, torch.linspace(0, 1, parts + 1, device=values.device))
-    names = tuple(f"{factor} {a:.3g} to {b:.3g}" for a, b in edges.unfold(0, 2, 1).tolist())
-    return Domains(factor, images, torch.bucketize(values, edges[1:-1]), names)
+    limits = edges.tolist()
+    names = []
+    for low, high in zip(limits[:-1], limits[1:], strict=True):
+        names.append(f"{factor} {low:.3g} to {high:.3g}")
+    return Domains(factor, images, torch.bucketize(values, edges[1:-1]), tuple(names))
 
 
-def by_colour(images: Images, colours: Mapping[str, tuple] = COLOURS, seed: int = 0) -> Domains:
-    """Grey images [N, 1, H, W], each dyed in one of the colours (red, green, blue in 0 .. 1)."""
+def by_colour(images: Images, colours: Mapping[str, Colour] = COLOURS, seed: int = 0) -> Domains:
+    """Domains of one colour each, in which grey images are dyed at random.
+
+    Args:
+        images: grey ones, [N, 1, H, W].
+        colours: red, green and blue in 0 .. 1, by the domain's name.
+        seed: which image gets which colour.
+
+    Raises:
+        ValueError: for images that have colours already.
+    """
     if images.channels != 1:
-        raise ValueError("these images have colours already: expected grey ones")
+        raise ValueError(f"images have {images.channels} channels: expected grey ones, with 1")
     generator = torch.Generator().manual_seed(seed)
     domain = torch.randint(len(colours), (len(images),), generator=generator)
-    rgb = torch.tensor(list(colours.values()), dtype=torch.float32)[domain].to(images.device)
-    dyed_images = (images.images * rgb[:, :, None, None]).round().to(torch.uint8)  # [N, 3, H, W]
-    dyed = replace(images, images=dyed_images)
-    return Domains("colour", dyed, domain.to(images.device), tuple(colours))
+    palette = torch.tensor(list(colours.values()), dtype=torch.float32)
+    rgb = palette[domain].to(images.device)  # [N, 3]
+    dyed = (images.images * rgb[:, :, None, None]).round().to(torch.uint8)  # [N, 3, H, W]
+    domain = domain.to(images.device)
+    return Domains("colour", replace(images, images=dyed), domain, tuple(colours))
 
 
 def domain_folder(folder: str, image_size: int = 0) -> Domains:
-    """FOLDER/<domain>/<class>/*.jpg, cut to squares of `image_size` pixels (0: the first one's)."""
+    """Domains that are folders: FOLDER/<domain>/<class>/*.jpg.
+
+    Args:
+        folder: the path.
+        image_size: side in pixels that images are cut and resized to; 0 takes the first image's.
+
+    Raises:
+        FileNotFoundError: where there are no images.
+        ValueError: for an image at another depth or one that can't be decoded, for fewer than two
+            domains, and for more images than fit in memory.
+    """
     root = Path(folder)
     paths = [path for path, _ in image_paths(root)]
-    inside = [path.relative_to(root).parts for path in paths]
-    if wrong := [path for path, parts in zip(paths, inside, strict=True) if len(parts) < 3]:
+    domain_of = []
+    class_of = []
+    for path in paths:
+        names = path.relative_to(root).parts
+        if len(names) < 3:
+            raise ValueError(f"{path} is at the wrong depth: expected {root}/<domain>/<class>/...")
+        domain_of.append(names[0])
+        class_of.append(names[1])
+    domains = tuple(sorted(set(domain_of)))
+    classes = tuple(sorted(set(class_of)))
+    if len(domains) < 2:
         raise ValueError(
-            f"{wrong[0]} lies at the wrong depth: expected {root}/<domain>/<class>/..."
+            f"{root} has one domain, {domains[0]}: expected at least two folders in it"
         )
-    names, classes = known = [tuple(sorted({parts[i] for parts in inside})) for i in (0, 1)]
-    if len(names) < 2:
-        raise ValueError(f"{root} has one domain, {names[0]}: expected at least two folders in it")
-    files = ImageFiles(tuple(paths), *size_and_mode(paths, image_size))
-    if (need := len(paths) * len(files.mode) * files.size**2) > FITS:
-        raise MemoryError(f"{root} takes {need / 2**30:.1f} GB decoded: give a smaller image_size")
-    domain, labels = (torch.tensor([known[i].index(parts[i]) for parts in inside]) for i in (0, 1))
+    files = image_files(paths, image_size)
+    if files.decoded_bytes > FITS:
+        gigabytes = files.decoded_bytes / 2**30
+        raise ValueError(
+            f"{root}: at image_size={files.size} the images take {gigabytes:.1f} GB decoded: "
+            f"expected at most {FITS / 2**30:.1f} GB; give a smaller image_size"
+        )
+    labels = torch.tensor([classes.index(name) for name in class_of])
+    domain = torch.tensor([domains.index(name) for name in domain_of])
     images = Images(files.read_all(f"reading {root}"), labels, classes)
-    return Domains(str(root), images, domain, names)
+    return Domains(str(root), images, domain, domains)

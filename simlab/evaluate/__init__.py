@@ -1,54 +1,46 @@
-"""evaluate."""
+"""What frozen features know, and whether they collapse: one protocol for every encoder.
 
-from .collapse import (
-    COMPLETE_STD_RATIO,
-    DIMENSIONAL_PARTICIPATION,
-    DIMENSIONAL_RANK_RATIO,
-    LOCAL_DIMENSION,
-    LOCAL_TWIN_SHARE,
-    TWIN_DISTANCE,
-    WARN_LOSS,
-    WARN_STD_RATIO,
-    Diagnosis,
-    alignment,
-    collapse_metrics,
-    diagnose,
-    effective_rank,
-    feature_std,
-    participation_ratio,
-    spectrum,
-    twins,
-    uniformity,
-    warn_if_collapsing,
-)
-from .features import (
-    BLOCK,
-    accuracy,
-    features,
-    knn,
-    knn_accuracy,
-    knn_predict,
-    nearest,
-    raw_pixels,
-    refuse_diverged,
-    ridge_r2,
-    stratified,
-)
-from .probe import (
-    HELD_OUT,
-    MAX_ITERATIONS,
-    REGULARISERS,
-    SOLVERS,
-    TOLERANCE,
-    Features,
-    LinearClassifier,
-    LinearProbe,
-    Probe,
-    SGDProbe,
-    encode,
-    factor_scores,
-    linear_probe,
-    predictions,
-    probe_table,
-)
-from .readout import what_is_kept
+- `features`: the features of a frozen encoder, and class-balanced subsets.
+- `knn`: kNN accuracy.
+- `linear`: linear classifiers that fit, predict and score; `probe`: the protocol around them.
+- `collapse`: measures of a feature matrix; `diagnosis`: the same in words.
+- `readout`: what a linear map can read from each layer.
+"""
+
+from .collapse import alignment, collapse_metrics, effective_rank, spectrum
+from .diagnosis import COMPLETE_STD_RATIO, WARN_STD_RATIO, Diagnosis, diagnose
+from .features import accuracy, features, raw_pixels, stratified
+from .knn import knn, knn_accuracy, knn_predict, nearest
+from .linear import LinearProbe, SGDProbe
+from .probe import Features, Probe, encode, linear_probe, predictions, probe_table
+from .readout import factor_scores, ridge_r2, what_is_kept
+
+__all__ = [
+    "COMPLETE_STD_RATIO",
+    "WARN_STD_RATIO",
+    "Diagnosis",
+    "Features",
+    "LinearProbe",
+    "Probe",
+    "SGDProbe",
+    "accuracy",
+    "alignment",
+    "collapse_metrics",
+    "diagnose",
+    "effective_rank",
+    "encode",
+    "factor_scores",
+    "features",
+    "knn",
+    "knn_accuracy",
+    "knn_predict",
+    "linear_probe",
+    "nearest",
+    "predictions",
+    "probe_table",
+    "raw_pixels",
+    "ridge_r2",
+    "spectrum",
+    "stratified",
+    "what_is_kept",
+]

@@ -1,107 +1,73 @@
-"""Is it collapsing, how, and what helps: measures of a feature matrix, and a diagnosis in words.
+"""Is it collapsing, and how: measures of a feature matrix.
 
 Every measure takes features [N, D] (the projector's output z on a fixed clean batch, BatchNorm in
-evaluation mode; or the backbone's), divides each row by its length, and computes in float64. None
+evaluation mode; or the encoder's), divides each row by its length, and computes in float64. None
 sees everything, so each says what it misses. Hundreds of images are enough for a training loop.
+`diagnosis` turns the measures into words.
 """
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from simlab._names import near
-
-# Thresholds, between what was measured; the runs are in notebooks/tables/collapse_*.csv:
-COMPLETE_STD_RATIO = 0.10  # std over 1/sqrt(d)
-DIMENSIONAL_PARTICIPATION = 2.2  # nearly all variance in two directions, and
-DIMENSIONAL_RANK_RATIO = 0.10  # little beside it: effective rank over min(N, D)
-# no measured run collapsed locally: these are set by made features, and raise no false alarm there
-LOCAL_TWIN_SHARE = 0.90  # nearly every image shares its point with another one, and
-LOCAL_DIMENSION = 0.5  # those points are no smooth cloud, in which a line has 1 and a plane 2
-TWIN_DISTANCE = 0.01  # twins: squared distance under 1 % of the mean one; cosine .99 if isotropic
-WARN_LOSS = -0.95  # a SimSiam loss this near its minimum of -1 is good news only if ...
-WARN_STD_RATIO = 0.20  # ... the features still differ; over the verdict's, so it warns early
-_BLOCK = 2**22  # distances held at a time: 32 MB
-
-
-def _unit(z: Tensor) -> Tensor:
-    """Rows of z [N, D] over their lengths, float64, detached; a zero row stays zero."""
-    z = torch.as_tensor(z).detach()
-    if z.ndim != 2 or z.shape[0] < 2 or z.shape[1] < 1 or not z.is_floating_point():
-        raise ValueError(
-            f"expected floating-point features [N, D] with N >= 2, got {z.dtype} {list(z.shape)}"
-        )
-    if len(bad := (~z.isfinite()).any(1).nonzero()):
-        raise ValueError(
-            f"NaN or infinity in {len(bad)} of {len(z)} rows, first in row "
-            f"{int(bad[0])}: training diverged, which is not collapse"
-        )
-    z = z.cpu() if z.device.type == "mps" else z  # that device has no float64
-    return nn.functional.normalize(z.double(), dim=1)
-
-
-def _gram(u: Tensor) -> Tensor:
-    """The smaller of u u^T and u^T u, which have the same eigenvalues but for zeros."""
-    return u @ u.T if len(u) <= u.shape[1] else u.T @ u
-
-
-def _squared_distances(u: Tensor) -> Iterator[Tensor]:
-    """Squared distances [B, N] of all rows to all, in blocks that bound the memory."""
-    u = u - u.mean(0)  # the distances stay, and no digits are lost where all rows are nearly equal
-    norms = u.square().sum(1)
-    for own in torch.arange(len(u), device=u.device).split(max(1, _BLOCK // len(u))):
-        yield (norms[own, None] + norms - 2 * u[own] @ u.T).clamp_min(0)
+# Near-duplicates: squared distance under 1 % of the mean one; a cosine of .99 if isotropic.
+DUPLICATE_DISTANCE = 0.01
+BLOCK = 2**22  # distances in memory at once: 32 MB
+TINY = 1e-24  # squared distances of identical rows, which rounding keeps from being zero
 
 
 def feature_std(z: Tensor) -> float:
-    """Mean over channels of the standard deviation (N - 1) of z/||z||; SimSiam sec. 4.1.
+    """Return the mean over channels of the standard deviation (N - 1) of z/||z||.
 
-    Range 0 (complete collapse) to about 1/sqrt(d) (isotropic). Misses: dimensional collapse that is
-    rotated over all channels, and local collapse. Post-ReLU features share a mean direction, so
-    they sit lower when healthy."""
-    return float(_unit(z).std(0).mean())
+    SimSiam, section 4.1. Range 0 (complete collapse) to about 1/sqrt(d) (isotropic). Misses:
+    dimensional collapse that is rotated over all channels, and local collapse. Features after a
+    ReLU share a mean direction, so that they are lower when healthy.
+    """
+    return _std_of(_unit(z))
 
 
 def spectrum(z: Tensor) -> Tensor:
-    """Singular values of the row-normalised, uncentred z, largest first: [min(N, D)], float64.
+    """Return the singular values of the row-normalised, uncentred z, largest first.
 
     Their squares sum to N; values under 1e-7 of the largest are rounding. One value alone: complete
-    collapse; few: dimensional, whatever the rotation."""
-    return torch.linalg.eigvalsh(_gram(_unit(z))).flip(0).clamp_min(0).sqrt()
+    collapse; few: dimensional, whatever the rotation.
+
+    Returns:
+        float64 [min(N, D)].
+    """
+    return _spectrum_of(_unit(z))
 
 
 def effective_rank(z: Tensor) -> float:
-    """exp(-sum p log p), p = s / sum(s), s = spectrum(z); Roy & Vetterli 2007, RankMe (2210.02885).
+    """Return exp(-sum p log p), p = s / sum(s), s = spectrum(z).
 
-    Range 1 to min(N, D) (0 for zero features). Not centred on purpose: of identical features only
-    the mean direction is left, while centring would show the full rank of their rounding noise.
-    Misses: local collapse to more points than dimensions; and s is not squared, so that weak noise
-    in many directions counts (see `participation_ratio`)."""
-    s = spectrum(z)
-    return math.exp(float(torch.special.entr(s / s.sum()).sum())) if s.sum() > 0 else 0.0
+    Roy & Vetterli 2007; RankMe (arXiv 2210.02885). Range 1 to min(N, D) (0 for zero features). Not
+    centred on purpose: of identical features only the mean direction is left, while centring would
+    show the full rank of their rounding noise. Misses: local collapse to more points than
+    dimensions; and s is not squared, so that weak noise in many directions counts (see
+    `participation_ratio`).
+    """
+    return _rank_of(_unit(z))
 
 
 def participation_ratio(z: Tensor) -> float:
-    """(sum l)^2 / sum l^2, l the eigenvalues of the covariance of z/||z||.
+    """Return (sum l)^2 / sum l^2, l the eigenvalues of the covariance of z/||z||.
 
-    Range 1 to min(N - 1, D); 0 when nothing varies. Weighs directions by variance, so it sees
-    through weak noise. Misses: complete collapse (it sees the shape of what is left, however
-    small), and everything in the small eigenvalues."""
-    u = _unit(z)
-    gram = _gram(u - u.mean(0))
-    varies = gram.trace() > 1e-24 * u.numel()  # less is float64 rounding of the mean
-    return float(gram.trace() ** 2 / gram.square().sum()) if varies else 0.0
+    Range 1 to min(N - 1, D); 0 when nothing varies. Weighs directions by their variance, so that it
+    sees through weak noise. Misses: complete collapse (it sees the shape of what is left, however
+    small), and everything in the small eigenvalues.
+    """
+    return _participation_of(_unit(z))
 
 
 def alignment(z1: Tensor, z2: Tensor) -> float:
-    """Mean ||z1/||z1|| - z2/||z2||||^2 over the pairs of views [N, D]; Wang & Isola 2020.
+    """Return the mean ||z1/||z1|| - z2/||z2||||^2 over the pairs of views [N, D].
 
-    Range 0 (views agree) to 4 (opposite), 2 when unrelated. Misses: every collapse; constant
-    features are perfectly aligned. Read it beside `uniformity`."""
+    Wang & Isola 2020. Range 0 (views agree) to 4 (opposite), 2 when unrelated. Misses: every
+    collapse; constant features are perfectly aligned. Read it beside `uniformity`.
+    """
     u1, u2 = _unit(z1), _unit(z2)
     if u1.shape != u2.shape:
         raise ValueError(f"two views must match: z1 {list(u1.shape)}, z2 {list(u2.shape)}")
@@ -109,182 +75,156 @@ def alignment(z1: Tensor, z2: Tensor) -> float:
 
 
 def uniformity(z: Tensor) -> float:
-    """log mean exp(-2 ||x - y||^2) over all pairs of different images; Wang & Isola 2020.
+    """Return log mean exp(-2 ||x - y||^2) over all pairs of different images.
 
-    Range 0 (all the same) down to about -4 + 8/D (uniform on a sphere of many dimensions; -8 for
-    two opposite points). Misses: what nearby pairs alone tell; a few tight clusters lose little."""
-    n = len(z)
-    total = sum(float(torch.exp(-2 * d).sum()) for d in _squared_distances(_unit(z))) - n
-    return math.log(total / (n * (n - 1)))
-
-
-def twins(z: Tensor) -> tuple[float, float, float]:
-    """(share of images that have a twin, distinct points, dimension there): local collapse.
-
-    Twins: squared distance of z/||z|| at most TWIN_DISTANCE times the mean over pairs, so a cloud
-    that only shrinks has none. Distinct points: N^2 over the count of twin pairs, each image with
-    itself included (a Hill number of order 2): K for K equal tight clusters, N without twins.
-    Dimension: by which power of the distance the twin pairs become fewer, from half of it
-    (Grassberger & Procaccia 1983): 0 in tight clusters, 1 on a line. Misses: wider clusters."""
+    Wang & Isola 2020. Range 0 (all the same) down to about -4 + 8/D (uniform on a sphere of many
+    dimensions; -8 for two opposite points). Misses: what nearby pairs alone tell; a few tight
+    clusters lose little.
+    """
     u = _unit(z)
-    limit = TWIN_DISTANCE * 2 * float(u.var(0).sum())  # twice the variance: the mean over pairs
-    # twins of each row, itself included, at the whole and at half the distance: [N, 2]; the floor
-    # serves identical rows
-    close = torch.cat(
-        [
-            torch.stack([(d <= r + 1e-24).sum(1) for r in (limit, limit / 4)], 1)
-            for d in _squared_distances(u)
-        ]
-    )
-    pairs, nearer = (close.sum(0) - len(u) + 1).tolist()  # plus 1: there may be none
-    share = float((close[:, 0] > 1).double().mean())
-    return share, len(u) ** 2 / (pairs + len(u) - 1), math.log2(pairs / nearer)
+    total = 0.0
+    for distances in _squared_distances(u):
+        total += _sum_of_gaussians(distances)
+    return _uniformity_of(total, len(u))
+
+
+def near_duplicates(z: Tensor) -> tuple[float, float, float]:
+    """Measure local collapse: embeddings that nearly coincide.
+
+    Two embeddings are near-duplicates where the squared distance of z/||z|| is at most
+    DUPLICATE_DISTANCE times the mean over pairs, so that a cloud which only shrinks has none.
+    Misses: wider clusters.
+
+    Returns:
+        The fraction of images that have a near-duplicate. The number of distinct points: N^2 over
+        the count of near-duplicate pairs, each image with itself included (a Hill number of order
+        2): K for K equal tight clusters, N without near-duplicates. The correlation dimension
+        there: by which power of the distance the pairs become fewer, from half of it (Grassberger &
+        Procaccia 1983): 0 in tight clusters, 1 on a line.
+    """
+    u = _unit(z)
+    limit = _duplicate_limit(u)
+    counts = [_count_near(distances, limit) for distances in _squared_distances(u)]
+    return _duplicates_of(torch.cat(counts))
 
 
 def collapse_metrics(z: Tensor) -> dict[str, float]:
-    """The measures of features z [N, D] that a training loop logs; ratios are 1 when isotropic."""
-    std, rank, (twin_share, distinct, dimension) = feature_std(z), effective_rank(z), twins(z)
+    """Compute the measures that a training loop logs; ratios are 1 when isotropic.
+
+    Args:
+        z: Features [N, D].
+
+    Returns:
+        std, std_ratio, rank, rank_ratio, participation, uniformity, duplicate_fraction,
+        distinct_points and correlation_dimension: the functions above, by name.
+    """
+    u = _unit(z)
+    n, width = u.shape
+    limit = _duplicate_limit(u)
+    total = 0.0
+    counts = []
+    for distances in _squared_distances(u):  # once for both measures of distances
+        total += _sum_of_gaussians(distances)
+        counts.append(_count_near(distances, limit))
+    std = _std_of(u)
+    rank = _rank_of(u)
+    duplicate_fraction, distinct_points, dimension = _duplicates_of(torch.cat(counts))
     return {
         "std": std,
-        "std_ratio": std * math.sqrt(z.shape[1]),
+        "std_ratio": std * math.sqrt(width),
         "rank": rank,
-        "rank_ratio": rank / min(z.shape),
-        "participation": participation_ratio(z),
-        "uniformity": uniformity(z),
-        "twin_share": twin_share,
-        "distinct": distinct,
-        "twin_dimension": dimension,
+        "rank_ratio": rank / min(n, width),
+        "participation": _participation_of(u),
+        "uniformity": _uniformity_of(total, n),
+        "duplicate_fraction": duplicate_fraction,
+        "distinct_points": distinct_points,
+        "correlation_dimension": dimension,
     }
 
 
-def warn_if_collapsing(loss: float, std_ratio: float) -> str | None:
-    """A sentence for the training loop when the loss goes to -1 while the std goes to 0."""
-    if loss <= WARN_LOSS and std_ratio <= WARN_STD_RATIO:
-        return (
-            f"collapsing? the loss is {loss:.3f}, near its minimum of -1, but the std of z is "
-            f"{std_ratio:.0%} of 1/sqrt(d): all images get nearly the same features"
-        )
-    return None
+# ------------------------------------------------------------------- the same of normalised rows u
 
 
-_SWITCHES = (
-    "is z detached in the loss, and is there a predictor? SimSiam needs both (sec. 4.1, 4.2)"
-)
-_KINDS = {  # what it means, and what usually helps
-    "healthy": ("the features of different images differ, in many directions", ()),
-    "complete": (
-        "all images get nearly the same feature",
-        (
-            _SWITCHES,
-            "a lower learning rate, warm-up, less weight decay; BatchNorm in the heads (sec. 4.4)",
-            "start again: a collapsed run seldom comes back",
-        ),
-    ),
-    "dimensional": (
-        "the features differ in a few directions only",
-        (
-            _SWITCHES,
-            "a larger encoder or fewer images: SimSiam loses dimensions where the network "
-            "is small for its data (arXiv 2209.15007)",
-            "milder augmentation (arXiv 2110.09348), less weight decay, smaller batches",
-        ),
-    ),
-    "local": (
-        "the features sit on a few tight points; images on one point look the same",
-        (
-            "look for duplicate images in the data first",
-            "look at one point's images: augment away what they share (colour, place)",
-            "negatives push twins apart: try method='simclr'; less weight decay",
-        ),
-    ),
-}
-
-
-@dataclass(frozen=True, repr=False)
-class Diagnosis:
-    """What `diagnose` found: kind healthy | complete | dimensional | local, why, and what helps."""
-
-    kind: str
-    evidence: tuple[str, ...]
-    advice: tuple[str, ...]
-    metrics: dict[str, float]
-
-    @property
-    def collapsed(self) -> bool:
-        return self.kind != "healthy"
-
-    def __repr__(self) -> str:
-        head = f"{self.kind}{' collapse' * self.collapsed}: {_KINDS[self.kind][0]}"
-        helps = ["What usually helps:", *(f"  - {x}" for x in self.advice)] if self.advice else []
-        return "\n".join([head, *(f"  - {x}" for x in self.evidence), *helps])
-
-
-def diagnose(run: object, *, knn_random: float | None = None) -> Diagnosis:
-    """Whether and how a run, its history, or features z [N, D] collapse.
-
-    run: a Run; a table with a row an epoch and the names of `collapse_metrics`, maybe also "loss",
-    "knn" (accuracy, 0 to 1) and "epoch", of which each one's last number counts; or features.
-    knn_random: the random encoder's accuracy. Complete goes before local, local before dimensional
-    where a few points explain the low rank. Raises ValueError or TypeError on anything else."""
-    table = getattr(run, "history", run)
-    if not isinstance(table, pd.DataFrame):
-        if not hasattr(table, "ndim"):
-            raise TypeError(
-                "diagnose takes features [N, D], a run or its table of metrics, got "
-                f"{type(table).__name__}"
-            )
-        table = pd.DataFrame([collapse_metrics(torch.as_tensor(table))])
-    names = (
-        "std_ratio",
-        "rank",
-        "rank_ratio",
-        "participation",
-        "twin_share",
-        "distinct",
-        "twin_dimension",
-    )
-    if missing := [name for name in names if name not in table]:
+def _unit(z: Tensor) -> Tensor:
+    """Return the rows of z [N, D] over their lengths, float64, detached; a zero row stays zero."""
+    z = torch.as_tensor(z).detach()
+    if z.ndim != 2 or z.shape[0] < 2 or z.shape[1] < 1 or not z.is_floating_point():
         raise ValueError(
-            f"diagnose needs {missing[0]}, which the table does not have"
-            f"{near(missing[0], table.columns)}"
+            f"expected floating-point features [N, D] with N >= 2, got {z.dtype} {list(z.shape)}"
         )
-    last = table.ffill().iloc[-1]
-    m = {name: float(last[name]) for name in (*names, "loss", "knn") if name in table}
-    std, rank, rank_ratio, spread, twin_share, distinct, dimension = (m[name] for name in names)
-    full = rank / rank_ratio if rank else math.inf  # min(N, D)
-    least = min(DIMENSIONAL_PARTICIPATION, full / 2)
-    kinds = {
-        "complete": std < COMPLETE_STD_RATIO,
-        "local": twin_share >= LOCAL_TWIN_SHARE and dimension < LOCAL_DIMENSION,
-        # 3: of a narrow z
-        "dimensional": spread < least and rank < max(DIMENSIONAL_RANK_RATIO * full, 3),
-    }
-    kind = next((name for name, holds in kinds.items() if holds), "healthy")
+    diverged = (~z.isfinite()).any(1).nonzero()
+    if len(diverged):
+        raise FloatingPointError(
+            f"NaN or infinity in {len(diverged)} of {len(z)} rows, first in row "
+            f"{int(diverged[0])}: training diverged, which is not collapse"
+        )
+    if z.device.type == "mps":  # that device has no float64
+        z = z.cpu()
+    unit: Tensor = nn.functional.normalize(z.double(), dim=1)
+    return unit
 
-    advice = _KINDS[kind][1]
-    why = [f"std of z: {std:.1%} of 1/sqrt(d) (complete collapse: under {COMPLETE_STD_RATIO:.0%})"]
-    alive = table.index[table["std_ratio"] >= COMPLETE_STD_RATIO]
-    if kind == "complete" and len(alive) and "epoch" in table:
-        why.append(
-            f"it has been so since epoch {table['epoch'][table.index > alive[-1]].iloc[0]:g}; "
-            f"before, the std was up to {table['std_ratio'].max():.1%}"
-        )
-    why += [
-        f"effective rank {rank:.1f}, {rank_ratio:.1%} of the possible; variance in "
-        f"{spread:.1f} directions (dimensional collapse: rank under "
-        f"{DIMENSIONAL_RANK_RATIO:.0%}, and under {least:g} directions)",
-        f"{twin_share:.0%} of the images share their point with another (local collapse: "
-        f"from {LOCAL_TWIN_SHARE:.0%}, of dimension {dimension:.1f} under "
-        f"{LOCAL_DIMENSION:g}); distinct points: {distinct:.1f}",
-    ]
-    if kind == "complete" and m.get("loss", 0) <= WARN_LOSS:
-        why.append(f"the loss of {m['loss']:.3f} only looks good: equal features get it for free")
-    if knn_random is not None and m.get("knn", 1) <= knn_random:
-        why.append(
-            f"kNN accuracy {m['knn']:.3f} is no better than a random encoder's {knn_random:.3f}"
-        )
-        advice = advice or (
-            "no collapse, but nothing of the labels either: too little training, or "
-            "a shortcut (colour, place) that augmentation should remove",
-        )
-    return Diagnosis(kind, tuple(why), advice, m)
+
+def _std_of(u: Tensor) -> float:
+    return float(u.std(0).mean())
+
+
+def _gram(u: Tensor) -> Tensor:
+    """Return the smaller of u u^T and u^T u, which have the same eigenvalues but for zeros."""
+    return u @ u.T if len(u) <= u.shape[1] else u.T @ u
+
+
+def _spectrum_of(u: Tensor) -> Tensor:
+    eigenvalues: Tensor = torch.linalg.eigvalsh(_gram(u))  # ascending
+    return eigenvalues.flip(0).clamp_min(0).sqrt()
+
+
+def _rank_of(u: Tensor) -> float:
+    s = _spectrum_of(u)
+    if not s.sum() > 0:
+        return 0.0
+    entropy = torch.special.entr(s / s.sum()).sum()
+    return math.exp(float(entropy))
+
+
+def _participation_of(u: Tensor) -> float:
+    gram = _gram(u - u.mean(0))
+    varies = gram.trace() > TINY * u.numel()  # less is float64 rounding of the mean
+    return float(gram.trace() ** 2 / gram.square().sum()) if varies else 0.0
+
+
+def _squared_distances(u: Tensor) -> Iterator[Tensor]:
+    """Yield the squared distances [B, N] of all rows to all, in blocks that bound the memory."""
+    u = u - u.mean(0)  # the distances stay, and no digits are lost where all rows are nearly equal
+    norms = u.square().sum(1)
+    rows_at_once = max(1, BLOCK // len(u))
+    for rows in torch.arange(len(u), device=u.device).split(rows_at_once):
+        yield (norms[rows, None] + norms - 2 * u[rows] @ u.T).clamp_min(0)
+
+
+def _sum_of_gaussians(distances: Tensor) -> float:
+    return float(torch.exp(-2 * distances).sum())
+
+
+def _uniformity_of(total: float, n: int) -> float:
+    pairs_with_themselves = n
+    return math.log((total - pairs_with_themselves) / (n * (n - 1)))
+
+
+def _duplicate_limit(u: Tensor) -> float:
+    """Return the squared distance below which two rows are near-duplicates."""
+    mean_squared_distance = 2 * float(u.var(0).sum())
+    return DUPLICATE_DISTANCE * mean_squared_distance
+
+
+def _count_near(distances: Tensor, limit: float) -> Tensor:
+    """Count each row's near-duplicates, itself included, at the distance and half of it: [B, 2]."""
+    near = [(distances <= radius + TINY).sum(1) for radius in (limit, limit / 4)]
+    return torch.stack(near, dim=1)
+
+
+def _duplicates_of(counts: Tensor) -> tuple[float, float, float]:
+    n = len(counts)
+    pairs, nearer_pairs = (counts.sum(0) - n + 1).tolist()  # plus 1: there may be none
+    fraction = float((counts[:, 0] > 1).double().mean())
+    distinct_points = n**2 / (pairs + n - 1)
+    return fraction, distinct_points, math.log2(pairs / nearer_pairs)

@@ -7,31 +7,27 @@ accuracy.
 """
 
 import itertools
-import math
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import NamedTuple, Self
+from functools import partial
+from typing import NamedTuple
 
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from sklearn.exceptions import ConvergenceWarning, NotFittedError
-from sklearn.linear_model import LogisticRegression
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
-from simlab._names import near
+from simlab._checks import near
 from simlab.augment import Augment, view
-from simlab.data.images import Dataset
+from simlab.data import Dataset
 
-from .features import features, refuse_diverged, ridge_r2, stratified
+from .features import Encoder, features, refuse_diverged, stratified
+from .linear import LinearClassifier, LinearProbe, SGDProbe
 
 SOLVERS = ("lbfgs", "sgd")
 REGULARISERS = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4)  # candidates; see `LinearProbe` for the unit
-HELD_OUT = 0.2  # share of the labelled images that chooses among them
-TOLERANCE = 1e-4  # the solver goes on until the norm of the objective's gradient is below it
-MAX_ITERATIONS = 10_000  # far more than the solver has ever needed; reaching it is an error
+HELD_OUT = 0.2  # fraction of the labelled images that chooses among them
 
 
 class Features(NamedTuple):
@@ -46,209 +42,6 @@ class Features(NamedTuple):
     test: Tensor  # [M, D]
     test_labels: Tensor  # [M]
     views: int = 1
-
-
-class LinearClassifier:
-    """A linear map from features to logits; `LinearProbe` and `SGDProbe` differ in how they fit it.
-
-    Attributes, once fitted (as in scikit-learn, those that end in an underscore):
-        classes_: the labels seen while fitting, ascending, int64 [C].
-        coef_: weights for the standardised features (x - mean_) / scale_, float64 [C, D].
-        intercept_: float64 [C].
-        mean_: what is subtracted from each feature, float64 [D].
-        scale_: what each feature is then divided by, float64 [D].
-    """
-
-    classes_: Tensor
-    coef_: Tensor
-    intercept_: Tensor
-    mean_: Tensor
-    scale_: Tensor
-
-    def fit(self, features: Tensor, labels: Tensor) -> Self:
-        """Fit the map to features [N, D] and labels [N]."""
-        raise NotImplementedError
-
-    def logits(self, features: Tensor) -> Tensor:
-        """Compute a score for every class: float64 [M, C] on the CPU, for features [M, D].
-
-        Raises:
-            NotFittedError: if `fit` was not called before.
-            ValueError: if the features have another width than those of `fit`.
-        """
-        if not hasattr(self, "coef_"):
-            name = type(self).__name__
-            raise NotFittedError(f"this {name} is not fitted: call fit(features, labels) first")
-        expected = self.coef_.shape[1]
-        if features.ndim != 2 or features.shape[1] != expected:
-            raise ValueError(
-                f"features of shape {list(features.shape)}: expected [M, {expected}], "
-                "as wide as those of fit"
-            )
-        standardised = (features.cpu().double() - self.mean_) / self.scale_  # [M, D]
-        return standardised @ self.coef_.T + self.intercept_
-
-    def predict(self, features: Tensor) -> Tensor:
-        """Predict a label for each row of features [M, D]: int64 [M], on the features' device."""
-        best = self.logits(features).argmax(1)  # [M]
-        return self.classes_[best].to(features.device)
-
-    def score(self, features: Tensor, labels: Tensor) -> float:
-        """Compute the accuracy on features [M, D] and labels [M], 0 to 1."""
-        return float((self.predict(features) == labels).float().mean())
-
-
-class LinearProbe(LinearClassifier):
-    """Multinomial logistic regression on standardised features.
-
-    With x standardised to mean 0 and variance 1, W = `coef_` and b = `intercept_`, it minimises
-
-        mean over rows of cross_entropy(W x + b, label)  +  regulariser * (sum of all W_ij ** 2)
-
-    by scikit-learn's L-BFGS, in float64. The intercept is not penalised. As the cross-entropy is a
-    mean, the regulariser has the same meaning for any number of rows.
-    """
-
-    def __init__(self, regulariser: float = 1e-2):
-        """Set the weight of the squared norm.
-
-        Raises:
-            ValueError: if it is not a positive, finite number.
-        """
-        if not 0 < regulariser < math.inf:
-            raise ValueError(f"regulariser={regulariser}: expected a positive, finite number")
-        self.regulariser = regulariser
-
-    def __repr__(self) -> str:
-        return f"LinearProbe(regulariser={self.regulariser})"
-
-    def fit(self, features: Tensor, labels: Tensor) -> Self:
-        """Fit the classifier to features [N, D] and labels [N].
-
-        Raises:
-            ValueError: if the features are not finite, or do not fit the labels; if a label is
-                negative; if there is one class only.
-            RuntimeError: if the solver did not converge.
-        """
-        _check_rows(features, labels)
-        x = features.cpu().double()
-        self.classes_, target = labels.cpu().unique(return_inverse=True)
-        self.mean_ = x.mean(0)
-        self.scale_ = _scale(x)
-        x = (x - self.mean_) / self.scale_  # [N, D]
-
-        binary = len(self.classes_) == 2
-        # scikit-learn minimises C * (sum of the rows' losses) + (squared norm) / 2. For two classes
-        # its only weight vector w is the difference of the two here, w / 2 and -w / 2, and the sum
-        # of their squares is |w| ** 2 / 2.
-        weight = self.regulariser if binary else 2 * self.regulariser
-        # scikit-learn looks at the gradient's largest entry: if each of P entries is below
-        # TOLERANCE / sqrt(P), the norm is below TOLERANCE.
-        parameters = len(self.classes_) * (x.shape[1] + 1)
-        model = LogisticRegression(
-            C=1 / (weight * len(x)),
-            tol=TOLERANCE / math.sqrt(parameters),
-            max_iter=MAX_ITERATIONS,
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", ConvergenceWarning)
-            try:
-                model.fit(x.numpy(), target.numpy())
-            except ConvergenceWarning as warning:
-                raise RuntimeError(f"{self} did not converge: {warning}") from warning
-
-        coef = torch.from_numpy(model.coef_)  # [C, D]; [1, D] for two classes
-        intercept = torch.from_numpy(model.intercept_)  # [C]; [1] for two classes
-        self.coef_ = torch.cat([-coef, coef]) / 2 if binary else coef
-        self.intercept_ = torch.cat([-intercept, intercept]) / 2 if binary else intercept
-        return self
-
-
-class SGDProbe(LinearClassifier):
-    """The linear classifier of the papers: SGD on the features as they are.
-
-    Learning rate 30 for a batch of 256, momentum 0.9, no weight decay, cosine schedule
-    (SimSiam, arXiv 2011.10566, appendix A; MoCo, arXiv 1911.05722, section 4.1).
-    """
-
-    BATCH_SIZE = 256
-    LEARNING_RATE = 30.0  # for that batch; proportionally less where there are fewer rows
-
-    def __init__(self, epochs: int = 90, seed: int = 0):
-        """Set the number of passes over the rows, and the seed of the weights and the order.
-
-        Raises:
-            ValueError: if there is not at least one epoch.
-        """
-        if epochs < 1:
-            raise ValueError(f"epochs={epochs}: expected at least 1")
-        self.epochs = epochs
-        self.seed = seed
-
-    def __repr__(self) -> str:
-        return f"SGDProbe(epochs={self.epochs}, seed={self.seed})"
-
-    def fit(self, features: Tensor, labels: Tensor) -> Self:
-        """Fit the classifier to features [N, D] and labels [N], on the features' device.
-
-        Raises:
-            ValueError: if the features are not finite, or do not fit the labels; if a label is
-                negative; if there is one class only.
-        """
-        _check_rows(features, labels)
-        n, width = features.shape
-        classes, target = labels.unique(return_inverse=True)
-        generator = torch.Generator().manual_seed(self.seed)
-        layer = nn.utils.skip_init(nn.Linear, width, len(classes))  # leaves the global seed alone
-        nn.init.normal_(layer.weight, std=0.01, generator=generator)
-        nn.init.zeros_(layer.bias)
-        layer.to(features.device)
-
-        batch_size = min(self.BATCH_SIZE, n)
-        batches = n // batch_size  # rows that do not fill a batch wait for another epoch
-        rate = self.LEARNING_RATE * batch_size / self.BATCH_SIZE
-        optimizer = torch.optim.SGD(layer.parameters(), lr=rate, momentum=0.9)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs * batches)
-        for _ in range(self.epochs):
-            order = torch.randperm(n, generator=generator).to(features.device)
-            for index in order[: batches * batch_size].split(batch_size):
-                loss = F.cross_entropy(layer(features[index]), target[index])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-
-        self.classes_ = classes.cpu()
-        self.coef_ = layer.weight.detach().cpu().double()
-        self.intercept_ = layer.bias.detach().cpu().double()
-        self.mean_ = torch.zeros(width, dtype=torch.float64)
-        self.scale_ = torch.ones(width, dtype=torch.float64)
-        return self
-
-
-def _check_rows(features: Tensor, labels: Tensor) -> None:
-    """Refuse what no classifier can be fitted to."""
-    if features.ndim != 2 or labels.shape != features.shape[:1]:
-        raise ValueError(
-            f"features of shape {list(features.shape)} and labels of shape {list(labels.shape)}: "
-            "expected [N, D] and [N]"
-        )
-    refuse_diverged(features)
-    if int(labels.min()) < 0:
-        raise ValueError("an image has no label (-1): the probe needs all of them")
-    if bool((labels == labels[0]).all()):
-        raise ValueError(f"all labels are {int(labels[0])}: expected at least two classes")
-
-
-def _scale(x: Tensor) -> Tensor:
-    """Compute the standard deviation of each column of x [N, D]: [D]; 1 where a column is constant.
-
-    A constant column, such as a black corner's pixel, may vary among other images: divided by a
-    rounding error, it would outweigh all others there.
-    """
-    std = x.std(0)
-    varies = std > 1e-6 * (1 + x.mean(0).abs())
-    return torch.where(varies, std, 1.0)
 
 
 @dataclass(frozen=True)
@@ -272,7 +65,7 @@ class Probe:
 
 
 def encode(
-    encoder: Callable[[Tensor], Tensor],
+    encoder: Encoder,
     data: Dataset,
     views: int = 1,
     augment: Augment | None = None,
@@ -293,13 +86,11 @@ def encode(
     if views < 1 or (views > 1 and augment is None):
         raise ValueError(f"views={views}: expected 1, or more together with a recipe in `augment`")
     generator = torch.Generator(data.train.device).manual_seed(seed)
-
-    def augmented(images: Tensor) -> Tensor:
-        return view(images, augment, data.normalize, generator=generator)
-
     train = [features(encoder, data.train)]
-    for _ in range(views - 1):
-        train.append(features(encoder, data.train, normalize=augmented))
+    if augment is not None:
+        draw_view = partial(view, augment=augment, normalize=data.normalize, generator=generator)
+        for _ in range(views - 1):
+            train.append(features(encoder, data.train, normalize=draw_view))
     test = features(encoder, data.test)
     return Features(torch.cat(train), data.train.labels, test, data.test.labels, views)
 
@@ -399,9 +190,9 @@ def _loss(probe: LinearProbe, features: Tensor, labels: Tensor) -> float:
     A row whose class has no other labelled image is left out: no regulariser could predict it.
     """
     labels = labels.cpu()
-    known = torch.isin(labels, probe.classes_)
-    target = torch.searchsorted(probe.classes_, labels[known])  # position in the ascending classes
-    return float(F.cross_entropy(probe.logits(features)[known], target))
+    seen = torch.isin(labels, probe.classes_)
+    target = torch.searchsorted(probe.classes_, labels[seen])  # index into the ascending classes
+    return float(F.cross_entropy(probe.logits(features)[seen], target))
 
 
 def predictions(
@@ -424,33 +215,16 @@ def probe_table(
     Args:
         encoded: features by the encoder's name.
         budgets: numbers of labelled images.
-        seeds: of `linear_probe`, as are solver and epochs.
+        seeds: seeds of `linear_probe`.
+        solver: as in `linear_probe`.
+        epochs: as in `linear_probe`.
 
     Returns:
         A row for each, with the column `encoder` and the numbers of `Probe`.
     """
-    rows = []
+    rows: list[dict[str, object]] = []
     jobs = list(itertools.product(encoded, budgets, seeds))
     for name, labels, seed in tqdm(jobs, "linear probes", leave=False):
         probe = linear_probe(encoded[name], labels, seed, solver, epochs)
-        rows.append({"encoder": name} | probe.numbers())
+        rows.append({"encoder": name, **probe.numbers()})
     return pd.DataFrame(rows)
-
-
-def factor_scores(encoder: Callable[[Tensor], Tensor], data: Dataset) -> dict[str, float]:
-    """Measure how well a linear map finds each known factor in the features: R^2 on the test split.
-
-    1: exactly; 0: no better than the mean (may be slightly below). Ridge regression from all
-    training images; an angle in degrees is predicted as its cosine and sine.
-
-    Raises:
-        ValueError: if the dataset has no known factors.
-    """
-    in_train = data.train.factor_targets()
-    in_test = data.test.factor_targets()
-    if not in_train:
-        raise ValueError(f"{data.name} has no known factors: fashion-scattered has")
-    x = encode(encoder, data)
-    return {
-        name: ridge_r2(x.train, x.test, values, in_test[name]) for name, values in in_train.items()
-    }

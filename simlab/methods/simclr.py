@@ -1,70 +1,128 @@
 """SimCLR (Chen et al., arXiv 2002.05709): no predictor, no stop-gradient, but negatives.
 
-encoder f    image x [N, C, H, W] -> features h [N, D]
-projector    h -> z [N, d]
-each view must find the other view of its image among all views of the batch (equation 1)
+    encoder f    image x [N, C, H, W] -> features h [N, D]
+    projector    h -> z [N, d]
+    u_1 .. u_2N = z / ||z|| of both views;   s_ij = <u_i, u_j> / T
+    L = mean over i of - log( exp(s_i,other(i)) / sum over k != i of exp(s_ik) )     (equation 1)
+
+Each view must find the other view of its image among all views of the batch.
 """
 
+import dataclasses
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from simlab.compute.devices import full_precision
+from simlab._checks import AtLeast, MoreThan, documented
+from simlab.compute import full_precision
+from simlab.compute.distributed import gather
+from simlab.models import SMALL_IMAGE, HeadNorm, build_projector
 
-from .simsiam import SimSiam, View
-
-
-class SimCLR(SimSiam):
-    """An encoder with SimCLR's head, SimSiam's without a predictor (p = z); arguments as there."""
-
-    def __init__(
-        self,
-        encoder: nn.Module,
-        feature_dim: int,
-        proj_layers: int = 2,
-        proj_dim: int = 128,
-        head_bn: str = "all",
-    ):
-        super().__init__(
-            encoder, feature_dim, proj_layers, proj_dim, predictor="none", head_bn=head_bn
-        )
-
-
-class SimCLRLoss(nn.Module):
-    """NT-Xent of two `View`s at one temperature."""
-
-    def __init__(self, temperature: float = 0.5):
-        super().__init__()
-        self.temperature = temperature
-
-    def forward(self, view1: View, view2: View) -> Tensor:
-        return nt_xent(view1.z, view2.z, self.temperature)
+from .base import Method, MethodModule
 
 
 def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.5) -> Tensor:
-    """NT-Xent (eq. 1) of two views [N, D] of the same N >= 2 images; a scalar.
+    """Compute NT-Xent (equation 1) of two views of the same N >= 2 images.
 
     Each of the 2N vectors must find its other view among the 2N - 1 others, by cosine similarity
-    over the temperature. log(2N - 1) when all are alike; at least log(1 + (2N - 2) exp(-2/T)).
-    Computed in float32 (float64 stays), also under autocast, since normalising in half precision
-    overflows. Across processes, concatenate every process' z1 and z2, with their gradients, before
-    the call: the negatives are then all 2N * world - 2 others.
+    over the temperature. Computed in float32 (float64 stays), also under autocast, since
+    normalising in half precision overflows. Across processes, gather every process' z1 and z2, with
+    their gradients, before the call: the negatives are then all 2N * processes - 2 others.
 
-    Raises ValueError on unequal shapes, fewer than two images, or a temperature <= 0."""
+    Args:
+        z1: Projections [N, d] of the first view.
+        z2: Projections [N, d] of the second view.
+        temperature: T.
+
+    Returns:
+        A scalar: log(2N - 1) when all are alike; at least log(1 + (2N - 2) exp(-2/T)).
+
+    Raises:
+        ValueError: The shapes differ, there are fewer than two images, or the temperature is not
+            positive and finite.
+    """
     if z1.ndim != 2 or z1.shape != z2.shape:
         raise ValueError(
             "nt_xent takes two views [N, D] of one shape, got "
             f"{list(z1.shape)} and {list(z2.shape)}"
         )
-    if (n := len(z1)) < 2:
+    n = len(z1)
+    if n < 2:
         raise ValueError(f"nt_xent needs at least 2 images, got {n}: one has no negatives")
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature must be positive and finite, got {temperature}")
     with full_precision(z1.device):
-        z = torch.cat([z1, z2])  # [2N, D]
-        z = F.normalize(z if z.dtype == torch.float64 else z.float(), dim=1)
-        s = (z @ z.T / temperature).fill_diagonal_(-torch.inf)  # [2N, 2N]; k != i in the sum
-        other = torch.arange(2 * n, device=z.device).roll(n)  # i's other view is i + N, mod 2N
-        return F.cross_entropy(s, other)
+        z = torch.cat([z1, z2])  # [2N, d]
+        u = F.normalize(z if z.dtype == torch.float64 else z.float(), dim=1)
+        s = u @ u.T / temperature  # [2N, 2N]
+        s.fill_diagonal_(-torch.inf)  # k != i in the sum of equation 1
+        other_view = torch.arange(2 * n, device=z.device).roll(n)  # i + N, modulo 2N
+        return F.cross_entropy(s, other_view)  # equation 1, the mean over all 2N
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class SimCLR(Method):
+    """SimCLR (Chen et al., arXiv 2002.05709). The defaults suit small images and two CPU cores."""
+
+    loss_label: ClassVar[str] = "NT-Xent"
+
+    temperature: Annotated[float, MoreThan(0)] = 0.5
+    """Temperature T of the loss; 0.5 for CIFAR-10 (paper, B.9), 0.1 for ImageNet."""
+
+    proj_layers: Annotated[int, AtLeast(0)] = 0
+    """Layers of the projector; 2 in the paper. 0: 2 up to 64 pixels, else 3 (as SimCLR v2)."""
+
+    proj_dim: Annotated[int, AtLeast(1)] = 512
+    """Width of the projector; 2048, and 128 at its end, in the paper (section 2.1)."""
+
+    head_bn: HeadNorm = "all"
+    """Which layers of the projector have BatchNorm."""
+
+    def resolve(self, image_size: int, num_classes: int) -> Self:
+        """Choose the number of the projector's layers by the image's size."""
+        if self.proj_layers:
+            return self
+        return dataclasses.replace(self, proj_layers=2 if image_size <= SMALL_IMAGE else 3)
+
+    def build(self, encoder: nn.Module, feature_dim: int) -> "SimCLRModule":
+        """Build the encoder with its projector."""
+        return SimCLRModule(encoder, feature_dim, self)
+
+    def loss_at_collapse(self, images: int) -> float:
+        """The other view is one of 2N - 1 that are all alike."""
+        return math.log(2 * images - 1)
+
+    def lowest_loss(self, images: int) -> float:
+        """Both views agree, and all others are opposite to them."""
+        return math.log1p((2 * images - 2) * math.exp(-2 / self.temperature))
+
+
+class SimCLRModule(MethodModule):
+    """An encoder with SimCLR's projector; arguments as `SimSiamModule`."""
+
+    def __init__(self, encoder: nn.Module, feature_dim: int, options: SimCLR) -> None:
+        super().__init__(encoder)
+        self.options = options
+        self.projector = build_projector(
+            feature_dim, options.proj_layers, options.proj_dim, options.head_bn
+        )
+
+    def loss(
+        self, views: Sequence[Tensor], generator: torch.Generator, progress: float
+    ) -> dict[str, Tensor]:
+        """Compute equation 1 of two views [N, C, S, S]; the negatives are all processes' images."""
+        x1, x2 = views
+        z1 = self.embed(x1)  # [N, d]
+        z2 = self.embed(x2)
+        return {"loss": nt_xent(gather(z1), gather(z2), self.options.temperature)}
+
+    def embed(self, x: Tensor) -> Tensor:
+        """The projection z [N, d] of x [N, C, H, W]."""
+        z: Tensor = self.projector(self.encoder(x))
+        return z

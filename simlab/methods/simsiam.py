@@ -1,113 +1,159 @@
-"""SimSiam (Chen & He, arXiv 2011.10566): heads and loss, apart from the encoder.
+"""SimSiam (Chen & He, arXiv 2011.10566): a predictor and a stop-gradient, no negatives.
 
     encoder f    image x [N, C, H, W] -> features h [N, D]
     projector    h -> z [N, d]
     predictor    z -> p [N, d]
+    D(p, z) = - <p / ||p||, z / ||z||>                                           (equation 1)
     L = D(p1, stopgrad(z2)) / 2 + D(p2, stopgrad(z1)) / 2                        (equation 4)
 
 Nothing but the stop-gradient and the predictor keeps every image from being mapped to one point;
 each has a switch, so that the collapse can be watched (notebook 03).
 """
 
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, Self
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from simlab.compute.devices import full_precision
+from simlab._checks import AtLeast, documented
+from simlab.compute import full_precision
+from simlab.models import SMALL_IMAGE, HeadNorm, build_predictor, build_projector
+
+from .base import Method, MethodModule, ParameterGroup
 
 
-class View(NamedTuple):
-    """What the network makes of one view: features [N, D], projection and prediction [N, d]."""
+def simsiam_loss(
+    p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor, stop_gradient: bool = True
+) -> Tensor:
+    """Compute equation 4 of two views.
 
-    features: Tensor
-    z: Tensor
-    p: Tensor
+    Args:
+        p1: Predictions [N, d] of the first view.
+        p2: Predictions [N, d] of the second view.
+        z1: Projections [N, d] of the first view.
+        z2: Projections [N, d] of the second view.
+        stop_gradient: Whether a projection is a constant where it is the target.
+
+    Returns:
+        A scalar between -1 and 1; -1 when both views agree.
+    """
+    if stop_gradient:
+        z1 = z1.detach()
+        z2 = z2.detach()
+    return (negative_cosine(p1, z2) + negative_cosine(p2, z1)) / 2  # equation 4
 
 
-class SimSiam(nn.Module):
+def negative_cosine(p: Tensor, z: Tensor) -> Tensor:
+    """Compute D(p, z) of equation 1, the mean over the batch of [N, d].
+
+    It is taken in float32 whatever the network computes in: in half precision small norms vanish
+    and give NaN.
+    """
+    with full_precision(p.device):
+        return -F.cosine_similarity(p.float(), z.float(), dim=-1).mean()  # equation 1
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class SimSiam(Method):
+    """SimSiam (Chen & He, arXiv 2011.10566). The defaults suit small images and two CPU cores."""
+
+    loss_label: ClassVar[str] = "negative cosine similarity"
+
+    proj_layers: Annotated[int, AtLeast(0)] = 0
+    """Layers of the projector. 0: 2 up to 64 pixels, else 3 (paper, appendix D and section 3)."""
+
+    proj_dim: Annotated[int, AtLeast(1)] = 512
+    """Width d of the projector; 2048 in the paper (section 3)."""
+
+    pred_dim: Annotated[int, AtLeast(1)] = 256
+    """Width of the predictor's bottleneck; 512, a quarter of d, in the paper (section 3)."""
+
+    predictor: Literal["mlp", "none", "fixed"] = "mlp"
+    """none (p = z) and fixed (random, never trained) are for the collapse lab (section 4.2)."""
+
+    head_bn: HeadNorm = "all"
+    """Which layers of the heads have BatchNorm; hidden and none are for the lab (section 4.4)."""
+
+    stop_gradient: bool = True
+    """Off for the collapse lab (section 4.1)."""
+
+    fix_pred_lr: bool = True
+    """The predictor's learning rate does not decay (section 4.2)."""
+
+    pred_lr: Annotated[float, AtLeast(0)] = 10.0
+    """Learning rate of the predictor as a multiple of the others'; 1 in the paper."""
+
+    def resolve(self, image_size: int, num_classes: int) -> Self:
+        """Choose the number of the projector's layers by the image's size."""
+        if self.proj_layers:
+            return self
+        return dataclasses.replace(self, proj_layers=2 if image_size <= SMALL_IMAGE else 3)
+
+    def build(self, encoder: nn.Module, feature_dim: int) -> "SimSiamModule":
+        """Build the encoder with its projector and predictor."""
+        return SimSiamModule(encoder, feature_dim, self)
+
+    def loss_at_collapse(self, images: int) -> float:
+        """All cosines are 1."""
+        return -1.0
+
+    def lowest_loss(self, images: int) -> float:
+        """All cosines are 1: views that agree and a collapse have the same loss."""
+        return -1.0
+
+
+class SimSiamModule(MethodModule):
     """An encoder with SimSiam's two heads.
 
     Args:
         encoder: [N, C, H, W] -> [N, feature_dim].
-        proj_layers: 2 for small images, 3 otherwise (paper, appendix D and section 3).
-        proj_dim: hidden and output width d of the projector.
-        pred_dim: the predictor's bottleneck; a quarter of d in the paper.
-        predictor: "mlp", "none" (p = z) or "fixed" (random, never trained): section 4.2.
-        head_bn: BatchNorm in "all" layers of the heads, in the "hidden" ones only, or "none"
-            (section 4.4).
+        feature_dim: Width D of the features.
+        options: What the heads and the loss are like.
     """
 
-    def __init__(
-        self,
-        encoder: nn.Module,
-        feature_dim: int,
-        proj_layers: int = 2,
-        proj_dim: int = 2048,
-        pred_dim: int = 512,
-        predictor: str = "mlp",
-        head_bn: str = "all",
-    ):
-        super().__init__()
-        _check("predictor", predictor, ("mlp", "none", "fixed"))
-        self.encoder = encoder
-        self.projector = projector(feature_dim, proj_layers, proj_dim, head_bn)
-        self.predictor = nn.Identity()
-        if predictor != "none":
-            self.predictor = nn.Sequential(
-                *_hidden(proj_dim, pred_dim, head_bn != "none"), nn.Linear(pred_dim, proj_dim)
-            )
-        self.predictor.requires_grad_(predictor != "fixed")
+    def __init__(self, encoder: nn.Module, feature_dim: int, options: SimSiam) -> None:
+        super().__init__(encoder)
+        self.options = options
+        dim = options.proj_dim
+        self.projector = build_projector(feature_dim, options.proj_layers, dim, options.head_bn)
+        self.predictor: nn.Module = nn.Identity()
+        if options.predictor != "none":
+            self.predictor = build_predictor(dim, options.pred_dim, options.head_bn)
+        if options.predictor == "fixed":
+            self.predictor.requires_grad_(False)
 
-    def forward(self, x: Tensor) -> View:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map x [N, C, H, W] to its projection z and prediction p, [N, d] each."""
         h = self.encoder(x)  # [N, C, H, W] -> [N, D]
         z = self.projector(h)  # [N, D] -> [N, d]
-        return View(h, z, self.predictor(z))
+        p = self.predictor(z)  # [N, d] -> [N, d]
+        return z, p
 
+    def loss(
+        self, views: Sequence[Tensor], generator: torch.Generator, progress: float
+    ) -> dict[str, Tensor]:
+        """Compute equation 4 of two views [N, C, S, S]."""
+        x1, x2 = views
+        z1, p1 = self(x1)
+        z2, p2 = self(x2)
+        return {"loss": simsiam_loss(p1, p2, z1, z2, self.options.stop_gradient)}
 
-class SimSiamLoss(nn.Module):
-    """Equation 4, of two `View`s; between -1 and 1, and -1 when both views agree.
+    def embed(self, x: Tensor) -> Tensor:
+        """The projection z [N, d] of x [N, C, H, W]."""
+        z: Tensor = self.projector(self.encoder(x))
+        return z
 
-    The cosine is taken in float32 whatever the network computes in: in half precision small norms
-    vanish and give NaN.
-    """
-
-    def __init__(self, stop_gradient: bool = True):
-        super().__init__()
-        self.stop_gradient = stop_gradient
-
-    def forward(self, view1: View, view2: View) -> Tensor:
-        z1, z2 = view1.z, view2.z
-        if self.stop_gradient:
-            z1, z2 = z1.detach(), z2.detach()
-        return (negative_cosine(view1.p, z2) + negative_cosine(view2.p, z1)) / 2
-
-
-def negative_cosine(p: Tensor, z: Tensor) -> Tensor:
-    """D(p, z) = - <p / ||p||, z / ||z||>, the mean over the batch of [N, d]: equation 1."""
-    with full_precision(p.device):
-        return -F.cosine_similarity(p.float(), z.float(), dim=-1).mean()
-
-
-def projector(feature_dim: int, layers: int, dim: int, head_bn: str) -> nn.Sequential:
-    """The head that SimSiam and SimCLR share: [N, feature_dim] -> [N, dim]."""
-    _check("head_bn", head_bn, ("all", "hidden", "none"))
-    if layers < 1:
-        raise ValueError(f"proj_layers={layers}: expected at least 1")
-    widths = [feature_dim] + [dim] * (layers - 1)
-    parts = [m for width in widths[:-1] for m in _hidden(width, dim, head_bn != "none")]
-    # the output's BatchNorm has no scale and shift: they would be lost in the normalised z
-    parts.append(nn.Linear(widths[-1], dim, bias=head_bn != "all"))
-    if head_bn == "all":
-        parts.append(nn.BatchNorm1d(dim, affine=False))
-    return nn.Sequential(*parts)
-
-
-def _hidden(d_in: int, d_out: int, batch_norm: bool) -> list[nn.Module]:
-    norm = [nn.BatchNorm1d(d_out)] if batch_norm else []
-    return [nn.Linear(d_in, d_out, bias=not batch_norm), *norm, nn.ReLU()]
-
-
-def _check(name: str, value: str, known: tuple[str, ...]):
-    if value not in known:
-        raise ValueError(f"{name}={value!r}: expected one of {', '.join(known)}")
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Give the predictor a learning rate of its own."""
+        predictor = [p for p in self.predictor.parameters() if p.requires_grad]
+        in_predictor = {id(p) for p in self.predictor.parameters()}
+        others = [p for p in self.parameters() if p.requires_grad and id(p) not in in_predictor]
+        return [
+            ParameterGroup(others),
+            ParameterGroup(predictor, self.options.pred_lr, self.options.fix_pred_lr),
+        ]

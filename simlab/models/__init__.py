@@ -1,11 +1,18 @@
-"""models."""
+"""What is trained: encoders [N, C, H, W] -> [N, D], and the heads that methods put on them.
 
-from .encoders import (
-    ENCODERS,
-    RESNETS,
-    SMALL_IMAGE,
-    TINY_WIDTHS,
-    ResidualBlock,
-    TinyResNet,
-    build_encoder,
-)
+Read `encoders` first, then `heads`.
+"""
+
+from .encoders import ENCODERS, SMALL_IMAGE, TINY_IMAGE, TinyResNet, build_encoder
+from .heads import HeadNorm, build_predictor, build_projector
+
+__all__ = [
+    "ENCODERS",
+    "HeadNorm",
+    "SMALL_IMAGE",
+    "TINY_IMAGE",
+    "TinyResNet",
+    "build_encoder",
+    "build_predictor",
+    "build_projector",
+]

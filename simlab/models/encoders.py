@@ -16,8 +16,9 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from simlab._names import near
+from simlab._checks import near
 
+TINY_IMAGE = 40  # pixels; up to here "auto" is the tiny encoder
 SMALL_IMAGE = 64  # pixels; up to here a ResNet keeps its resolution in the stem
 TINY_WIDTHS = {"tiny": (16, 48, 128), "small": (32, 64, 128)}
 RESNETS = ("resnet18", "resnet34", "resnet50")
@@ -25,61 +26,85 @@ ENCODERS = (*TINY_WIDTHS, *RESNETS)
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions around which the image is carried past (He et al., 1512.03385)."""
+    """Two 3x3 convolutions with a skip connection (He et al., 1512.03385).
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        stride: Of the first convolution; 2 halves the resolution.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
-        self.in_channels, self.out_channels = in_channels, out_channels
+        self.in_channels = in_channels
+        self.out_channels = out_channels
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
-        self.shortcut = nn.Identity()
+        self.shortcut: nn.Module = nn.Identity()
         if stride > 1 or in_channels != out_channels:
             conv = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
             self.shortcut = nn.Sequential(conv, nn.BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map [N, in_channels, H, W] to [N, out_channels, H / stride, W / stride]."""
         y = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+        y = self.bn2(self.conv2(y))
+        return F.relu(y + self.shortcut(x))
 
 
 class TinyResNet(nn.Module):
     """A ResNet small enough to learn something in a minute on two cores.
 
     [N, C, H, W] -> stem [N, w0, H/2, W/2] -> one block a stage, halved each time -> [N, w2]. The
-    pooled features are standardised (BatchNorm without scale and shift): averages of what a ReLU lets
-    through are all positive, so that any two would look alike to a cosine.
+    pooled features are standardised (BatchNorm without scale and shift): averages of what a ReLU
+    lets through are all positive, so that any two would look alike to a cosine.
+
+    Args:
+        channels: C.
+        widths: Channels w0, w1, w2 of the stages.
     """
 
-    def __init__(self, channels: int = 1, widths: tuple[int, ...] = TINY_WIDTHS["tiny"]):
+    def __init__(self, channels: int = 1, widths: tuple[int, ...] = TINY_WIDTHS["tiny"]) -> None:
         super().__init__()
         conv = nn.Conv2d(channels, widths[0], 3, stride=2, padding=1, bias=False)
         self.stem = nn.Sequential(conv, nn.BatchNorm2d(widths[0]), nn.ReLU())
         self.blocks = nn.Sequential(ResidualBlock(widths[0], widths[0]))
-        self.blocks.extend(ResidualBlock(a, b, stride=2) for a, b in itertools.pairwise(widths))
+        for width, next_width in itertools.pairwise(widths):
+            self.blocks.append(ResidualBlock(width, next_width, stride=2))
         self.norm = nn.BatchNorm1d(widths[-1], affine=False)
         self.feature_dim = widths[-1]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.blocks(self.stem(x)).mean((2, 3)))  # [N, w2, h, w] -> [N, w2]
+        """Map images [N, C, H, W] to features [N, w2]."""
+        maps = self.blocks(self.stem(x))  # [N, C, H, W] -> [N, w2, h, w]
+        features: Tensor = self.norm(maps.mean((2, 3)))  # [N, w2, h, w] -> [N, w2]
+        return features
 
 
 def build_encoder(
     name: str | nn.Module, channels: int, size: int, stem: str = "auto"
 ) -> tuple[nn.Module, int]:
-    """An encoder and its number of features.
+    """Build an encoder.
 
     Args:
-        name: one of `ENCODERS`, "auto" (tiny up to 40 pixels, resnet18 above), or a module.
-        channels, size: of the images; a module is tried on one image of that size.
+        name: One of `ENCODERS`, "auto" (tiny up to 40 pixels, resnet18 above), or a module, which
+            is tried on one image.
+        channels: Channels C of the images.
+        size: Side of the images in pixels.
         stem: "small" (3x3, stride 1, no max-pool), "large" (7x7) or "auto", by the image's size.
-    Raises: ValueError for an unknown name, or a module that does not map images to [N, D].
+
+    Returns:
+        The encoder and its number D of features.
+
+    Raises:
+        ValueError: A name is unknown, or a module does not map images to [N, D].
     """
     if isinstance(name, nn.Module):
         return name, _feature_dim(name, channels, size)
     if name == "auto":
-        name = "tiny" if size <= 40 else "resnet18"
+        name = "tiny" if size <= TINY_IMAGE else "resnet18"
     if stem not in ("auto", "small", "large"):
         raise ValueError(f"stem={stem!r}: expected 'auto', 'small' or 'large'")
     if name in TINY_WIDTHS:
@@ -87,27 +112,33 @@ def build_encoder(
         return encoder, encoder.feature_dim
     if name not in RESNETS:
         raise ValueError(f"encoder {name!r} is unknown{near(name, (*ENCODERS, 'auto'))}")
+    is_small = stem == "small" or (stem == "auto" and size <= SMALL_IMAGE)
+    return _build_resnet(name, channels, is_small)
+
+
+def _build_resnet(name: str, channels: int, small_stem: bool) -> tuple[nn.Module, int]:
+    """A ResNet of torchvision without its classifier, and its number of features."""
     # residual branches start at zero (Goyal et al., 1706.02677, section 5.1)
     encoder = torchvision.models.get_model(name, weights=None, zero_init_residual=True)
-    if stem == "small" or (stem == "auto" and size <= SMALL_IMAGE):
+    if small_stem:
         encoder.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
         encoder.maxpool = nn.Identity()
     elif channels != 3:
         encoder.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
     nn.init.kaiming_normal_(encoder.conv1.weight, mode="fan_out", nonlinearity="relu")
-    dim = encoder.fc.in_features
+    feature_dim = encoder.fc.in_features
     encoder.fc = nn.Identity()
-    return encoder, dim
+    return encoder, feature_dim
 
 
 def _feature_dim(module: nn.Module, channels: int, size: int) -> int:
     """The D of a module of the user's, from one image in evaluation mode."""
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     shape = [1, channels, size, size]
-    tried = copy.deepcopy(module).eval()  # the module itself keeps its mode
+    trial = copy.deepcopy(module).eval()  # the module itself keeps its mode
     try:
         with torch.no_grad():
-            out = tried(torch.zeros(shape, device=device))
+            out = trial(torch.zeros(shape, device=device))
     except Exception as error:  # whatever a module may raise
         raise ValueError(f"the encoder does not take an image {shape}: {error}") from error
     if not isinstance(out, Tensor) or out.dim() != 2:

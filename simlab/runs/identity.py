@@ -1,6 +1,6 @@
-"""What a run is found again by: the fields that count, the code, and a module of the user's.
+"""What identifies a run: the fields that count, the code, and a module of the user's.
 
-Whatever changes the result changes one of these, or the data's digest (data.py).
+Whatever changes the result changes one of these, or the digest of the dataset.
 """
 
 import ast
@@ -8,69 +8,94 @@ import contextlib
 import functools
 import hashlib
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn as nn
+from torch import nn
 
 from simlab.config import NOT_IDENTITY, TrainConfig
 
-# the modules whose code decides what a training run computes; config.py does so by its values alone
-TRAINING_SOURCES = ("augment", "compute", "data", "evaluate", "methods", "models", "sim", "train")
+from .files import digest
+
+PACKAGE = Path(__file__).parents[1]
+# The code that decides what a training run computes; config.py does so by its values alone.
+TRAINING_SOURCES = (
+    "augment",
+    "compute",
+    "data",
+    "evaluate",
+    "layers.py",
+    "methods",
+    "models",
+    "sim",
+    "train",
+)
 
 
-def digest(data: bytes) -> str:
-    """64 bits of SHA-256."""
-    return hashlib.sha256(data).hexdigest()[:16]
-
-
-def fields_that_count(config: TrainConfig) -> dict:
-    """The fields of a configuration that change the result."""
+def fields_that_count(config: TrainConfig) -> dict[str, Any]:
+    """Return the fields of a configuration that change the result."""
     return {name: value for name, value in vars(config).items() if name not in NOT_IDENTITY}
 
 
+def training_files() -> list[Path]:
+    """List the files whose code decides what a training run computes."""
+    paths: list[Path] = []
+    for name in TRAINING_SOURCES:
+        path = PACKAGE / name
+        paths += [path] if path.suffix else sorted(path.glob("*.py"))
+    return paths
+
+
 def training_sources() -> list[str]:
-    """The text of every module in TRAINING_SOURCES."""
-    package = Path(__file__).parents[1]
-    paths = [path for name in TRAINING_SOURCES for path in sorted((package / name).glob("*.py"))]
-    return [path.read_text(encoding="utf-8") for path in paths]
+    """Read the text of every file that decides what a training run computes."""
+    return [path.read_text(encoding="utf-8") for path in training_files()]
 
 
 SOURCES_AT_IMPORT = training_sources()
 
 
 def code_digest() -> str:
-    """A digest of the code that training runs; comments, docstrings and layout do not count.
+    """Return a digest of the code that training runs; comments, docstrings and layout don't count.
 
-    It is of the sources as they were imported and as they are: where they were edited under a
+    It covers the sources as they were imported and as they are now. Where they were edited under a
     running kernel either may be what runs, so that this is neither the old code nor the new.
     """
-    sources = [normalised_source(s) for s in (*SOURCES_AT_IMPORT, *training_sources())]
+    sources = [normalised_source(text) for text in (*SOURCES_AT_IMPORT, *training_sources())]
     return digest("\n".join(sources).encode())
-
-
-def module_digest(module: nn.Module) -> str:
-    """A digest of a module of the user's: its layers, its weights, the code of its classes."""
-    h = hashlib.sha256(repr(module).encode())
-    for name, value in module.state_dict().items():
-        h.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        h.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    classes = {base for part in module.modules() for base in type(part).__mro__}
-    for own in sorted(classes, key=lambda c: c.__qualname__):
-        methods = [] if own.__module__.startswith(("torch", "builtins")) else vars(own).values()
-        for method in filter(inspect.isfunction, methods):
-            with contextlib.suppress(OSError):  # no source: typed in at a plain prompt
-                h.update(inspect.getsource(method).encode())
-    return h.hexdigest()[:16]
 
 
 @functools.cache
 def normalised_source(source: str) -> str:
-    """The syntax tree of a module without its docstrings."""
+    """Return the syntax tree of a file without its docstrings, as text."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
-        if documented and ast.get_docstring(node, clean=False) is not None:
-            node.body = body[1:] or [ast.Pass()]
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            continue
+        if ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
     return ast.dump(tree)
+
+
+def module_digest(module: nn.Module) -> str:
+    """Return a digest of a user's module: its layers, its weights, the code of its classes."""
+    hasher = hashlib.sha256(repr(module).encode())
+    for name, value in module.state_dict().items():
+        hasher.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        bytes_of_value = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+        hasher.update(bytes_of_value.numpy())
+    for source in _sources_of_methods(module):
+        hasher.update(source.encode())
+    return hasher.hexdigest()[:16]
+
+
+def _sources_of_methods(module: nn.Module) -> Iterator[str]:
+    """Yield the source of every method of the user's classes, ordered by the classes' names."""
+    classes = {base for child in module.modules() for base in type(child).__mro__}
+    for cls in sorted(classes, key=lambda c: c.__qualname__):
+        if cls.__module__.startswith(("torch", "builtins")):
+            continue
+        for method in filter(inspect.isfunction, vars(cls).values()):
+            with contextlib.suppress(OSError):  # no source: typed in at a plain prompt
+                yield inspect.getsource(method)

@@ -1,16 +1,27 @@
 """Compare representations: which layers of two (or many) networks see the same samples alike.
 
-`compare(models, data)` is the whole of it; the measures are also plain functions of two matrices;
-`SimilarityModel`, `CKA` and their kin are the API of simtorch. Imports nothing else of simlab.
-"""
-# ruff: noqa: F401, I001
+`compare(models, data)` is all that most users need. The measures are also plain functions of two
+matrices, and `SimilarityModel`, `CKA` and the other classes are the API of simtorch. Needs torch,
+numpy and `layers.py`, which is copied along when this folder is used without simlab; scipy for the
+measures of ranks, pandas for tables, matplotlib for figures.
 
-from .compare import compare
-from .compat import CCA, CKA, BaseSimilarity, DeltaCKA, Procrustes, SimilarityModel
+Reading order:
+
+- measures: each measure as a function of two matrices; representation: what these become
+- gram: Grams, their centring (here CKA is debiased) and sums
+- registry: the measures by name
+- comparison: `compare` as a few steps, of
+  plan (what is computed), batches (the samples), passes (the models), sums (one pass over batches),
+  sample_set (all samples at once)
+- result and info: what comes back; figures: how it is drawn
+- preview: a look at the layers before anything runs; compat: simtorch's API
+"""
+
 from ..layers import contains, select_layers
+from .comparison import compare
+from .compat import CCA, CKA, BaseSimilarity, DeltaCKA, Procrustes, SimilarityModel
+from .info import Info, Layer
 from .measures import (
-    MEASURES,
-    Representation,
     cca_similarity,
     cka_similarity,
     deconfounded_cka_similarity,
@@ -24,4 +35,36 @@ from .measures import (
     svcca_similarity,
 )
 from .preview import preview
-from .result import Layer, Result
+from .registry import MEASURES, Measure
+from .representation import Representation
+from .result import Result
+
+__all__ = [
+    "CCA",
+    "CKA",
+    "MEASURES",
+    "BaseSimilarity",
+    "DeltaCKA",
+    "Info",
+    "Layer",
+    "Measure",
+    "Procrustes",
+    "Representation",
+    "Result",
+    "SimilarityModel",
+    "cca_similarity",
+    "cka_similarity",
+    "compare",
+    "contains",
+    "deconfounded_cka_similarity",
+    "hsic",
+    "mutual_knn_similarity",
+    "preview",
+    "procrustes_distance",
+    "pwcca_similarity",
+    "rbf_cka_similarity",
+    "regression_similarity",
+    "rsa_similarity",
+    "select_layers",
+    "svcca_similarity",
+]

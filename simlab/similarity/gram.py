@@ -1,8 +1,11 @@
-"""Features become centred Gram matrices at once, Grams become sums of inner products.
+"""Features become centred Gram matrices, and Grams become sums of inner products.
 
-A Gram K = XX' of n samples is all that CKA needs of a layer, and HSIC of two layers is the inner
-product of their centred Grams: all pairs of a batch are one matrix product, and a batch leaves
-nothing behind but a [T, T] matrix of sums. Grams of T layers are one tensor [T, n, n].
+The Gram K = XX' of n samples is all that CKA needs to know of a layer, and the HSIC of two layers
+is the inner product of their centred Grams. So all pairs of layers of a batch are one matrix
+product, and a batch leaves nothing behind but a matrix [T, T] of sums, where T is the number of
+layers. The Grams of T layers are one tensor [T, n, n].
+
+CKA is debiased in `centre`.
 """
 
 import contextlib
@@ -12,108 +15,152 @@ import numpy as np
 import torch
 from torch import Tensor
 
-CHUNK = 2**19  # numbers that are centred at once: as many as stay in the cores' caches
+COLUMNS_CHUNK = 2**19  # numbers that are centred at once: as many as stay in the cores' caches
+PRODUCTS_CHUNK = 2**20  # numbers that are made float64 at once
 
 
 @contextlib.contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """No autocast, no TF32, no bfloat16 products inside: Grams lose three digits with them."""
-    matmuls = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
-    name = "fp32_precision" if hasattr(matmuls[0], "fp32_precision") else "allow_tf32"
-    held = [(m, getattr(m, name)) for m in matmuls if hasattr(m, name)]
+    """Switch off autocast, TF32 and bfloat16 products, with which Grams lose three digits."""
+    backends = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
+    switch = "fp32_precision"
+    exact: str | bool = "ieee"
+    if not hasattr(torch.backends.cuda.matmul, switch):  # older torch
+        switch = "allow_tf32"
+        exact = False
+    previous = [(b, getattr(b, switch)) for b in backends if hasattr(b, switch)]
+    # Only where one is on: entering autocast takes its time.
+    no_autocast: contextlib.AbstractContextManager = contextlib.nullcontext()
+    if torch.is_autocast_enabled(device.type):
+        no_autocast = torch.autocast(device.type, enabled=False)
     try:
-        for m, _ in held:
-            setattr(m, name, "ieee" if name == "fp32_precision" else False)
-        with (
-            torch.autocast(device.type, enabled=False)
-            if torch.is_autocast_enabled(device.type)
-            else contextlib.nullcontext()
-        ):  # an autocast takes its time
+        for backend, _ in previous:
+            setattr(backend, switch, exact)
+        with no_autocast:
             yield
     finally:
-        for m, value in held:
-            setattr(m, name, value)
+        for backend, value in previous:
+            setattr(backend, switch, value)
 
 
 def flatten(x: Tensor) -> Tensor:
-    """[n, ...] -> [n, d] without a copy, also of channels_last: a Gram ignores features' order."""
-    order = sorted(range(1, x.dim()), key=lambda i: -x.stride(i))
-    return x.permute(0, *order).reshape(len(x), -1)
+    """Flatten [n, ...] to [n, d] without a copy, also where it lies channels last in memory.
+
+    The order of the features follows the memory's: a Gram does not depend on it.
+    """
+    strides = x.stride()
+    dims = sorted(range(1, x.dim()), key=lambda dim: -strides[dim])
+    return x.permute(0, *dims).reshape(len(x), -1)
 
 
 def centred_gram(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """[n, ...] -> [n, n]: Gram of the features with their means removed first, in column chunks.
+    """Compute the Gram of the features with their means removed first, in chunks of columns.
 
-    A Gram of raw features loses all to rounding once the mean is ten standard deviations. The mean
-    of every sixteenth of the samples is near enough: `center` takes the rest, at no loss.
+    A Gram of raw features loses all digits to rounding once the mean is ten standard deviations.
+    The mean of every sixteenth of the samples is near enough: `centre` takes the rest, at no loss.
+
+    Args:
+        x: features [n, ...].
+        dtype: of the sums.
+
+    Returns:
+        [n, n], all zeros for features that are constant but for rounding; NaN stays NaN.
     """
-    x, n, wide = flatten(x), len(x), torch.promote_types(x.dtype, dtype)
-    gram, half = torch.zeros(n, n, dtype=dtype, device=x.device), n // 2
+    x = flatten(x)
+    n = len(x)
+    half = n // 2
+    wide = torch.promote_types(x.dtype, dtype)
+    gram = torch.zeros(n, n, dtype=dtype, device=x.device)
     with full_precision(x.device):
-        for part in x.split(max(1, CHUNK // n), dim=1):
-            part = part.to(wide)
-            part = (part - part[:: max(1, n // 16)].mean(0)).to(dtype)
-            gram[:, :half].addmm_(part, part[:half].T)
-            gram[half:, half:].addmm_(part[half:], part[half:].T)
-    gram[:half, half:] = gram[half:, :half].T  # symmetric: a quarter need not be multiplied
+        for columns in x.split(max(1, COLUMNS_CHUNK // n), dim=1):
+            columns = columns.to(wide)
+            mean = columns[:: max(1, n // 16)].mean(0)
+            columns = (columns - mean).to(dtype)
+            # Symmetric: the upper right quarter need not be multiplied.
+            gram[:, :half].addmm_(columns, columns[:half].T)
+            gram[half:, half:].addmm_(columns[half:], columns[half:].T)
+    gram[:half, half:] = gram[half:, :half].T
     # Features that differ by less than two roundings of their size hold no information.
-    noise = torch.linalg.vector_norm(x[0], dtype=dtype) ** 2 * (
-        4 * n * torch.finfo(x.dtype).eps ** 2
-    )
-    return gram.mul_(~(gram.trace() <= noise))  # NaN stays
+    size = torch.linalg.vector_norm(x[0], dtype=dtype) ** 2
+    noise = size * (4 * n * torch.finfo(x.dtype).eps ** 2)
+    return gram.mul_(~(gram.trace() <= noise))
 
 
-def center(grams: Tensor, debiased: bool = True) -> Tensor:
-    """[..., n, n] -> the same: double centring HKH, or U-centring (Song 2012), whose diagonal is 0.
+def centre(grams: Tensor, debiased: bool = True) -> Tensor:
+    """Centre Grams, so that their inner products estimate HSIC.
 
-    <A, B> of two U-centred Grams is n(n-3) times the unbiased HSIC, which needs n >= 4.
+    Biased: HKH with H = I - 11'/n; <HKH, HLH> / (n-1)^2 is HSIC (Kornblith 2019, eq. 3).
+
+    Debiased: U-centring (Székely & Rizzo 2014): the diagonal is left out, whose expected product
+    is what biases HSIC. The inner product of two U-centred Grams is n(n-3) times the unbiased
+    HSIC_1 (Song 2012, eq. 5; Nguyen 2021, eq. 3).
+
+    Args:
+        grams: [..., n, n], n >= 4 for the debiased estimator.
+        debiased: which of the two.
+
+    Returns:
+        [..., n, n], a new tensor.
+
+    Raises:
+        ValueError: fewer than 4 samples for the debiased estimator.
     """
     n = grams.shape[-1]
     if not debiased:
-        mean = grams.mean(-1, keepdim=True)
+        mean = grams.mean(-1, keepdim=True)  # [..., n, 1]
         return grams - mean - mean.mT + mean.mean(-2, keepdim=True)
     if n < 4:
         raise ValueError(f"the debiased estimator needs at least 4 samples, got {n}")
-    out = grams.clone()
-    diagonal = out.diagonal(dim1=-2, dim2=-1)
+    centred = grams.clone()
+    diagonal = centred.diagonal(dim1=-2, dim2=-1)  # a view
     diagonal.zero_()
-    mean = out.sum(-1, keepdim=True) / (n - 2)
+    # K_ij - r_i/(n-2) - r_j/(n-2) + s/((n-1)(n-2)), with r the sums of the rows and s of all:
+    # half of the last term goes into each mean.
+    mean = centred.sum(-1, keepdim=True) / (n - 2)  # [..., n, 1]
     mean -= mean.sum(-2, keepdim=True) / (2 * (n - 1))
-    out.sub_(mean).sub_(mean.mT)
+    centred.sub_(mean).sub_(mean.mT)
     diagonal.zero_()
-    return out
+    return centred
 
 
 def squared_distances(grams: Tensor) -> Tensor:
-    """[..., n, n] Grams -> [..., n, n] squared Euclidean distances."""
-    norms = grams.diagonal(dim1=-2, dim2=-1)
-    out = (norms[..., None] + norms[..., None, :] - 2 * grams).clamp_(min=0)
-    out.diagonal(dim1=-2, dim2=-1).zero_()
-    return out
+    """Turn Grams [..., n, n] into squared Euclidean distances between samples [..., n, n]."""
+    norms = grams.diagonal(dim1=-2, dim2=-1)  # [..., n]
+    distances = (norms[..., None] + norms[..., None, :] - 2 * grams).clamp_(min=0)
+    distances.diagonal(dim1=-2, dim2=-1).zero_()
+    return distances
 
 
 def median_distance(grams: Tensor) -> Tensor:
-    """[..., n, n] -> [...]: median Euclidean distance between different samples."""
+    """Compute the median Euclidean distance between different samples: [..., n, n] -> [...]."""
     squares = squared_distances(grams)
     squares.diagonal(dim1=-2, dim2=-1).fill_(torch.nan)
     return squares.flatten(-2).nanmedian(-1).values.sqrt()
 
 
 def residual(grams: Tensor, confounder: Tensor, clamp: bool = False) -> Tensor:
-    """What is left of centred Grams [..., n, n] after regressing them on one's [n, n] (Cui 2022).
+    """Regress one Gram out of others (Cui 2022).
 
-    Centred, all have the mean 0, and so has the intercept. `clamp`: negative eigenvalues to 0.
+    Centred Grams all have the mean 0, so the regression has no intercept.
+
+    Args:
+        grams: centred Grams [..., n, n].
+        confounder: centred Gram [n, n].
+        clamp: set negative eigenvalues of what is left to 0.
+
+    Returns:
+        What is left of the Grams [..., n, n].
     """
     slope = (grams * confounder).sum((-2, -1), keepdim=True) / confounder.square().sum()
     left = grams - slope * confounder
-    if clamp:
-        values, vectors = torch.linalg.eigh(left.nan_to_num())
-        clamped = (vectors * values.clamp(min=0)[..., None, :]) @ vectors.mT
-        left = torch.where(left.isnan(), left, clamped)
-    return left
+    if not clamp:
+        return left
+    values, vectors = torch.linalg.eigh(left.nan_to_num())
+    clamped = (vectors * values.clamp(min=0)[..., None, :]) @ vectors.mT
+    return torch.where(left.isnan(), left, clamped)
 
 
-def kernel_rows(
+def centred_kernel(
     kernel: str,
     grams: Tensor,
     debiased: bool,
@@ -122,59 +169,97 @@ def kernel_rows(
     confounder: Tensor | None = None,
     clamp: bool = False,
 ) -> Tensor:
-    """Centred Grams [..., n, n] of a "linear", "rbf" (sigma [...]) or "residual" kernel.
+    """Compute the centred Grams of a kernel from those of the features.
 
-    Zeros where only rounding is left.
+    Args:
+        kernel: "linear"; "rbf", exp(-|x - y|^2 / (2 sigma^2)); "residual", what is left of the
+            linear one after the confounder's has been regressed out.
+        grams: Grams of the features [..., n, n].
+        debiased: how to centre, see `centre`.
+        sigma: widths [...] of the rbf kernel.
+        confounder: Gram [n, n] for the residual kernel.
+        clamp: see `residual`.
+
+    Returns:
+        [..., n, n]; zeros where only rounding is left.
     """
     k = scale = grams
-    if kernel == "rbf":  # exp(-|x - y|^2 / (2 sigma^2)), less 1: wide kernels keep their digits
+    if kernel == "rbf":
+        assert sigma is not None
+        # Less 1, which centring removes anyway: so wide kernels keep their digits.
         k = scale = torch.expm1(squared_distances(grams) / (-2 * sigma[..., None, None] ** 2))
     elif kernel == "residual":
-        k = residual(center(grams, debiased=False), center(confounder, debiased=False), clamp)
-    rows, share = center(k, debiased), 1e-12 if grams.dtype == torch.float64 else 1e-6
-    norm, scale = (torch.linalg.matrix_norm(m)[..., None, None] for m in (rows, scale))
-    return rows.mul_((norm > share * scale) | norm.isnan())
+        assert confounder is not None
+        k = residual(centre(grams, debiased=False), centre(confounder, debiased=False), clamp)
+    centred = centre(k, debiased)
+    rounding = 1e-12 if grams.dtype == torch.float64 else 1e-6
+    norm = torch.linalg.matrix_norm(centred)[..., None, None]
+    largest = rounding * torch.linalg.matrix_norm(scale)[..., None, None]
+    return centred.mul_((norm > largest) | norm.isnan())
 
 
-def inner_products(rows: Tensor, compensated: bool = False) -> np.ndarray:
-    """[T, n, n] -> float64 [T, T] of all inner products, in one product.
+def inner_products(matrices: Tensor, compensated: bool = False) -> np.ndarray:
+    """Compute all inner products of T matrices, in float64.
 
-    In float64; where the device has none, float32 products of short chunks whose sum carries
-    its rounding error along (`compensated`).
+    Args:
+        matrices: [T, n, n].
+        compensated: use float32 alone, with a sum that carries its rounding error along; so it is
+            always done on a device without float64 (mps).
+
+    Returns:
+        [T, T].
     """
-    compensated = compensated or rows.device.type == "mps"
-    wide, step = (
-        (torch.float32, 1024) if compensated else (torch.float64, max(1, 2**20 // len(rows)))
-    )
-    total = torch.zeros(len(rows), len(rows), dtype=wide, device=rows.device)
+    flat = matrices.flatten(1)  # [T, n n]
+    with full_precision(matrices.device):
+        if compensated or matrices.device.type == "mps":
+            return _compensated_products(flat)
+        products = torch.zeros(len(flat), len(flat), dtype=torch.float64, device=flat.device)
+        for block in flat.split(max(1, PRODUCTS_CHUNK // len(flat)), dim=1):
+            block = block.double()
+            products.addmm_(block, block.T)
+    return products.cpu().numpy()
+
+
+def _compensated_products(flat: Tensor) -> np.ndarray:
+    """[T, m] float32 -> [T, T] float64: products of short chunks, added by two-sum."""
+    total = torch.zeros(len(flat), len(flat), dtype=torch.float32, device=flat.device)
     error = torch.zeros_like(total)
-    with full_precision(rows.device):
-        for block in rows.flatten(1).split(step, dim=1):
-            block = block.to(wide)
-            if not compensated:
-                total.addmm_(block, block.T)
-                continue
-            part = block @ block.T
-            new = total + part
-            back = new - total  # two-sum: error gathers exactly what the addition rounded away
-            error += (total - (new - back)) + (part - back)
-            total = new
+    for block in flat.split(1024, dim=1):
+        block = block.float()
+        term = block @ block.T
+        rounded = total + term
+        added = rounded - total
+        # Exactly what the addition has rounded away (Knuth's two-sum).
+        error += (total - (rounded - added)) + (term - added)
+        total = rounded
     return (total.cpu().double() + error.cpu().double()).numpy()
 
 
 def cosine(sums: np.ndarray) -> np.ndarray:
-    """[T, T] sums -> [T, T] sums over the roots of both diagonals; NaN where a diagonal is 0."""
+    """Divide sums [T, T] by the roots of both diagonals; NaN where a diagonal is 0.
+
+    Of sums of <K, L> over batches this is minibatch CKA (Kornblith 2019, eq. 4; Nguyen 2021,
+    eq. 2).
+    """
     norm = np.sqrt(np.diagonal(sums))
     with np.errstate(divide="ignore", invalid="ignore"):
-        return sums / norm[:, None] / norm
+        ratios: np.ndarray = sums / norm[:, None] / norm
+    return ratios
 
 
-def partial(cka: np.ndarray) -> np.ndarray:
-    """[T+1, T+1] CKA, the confounder last -> [T, T] deconfounded CKA (Cui 2022).
+def deconfounded(cka: np.ndarray) -> np.ndarray:
+    """Take the confounder out of CKA values: their partial correlation (Cui 2022).
 
-    The partial correlation (c12 - c10 c20) / sqrt((1 - c10^2)(1 - c20^2)); NaN for a layer that
-    is the confounder itself up to rounding.
+    (c12 - c10 c20) / sqrt((1 - c10^2)(1 - c20^2)), where 0 is the confounder.
+
+    Args:
+        cka: [T+1, T+1], the confounder last.
+
+    Returns:
+        [T, T]; NaN for a layer that is the confounder itself up to rounding.
     """
-    c0 = cka[:-1, -1]
-    rest = np.sqrt(np.where(1 - c0**2 > 1e-6, 1 - c0**2, np.nan))
-    return (cka[:-1, :-1] - c0[:, None] * c0) / rest[:, None] / rest
+    c0 = cka[:-1, -1]  # [T]
+    unexplained = 1 - c0**2
+    rest = np.sqrt(np.where(unexplained > 1e-6, unexplained, np.nan))
+    partial: np.ndarray = (cka[:-1, :-1] - c0[:, None] * c0) / rest[:, None] / rest
+    return partial

@@ -1,14 +1,17 @@
 """How alike two representations of the same samples are: plain functions of two matrices.
 
-[n, p] and [n, q], samples x features, tensors or arrays; a float comes back, computed in float64.
-`..._similarity` is larger, `..._distance` smaller for more alike. Columns are centred first: no
-measure sees a shift. Where a Gram K determines it, `Representation.from_gram(K)` stands for a
-matrix. Constant features give NaN; ValueError unless both are finite with the same samples.
+x is [n, p] and y is [n, q], samples by features, tensors or arrays; a float comes back, computed in
+float64. `..._similarity` is larger, `..._distance` is smaller for more alike representations.
+Columns are centred first, so a shift of the features never matters. Where a Gram matrix K
+determines a measure, `Representation.from_gram(K)` may stand for a matrix.
+
+Constant features give NaN. All raise ValueError unless both are finite matrices of the same samples
+(and, where an option is a name or a number, if it is none that exists).
+
+In the formulas X and Y are the centred matrices, K = XX' and L = YY' their Grams, |.| is the
+Frobenius norm and |.|_* the nuclear norm, the sum of the singular values.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -16,318 +19,324 @@ import torch
 from torch import Tensor
 
 from ..layers import one_of
-from . import gram as g
+from . import gram
+from .representation import Representation, paired
 
-
-def matrix(x: Any) -> Tensor:
-    """[n, p] of a tensor or array as float64; ValueError unless it is finite with n >= 2."""
-    x = torch.as_tensor(x).detach()
-    x = x.cpu() if x.device.type == "mps" else x
-    if x.dim() != 2 or len(x) < 2:
-        raise ValueError(
-            f"expected a matrix [samples >= 2, features], got shape {tuple(x.shape)}"
-            "; flatten(1) or pool larger outputs first"
-        )
-    if bad := int((~x.isfinite()).sum()):
-        raise ValueError(f"{bad} of {x.numel()} features are NaN or infinite")
-    return x.double()
-
-
-class Representation:
-    """n samples as centred features, or as the centred Gram that most measures need only."""
-
-    def __init__(self, features: Any, gram: Tensor | None = None) -> None:
-        if gram is not None:
-            self.gram = gram
-        self.features: Tensor | None = None
-        if features is not None:
-            x = matrix(features)
-            shifted = x - x[:1]  # constant columns become an exact 0
-            self.features = shifted - shifted.mean(0)
-
-    @classmethod
-    def from_gram(cls, gram: Tensor) -> "Representation":
-        """From a Gram matrix [n, n] of any inner product; it is centred here."""
-        return cls(None, g.center(torch.as_tensor(gram), debiased=False))
-
-    @classmethod
-    def compact(cls, x: Tensor, keep: bool, decompose: bool) -> "Representation":
-        """[n, d] -> its Gram (features, basis), computed in float64 and held in float32."""
-        self = cls.from_gram(g.centred_gram(x, torch.float64))
-        if decompose:
-            self.basis = self.basis[0].float(), self.basis[1].float()
-        self.gram, self.features = self.gram.float(), cls(x).features.float() if keep else None
-        return self
-
-    @cached_property
-    def gram(self) -> Tensor:
-        """[n, n] centred Gram."""
-        return self.features @ self.features.T
-
-    @property
-    def energy(self) -> float:
-        """Summed squared norm of the centred samples; 0 for constant features."""
-        return (self.gram.trace() if self.features is None else self.features.square().sum()).item()
-
-    def __len__(self) -> int:
-        return len(self.gram if self.features is None else self.features)
-
-    @cached_property
-    def basis(self) -> tuple[Tensor, Tensor]:
-        """U [n, r], s [r] of the centred features U diag(s) V', largest first, without noise."""
-        if self.features is not None and self.features.shape[1] < len(self):
-            u, s, _ = torch.linalg.svd(self.features, full_matrices=False)
-        else:
-            values, u = torch.linalg.eigh(self.gram)
-            s, u = values.clamp(min=0).sqrt().flip(0), u.flip(1)
-        keep = s > 1e-6 * s.max()
-        return u[:, keep], s[keep]
-
-    def permuted(self, order: Tensor) -> "Representation":
-        """The same with its samples in another order; nothing is decomposed again."""
-        out = Representation(None, self.gram[order][:, order])
-        out.features = None if self.features is None else self.features[order]
-        if "basis" in self.__dict__:
-            out.basis = (self.basis[0][order], self.basis[1])
-        return out
-
-
-def pair(x: Any, y: Any, metric: str = "euclidean") -> tuple[Representation, Representation]:
-    """Both as Representation, in the geometry of `metric`.
-
-    ValueError when their samples cannot correspond, or a Gram lacks what the metric needs.
-    """
-    if metric != "euclidean" and any(isinstance(v, Representation) for v in (x, y)):
-        raise ValueError(f"metric={metric!r} needs the raw features: a centred Gram lacks them")
-    a, b = (
-        v if isinstance(v, Representation) else Representation(normalised_rows(matrix(v), metric))
-        for v in (x, y)
-    )
-    if len(a) != len(b):
-        raise ValueError(f"the samples must correspond: {len(a)} and {len(b)} rows")
-    return a, b
-
-
-def alignment(a: Tensor, b: Tensor) -> float:
-    """Cosine of two [n, n]."""
-    return ((a * b).sum() / a.norm() / b.norm()).item()  # NaN where one is 0
+# ------------------------------------------------------------------------------------------- CKA
 
 
 def hsic(x: Any, y: Any, *, debiased: bool = True) -> float:
-    """HSIC with linear kernels: unbiased (Song 2012, eq. 5; n >= 4), or <K, L>/(n-1)^2.
+    """Hilbert-Schmidt independence criterion with linear kernels.
 
-    From the features where that is less work: n(n-3) HSIC1 = |Y'X|^2 - n/(n-2) sum r_i s_i
-    + sum(r) sum(s)/((n-1)(n-2)), with r and s the squared norms of the centred samples.
+    Biased: <K, L> / (n-1)^2 of centred Grams (Gretton 2005; Kornblith 2019, eq. 3). Debiased:
+    HSIC_1, whose expectation is that of infinitely many samples (Song 2012, eq. 5; n >= 4).
+
+    Args:
+        x: [n, p].
+        y: [n, q].
+        debiased: which of the two.
+
+    Returns:
+        HSIC; the debiased one may be negative.
     """
-    a, b = pair(x, y)
+    a, b = paired(x, y)
     n = len(a)
     if debiased and n < 4:
         raise ValueError(f"the debiased estimator needs at least 4 samples, got {n}")
-    if a.features is None or b.features is None or a.features.shape[1] * b.features.shape[1] > n**2:
-        top = (g.center(a.gram, debiased) * g.center(b.gram, debiased)).sum()
-    else:
-        top = (b.features.T @ a.features).square().sum()
-        if debiased:
-            r, s = a.features.square().sum(1), b.features.square().sum(1)
-            top = top - n / (n - 2) * (r @ s) + r.sum() * s.sum() / ((n - 1) * (n - 2))
-    return top.item() / (n * (n - 3) if debiased else (n - 1) ** 2)
+    product = _product_of_grams(a, b, debiased).item()
+    return product / (n * (n - 3) if debiased else (n - 1) ** 2)
+
+
+def _product_of_grams(a: Representation, b: Representation, debiased: bool) -> Tensor:
+    """<K, L> of the centred Grams, a scalar; from the features where that is less work."""
+    x = a.features
+    y = b.features
+    n = len(a)
+    if x is None or y is None or x.shape[1] * y.shape[1] > n**2:
+        return (gram.centre(a.gram, debiased) * gram.centre(b.gram, debiased)).sum()
+    product = (y.T @ x).square().sum()  # |Y'X|^2
+    if not debiased:
+        return product
+    # n(n-3) HSIC_1 = <K, L> - n/(n-2) r's + (1'r)(1's) / ((n-1)(n-2)): Song 2012, eq. 5, for
+    # Grams of centred features, with diagonals r and s: without these their rows sum to -r and -s.
+    r = x.square().sum(1)
+    s = y.square().sum(1)
+    return product - n / (n - 2) * (r @ s) + r.sum() * s.sum() / ((n - 1) * (n - 2))
 
 
 def cka_similarity(x: Any, y: Any, *, debiased: bool = True) -> float:
-    """Linear CKA (Kornblith 2019), debiased: 0 on average for independent x and y, at most 1.
+    """Linear centred kernel alignment: HSIC(x, y) / sqrt(HSIC(x, x) HSIC(y, y)).
 
-    Invariant to rotation, isotropic scale and shift, not to general linear maps. Biased, it is in
-    [0, 1] and about 1/sqrt((1+n/p)(1+n/q)) for independent noise.
+    Kornblith 2019, eq. 4. Invariant to rotation, isotropic scale and shift, not to general linear
+    maps.
+
+    Args:
+        x: [n, p].
+        y: [n, q].
+        debiased: from HSIC_1 (Nguyen 2021, eq. 2 and 3): 0 on average for independent x and y.
+            Biased, independent noise gives about 1 / sqrt((1 + n/p)(1 + n/q)).
+
+    Returns:
+        At most 1; biased, in [0, 1].
     """
-    a, b = pair(x, y)
-    own = [hsic(v, v, debiased=debiased) for v in (a, b)]
-    if not all(h > 1e-14 * (v.energy / len(v)) ** 2 for h, v in zip(own, (a, b), strict=True)):
-        return np.nan
-    return hsic(a, b, debiased=debiased) / (own[0] * own[1]) ** 0.5
+    a, b = paired(x, y)
+    self_hsic = []
+    for representation in (a, b):
+        self_hsic.append(hsic(representation, representation, debiased=debiased))
+        rounding = 1e-14 * (representation.energy / len(a)) ** 2
+        if not self_hsic[-1] > rounding:
+            return np.nan
+    geometric_mean: float = (self_hsic[0] * self_hsic[1]) ** 0.5
+    return hsic(a, b, debiased=debiased) / geometric_mean
 
 
 def rbf_cka_similarity(x: Any, y: Any, *, debiased: bool = True, scale: float = 1.0) -> float:
-    """CKA with Gaussian kernels of width `scale` times the median distance between samples.
+    """CKA with Gaussian kernels (Kornblith 2019, section 3).
 
-    Tends to linear CKA as `scale` grows. In [-1, 1] debiased, [0, 1] biased.
+    Invariant to rotation, isotropic scale and shift. Tends to linear CKA as `scale` grows.
+
+    Args:
+        x: [n, p].
+        y: [n, q].
+        debiased: see `cka_similarity`.
+        scale: the kernel's width in units of the median distance between samples.
+
+    Returns:
+        In [-1, 1]; biased, in [0, 1].
     """
-    return alignment(
-        *(
-            g.kernel_rows("rbf", v.gram, debiased, sigma=scale * g.median_distance(v.gram))
-            for v in pair(x, y)
-        )
-    )
+    centred = []
+    for representation in paired(x, y):
+        sigma = scale * gram.median_distance(representation.gram)
+        centred.append(gram.centred_kernel("rbf", representation.gram, debiased, sigma=sigma))
+    return alignment(*centred)
 
 
 def deconfounded_cka_similarity(
     x: Any, y: Any, z: Any, *, debiased: bool = True, clamp: bool = False
 ) -> float:
-    """Linear CKA of what is left of both Grams after regressing them on z's (Cui 2022); [-1, 1].
+    """Linear CKA of what is left of both Grams after regressing them on z's (Cui 2022).
 
-    Without `clamp` (negative eigenvalues of the residuals set to 0) it is the partial correlation
-    of the CKA values.
+    Without `clamp` it is the partial correlation of the CKA values. The invariances are CKA's.
+
+    Args:
+        x: [n, p].
+        y: [n, q].
+        z: the confounder [n, r].
+        debiased: see `cka_similarity`.
+        clamp: set negative eigenvalues of the residual Grams to 0.
+
+    Returns:
+        In [-1, 1].
     """
-    (a, b), (c, _) = pair(x, y), pair(z, x)
-    if clamp:
-        return alignment(
-            *(
-                g.kernel_rows("residual", v.gram, debiased, confounder=c.gram, clamp=True)
-                for v in (a, b)
-            )
+    a, b = paired(x, y)
+    c, _ = paired(z, x)
+    if not clamp:
+        grams = torch.stack([a.gram, b.gram, c.gram])
+        centred = gram.centred_kernel("linear", grams, debiased)
+        cka = gram.cosine(gram.inner_products(centred))  # [3, 3]
+        return float(gram.deconfounded(cka)[0, 1])
+    residuals = []
+    for representation in (a, b):
+        left = gram.centred_kernel(
+            "residual", representation.gram, debiased, confounder=c.gram, clamp=True
         )
-    rows = g.kernel_rows("linear", torch.stack([a.gram, b.gram, c.gram]), debiased)
-    return float(g.partial(g.cosine(g.inner_products(rows)))[0, 1])
+        residuals.append(left)
+    return alignment(*residuals)
 
 
-PROCRUSTES = {
-    "squared": lambda c: 2 - 2 * c,
-    "angle": lambda c: float(np.arccos(c)),
-    "complement": lambda c: 1 - c,
-}
+def alignment(a: Tensor, b: Tensor) -> float:
+    """Cosine of two matrices [n, n]; NaN where one is 0."""
+    return float((a * b).sum() / a.norm() / b.norm())
+
+
+# ----------------------------------------------------------------------- rotations and linear maps
 
 
 def procrustes_distance(x: Any, y: Any, *, form: str = "squared") -> float:
     """Distance after the best rotation, both scaled to Frobenius norm 1 (Ding 2021).
 
-    With c = |X'Y|_* (nuclear norm): "squared" 2 - 2c in [0, 2], "angle" arccos c in [0, pi/2] (a
-    metric), "complement" 1 - c (simtorch's). Invariant to rotation, isotropic scale and shift.
+    With c = |X'Y|_* of the scaled matrices. Invariant to rotation, isotropic scale and shift.
+
+    Args:
+        x: [n, p].
+        y: [n, q].
+        form: "squared": 2 - 2c in [0, 2]; "angle": arccos c in [0, pi/2], a metric;
+            "complement": 1 - c in [0, 1], as in simtorch.
+
+    Returns:
+        The distance.
     """
-    distance = PROCRUSTES[one_of(form, PROCRUSTES, "form")]
-    (u, s), (v, t) = (r.basis for r in pair(x, y))
+    one_of(form, ("squared", "angle", "complement"), "form")
+    a, b = paired(x, y)
+    u, s = a.basis
+    v, t = b.basis
     if not len(s) or not len(t):
         return np.nan
     # In n x n only: U diag(s) is X up to a rotation.
     cross = (u * (s / s.norm())).T @ (v * (t / t.norm()))
-    return distance(min(torch.linalg.svdvals(cross).sum().item(), 1.0))
+    c = min(float(torch.linalg.svdvals(cross).sum()), 1.0)
+    if form == "squared":
+        return 2 - 2 * c
+    return float(np.arccos(c)) if form == "angle" else 1 - c
 
 
 def cca_similarity(x: Any, y: Any, *, squared: bool = False, variance: float = 1) -> float:
-    """Mean canonical correlation, or mean of the squares, over the smaller rank; in [0, 1].
+    """Mean of the canonical correlations over the smaller rank (Kornblith 2019, table 1).
 
-    Invariant to every invertible linear map, and so 1 as soon as either has n - 1 directions;
-    independent features give squares of max(p, q)/(n-1) on average. `variance`: see `svcca_...`.
+    They are the singular values of U'V, where U and V are orthonormal bases of the features.
+    Invariant to every invertible linear map, and therefore 1 as soon as either has n - 1
+    directions; independent features give squares of max(p, q) / (n-1) on average.
+
+    Args:
+        x: [n, p].
+        y: [n, q].
+        squared: the mean of their squares instead.
+        variance: see `svcca_similarity`; 1 takes all directions.
+
+    Returns:
+        In [0, 1].
     """
     if not 0 < variance <= 1:
         raise ValueError(f"variance={variance}: expected a share in (0, 1]")
-    tops = []
-    for u, s in (r.basis for r in pair(x, y)):
-        share = s.square().cumsum(0) / s.square().sum()
-        tops.append(u[:, : int((share < variance - 1e-12).sum()) + 1] if variance < 1 else u)
-    cross, fewer = tops[0].T @ tops[1], min(top.shape[1] for top in tops)
+    a, b = paired(x, y)
+    u = _principal_directions(a, variance)  # [n, r]
+    v = _principal_directions(b, variance)
+    smaller_rank = min(u.shape[1], v.shape[1])
+    if not smaller_rank:
+        return np.nan
+    cross = u.T @ v
     total = cross.square().sum() if squared else torch.linalg.svdvals(cross).sum()
-    return total.item() / fewer if fewer else np.nan
+    return float(total) / smaller_rank
+
+
+def _principal_directions(representation: Representation, variance: float) -> Tensor:
+    """[n, r], the fewest directions of largest variance that hold a share of it."""
+    u, s = representation.basis
+    if variance == 1:
+        return u
+    share = s.square().cumsum(0) / s.square().sum()
+    count = int((share < variance - 1e-12).sum()) + 1
+    return u[:, :count]
 
 
 def svcca_similarity(x: Any, y: Any, *, variance: float = 0.99, squared: bool = False) -> float:
-    """CCA of the fewest principal directions that hold `variance` of it (Raghu 2017); in [0, 1]."""
+    """CCA of the principal directions alone (Raghu 2017).
+
+    Args:
+        x: [n, p].
+        y: [n, q].
+        variance: the share of it, in (0, 1], that the fewest directions kept must hold.
+        squared: see `cca_similarity`.
+
+    Returns:
+        In [0, 1].
+    """
     return cca_similarity(x, y, squared=squared, variance=variance)
 
 
 def pwcca_similarity(x: Any, y: Any) -> float:
-    """Canonical correlations weighted by sum_j |<h_i, x_j>|, h_i the unit variates of x, x_j its
-    features (Morcos 2018); in [0, 1]. Not symmetric; needs x's features, not only their Gram.
+    """Canonical correlations, weighted by how much of x they account for (Morcos 2018).
 
-    Not unique where correlations repeat, as those of 1 do once p + q > n - 1: any basis of their
-    directions is as good, and the weights depend on it.
+    The weight of the i-th is sum_j |<h_i, x_j>|, with h_i the unit variates of x and x_j its
+    features. Not symmetric. Not unique where correlations repeat, as those of 1 do once
+    p + q > n - 1: any basis of their directions is as good, and the weights depend on it.
+
+    Args:
+        x: [n, p]; a Gram does not determine it.
+        y: [n, q].
+
+    Returns:
+        In [0, 1].
     """
-    a, b = pair(x, y)
+    a, b = paired(x, y)
     if a.features is None:
         raise ValueError("PWCCA depends on the features of x: a Gram does not determine it")
-    u, v = a.basis[0], b.basis[0]
+    u, _ = a.basis
+    v, _ = b.basis
     if not u.shape[1] or not v.shape[1]:
         return np.nan
-    w, rho, _ = torch.linalg.svd(u.T @ v, full_matrices=False)
-    weight = ((u @ w).T @ a.features.to(u.dtype)).abs().sum(1)
-    return ((weight * rho).sum() / weight.sum()).item()
+    w, correlations, _ = torch.linalg.svd(u.T @ v, full_matrices=False)
+    variates = u @ w  # [n, r]
+    weights = (variates.T @ a.features.to(u.dtype)).abs().sum(1)
+    return float((weights * correlations).sum() / weights.sum())
 
 
 def regression_similarity(x: Any, y: Any) -> float:
-    """R^2 of predicting x linearly from y, |Q_y'X|^2 / |X|^2; in [0, 1]. Not symmetric."""
-    (u, s), (v, _) = (r.basis for r in pair(x, y))
-    r2 = (v.T @ (u * s)).square().sum() / s.square().sum()
-    return r2.item() if len(v.T) else np.nan
+    """R^2 of predicting x linearly from y (Kornblith 2019, table 1).
 
+    |V'X|^2 / |X|^2, where V is an orthonormal basis of y's features. Not symmetric.
 
-def normalised_rows(features: Tensor, metric: str) -> Tensor:
-    """[n, p] -> [n, p] whose Euclidean geometry is that of `metric` on the raw features.
+    Args:
+        x: [n, p].
+        y: [n, q].
 
-    "cosine": unit rows; "correlation": rows less their mean, then unit; "euclidean": unchanged.
+    Returns:
+        In [0, 1].
     """
-    if one_of(metric, ("euclidean", "cosine", "correlation"), "metric") == "euclidean":
-        return features
-    if metric == "correlation":
-        before = features.norm(dim=1, keepdim=True)
-        features = features - features.mean(1, keepdim=True)
-        # A row that is constant but for rounding has no direction to amplify.
-        noise = 8 * torch.finfo(features.dtype).eps * before
-        features = features * (features.norm(dim=1, keepdim=True) > noise)
-    return torch.nn.functional.normalize(features, eps=1e-30)
+    a, b = paired(x, y)
+    u, s = a.basis
+    v, _ = b.basis
+    if not v.shape[1]:
+        return np.nan
+    explained = (v.T @ (u * s)).square().sum()
+    return float(explained / s.square().sum())
 
 
-def rank_matrix(rep: Representation) -> Tensor:
-    """[n, n] ranks of the distances between samples (ties share one), their mean taken off."""
+# ---------------------------------------------------------------------------- distances and ranks
+
+
+def rank_matrix(representation: Representation) -> Tensor:
+    """Rank the distances between samples: [n, n], ties averaged, less the mean rank."""
     from scipy.spatial.distance import squareform  # loading them takes a second
     from scipy.stats import rankdata
 
-    gram = rep.gram
-    ranks = rankdata(squareform(g.squared_distances(gram).cpu().numpy(), checks=False))
-    return torch.from_numpy(squareform(ranks - ranks.mean())).to(gram)
+    distances = gram.squared_distances(representation.gram).cpu().numpy()
+    ranks = rankdata(squareform(distances, checks=False))  # of the n(n-1)/2 pairs
+    return torch.from_numpy(squareform(ranks - ranks.mean())).to(representation.gram)
 
 
 def rsa_similarity(x: Any, y: Any, *, metric: str = "euclidean") -> float:
-    """Spearman correlation of the two tables of distances between samples (RSA); in [-1, 1].
+    """Representational similarity analysis (Kriegeskorte 2008).
 
-    The Euclidean one is invariant to rotation, isotropic scale and shift; "correlation" and
-    "cosine" notice a shift, and need the raw features.
+    Spearman's correlation of the two tables of distances between samples.
+
+    Args:
+        x: [n, p].
+        y: [n, q].
+        metric: of the distances: "euclidean" is invariant to rotation, isotropic scale and shift;
+            "correlation" and "cosine" notice a shift, and need the raw features.
+
+    Returns:
+        In [-1, 1].
     """
-    return alignment(*(rank_matrix(rep) for rep in pair(x, y, metric)))
+    a, b = paired(x, y, metric)
+    return alignment(rank_matrix(a), rank_matrix(b))
 
 
-def neighbour_matrix(rep: Representation, k: int = 10) -> Tensor:
-    """[n, n] with 1 where the column is one of the row's k nearest other samples."""
-    if not 1 <= k < len(rep):
-        raise ValueError(f"k={k}: expected 1 <= k < {len(rep)} samples")
-    distances = g.squared_distances(rep.gram).fill_diagonal_(float("inf"))
+def neighbour_matrix(representation: Representation, k: int = 10) -> Tensor:
+    """Mark neighbours: [n, n], 1 where the column is one of the row's k nearest other samples."""
+    n = len(representation)
+    if not 1 <= k < n:
+        raise ValueError(f"k={k}: expected 1 <= k < {n} samples")
+    distances = gram.squared_distances(representation.gram).fill_diagonal_(float("inf"))
     nearest = distances.argsort(dim=1, stable=True)[:, :k]
-    return torch.zeros_like(rep.gram).scatter_(1, nearest, 1) * (rep.gram.trace() > 0)
+    neighbours = torch.zeros_like(representation.gram).scatter_(1, nearest, 1)
+    return neighbours * (representation.gram.trace() > 0)  # constant features have none
 
 
 def mutual_knn_similarity(x: Any, y: Any, *, k: int = 10, metric: str = "euclidean") -> float:
-    """Share of the k nearest neighbours that both have in common; in [0, 1].
+    """Mean overlap of the samples' k nearest neighbours (Huh 2024).
 
-    Independent representations give k/(n-1). `metric` "cosine" needs the raw features.
+    Independent representations give k / (n-1).
+
+    Args:
+        x: [n, p].
+        y: [n, q].
+        k: number of neighbours.
+        metric: see `rsa_similarity`.
+
+    Returns:
+        In [0, 1].
     """
-    return alignment(*(neighbour_matrix(rep, k) for rep in pair(x, y, metric)))
-
-
-@dataclass(frozen=True)
-class Measure:
-    """How `compare` computes a measure: from one pass, as cosines of rows, or pair by pair."""
-
-    kind: str  # "similarity" or "distance"
-    limits: tuple[float, float] = (0, 1)  # of the colour scale; debiased ones may be negative
-    kernel: str | None = None  # one pass over batches suffices: which Gram to sum
-    rows: Callable[..., Tensor] | None = None  # a Representation's [n, n]; the measure is a cosine
-    pair: Callable[..., float] | None = None  # of two Representations
-    metric: str = "euclidean"  # rows are normalised for it before the Gram
-    features: bool = False  # the features themselves are kept
-    symmetric: bool = True
-
-
-similarity, distance = partial(Measure, "similarity"), partial(Measure, "distance")
-MEASURES = {
-    "cka": similarity(kernel="linear"),
-    "rbf_cka": similarity(kernel="rbf"),
-    "deconfounded_cka": similarity(kernel="residual"),
-    "procrustes_distance": distance((0, 2), pair=procrustes_distance),
-    "procrustes_angle": distance((0, np.pi / 2), pair=partial(procrustes_distance, form="angle")),
-    "procrustes_complement": distance(pair=partial(procrustes_distance, form="complement")),
-    "cca": similarity(pair=cca_similarity),
-    "svcca": similarity(pair=svcca_similarity),
-    "pwcca": similarity(pair=pwcca_similarity, features=True, symmetric=False),
-    "regression": similarity(pair=regression_similarity, symmetric=False),
-    "rsa": similarity(rows=rank_matrix),
-    "rsa_correlation": similarity(rows=rank_matrix, metric="correlation"),
-    "mutual_knn": similarity(rows=neighbour_matrix),
-    "mutual_knn_cosine": similarity(rows=neighbour_matrix, metric="cosine"),
-}
+    a, b = paired(x, y, metric)
+    return alignment(neighbour_matrix(a, k), neighbour_matrix(b, k))

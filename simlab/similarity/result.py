@@ -3,82 +3,114 @@
 import html
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from ..layers import one_of
-from . import gram as g
+from . import gram
+from .info import Info, Layer
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
 
-class Layer(NamedTuple):
-    """One layer of one model; `shape` and `size` (after pooling) are per sample."""
-
-    model: str
-    name: str
-    type: str
-    shape: tuple[int, ...]
-    size: int
-    row: int  # in the arrays: a model that is given twice has its rows once
-
-    @property
-    def label(self) -> str:
-        return f"{self.model}/{self.name}"
+ARRAYS = ("values", "group_sums", "nulls")
+MIN_BATCHES = 10  # for an interval
+INTERVAL_SEED = 0
+MAX_REASONS = 8  # in the table of a notebook
 
 
 @dataclass
 class Result:
-    """Values of all measures for all layers; `matrix` is the first model's by the last model's.
+    """Values of all measures for all layers.
 
-    `info` holds samples, batches, estimator, pool, sigma, confounder and correspondence; `reasons`
-    says by layer why cells are NaN or a layer has no row. Arrays [T, T] are by `Layer.row`.
+    Arrays have one row for each layer, `Layer.row`; T is the number of rows.
+
+    Attributes:
+        models: their names.
+        layers: of all models, in order of execution.
+        values: {measure: [T, T]}.
+        info: how it was made.
+        group_sums: {measure of the CKA family: [G, T, T]}, sums over groups of batches.
+        nulls: {measure: [P, T, T]}, with the samples permuted.
+        reasons: {"model/layer": why its values are NaN, or why it has no row}.
     """
 
     models: list[str]
     layers: list[Layer]
     values: dict[str, np.ndarray]
-    info: dict[str, Any]
-    groups: dict[str, np.ndarray] = field(default_factory=dict)  # [G, T, T] sums of some batches
-    nulls: dict[str, np.ndarray] = field(default_factory=dict)  # [P, T, T] permuted samples
+    info: Info
+    group_sums: dict[str, np.ndarray] = field(default_factory=dict)
+    nulls: dict[str, np.ndarray] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
 
-    def of(self, model: str | None, default: int = 0) -> list[Layer]:
-        """The layers of one model; None is the first (or the `default`-th)."""
-        model = self.models[default] if model is None else one_of(model, self.models, "model")
+    def layers_of(self, model: str) -> list[Layer]:
+        """The layers of one model, in order of execution."""
+        one_of(model, self.models, "model")
         return [layer for layer in self.layers if layer.model == model]
 
-    def measure(self, name: str | None = None) -> str:
+    def measure_name(self, measure: str | None = None) -> str:
         """The name of a measure that was computed; None is the first."""
-        return next(iter(self.values)) if name is None else one_of(name, self.values, "measure")
-
-    def _cut(self, array: np.ndarray, a: str | None, b: str | None) -> np.ndarray:
-        rows, cols = ([layer.row for layer in self.of(*m)] for m in ((a, 0), (b, -1)))
-        return array[..., np.array(rows)[:, None], np.array(cols)]
-
-    def block(
-        self, a: str | None = None, b: str | None = None, measure: str | None = None
-    ) -> np.ndarray:
-        """[layers of a, layers of b] of one measure; by default first model, last model, first."""
-        measure, ends = self.measure(measure), (a or self.models[0], b or self.models[-1])
-        if measure in self.info["across"] and ends[0] == ends[1]:
-            raise ValueError(
-                f"{measure} was computed across models only: compare {ends[0]!r} alone"
-            )
-        return self._cut(self.values[measure], a, b)
+        if measure is None:
+            return next(iter(self.values))
+        return one_of(measure, self.values, "measure")
 
     @property
     def matrix(self) -> np.ndarray:
         """The first measure, [layers of the first model, layers of the last model]."""
         return self.block()
 
-    def from_sums(self, measure: str, sums: np.ndarray) -> np.ndarray:
-        """Sums over batches, the confounder's row last if there is one -> values [T, T]."""
-        cka = g.cosine(sums)
-        if measure == "deconfounded_cka" and not self.info["by_batch"]:
-            return g.partial(cka)
-        return cka[:-1, :-1] if self.info["confounder"] else cka
+    def block(
+        self, a: str | None = None, b: str | None = None, measure: str | None = None
+    ) -> np.ndarray:
+        """Look up one measure of two models' layers.
+
+        Args:
+            a: a model; by default the first.
+            b: a model; by default the last.
+            measure: by default the first.
+
+        Returns:
+            [layers of a, layers of b].
+
+        Raises:
+            ValueError: an unknown name, or a pair that was left out.
+        """
+        measure = self.measure_name(measure)
+        a = self.models[0] if a is None else a
+        b = self.models[-1] if b is None else b
+        if measure in self.info.across and a == b:
+            raise ValueError(f"{measure} was computed across models only: compare {a!r} alone")
+        return self._block_of(self.values[measure], a, b)
+
+    def _block_of(self, array: np.ndarray, a: str, b: str) -> np.ndarray:
+        """[..., T, T] -> [..., layers of a, layers of b]."""
+        rows = np.array([layer.row for layer in self.layers_of(a)])
+        columns = np.array([layer.row for layer in self.layers_of(b)])
+        return array[..., rows[:, None], columns]
+
+    def values_from_sums(self, measure: str, sums: np.ndarray) -> np.ndarray:
+        """Turn sums over batches into values of the CKA family.
+
+        Args:
+            measure: its name.
+            sums: [T, T]; with a confounder [T+1, T+1], where it is the last row.
+
+        Returns:
+            [T, T].
+        """
+        cka = gram.cosine(sums)
+        if measure == "deconfounded_cka" and not self.info.residual_by_batch:
+            return gram.deconfounded(cka)
+        return cka if self.info.confounder is None else cka[:-1, :-1]
+
+    def has_interval(self, measure: str) -> bool:
+        """Whether `interval` can be had: a measure of the CKA family, of ten batches or more."""
+        return measure in self.group_sums and self.info.batches >= MIN_BATCHES
 
     def interval(
         self,
@@ -89,131 +121,206 @@ class Result:
         level: float = 0.95,
         resamples: int = 1000,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Percentile interval (low, high) of `block` by resampling batches with replacement.
+        """Compute a percentile interval of `block` by resampling batches with replacement.
 
-        ValueError with fewer than 10 batches, and for measures that are not sums over batches.
+        Args:
+            a: see `block`.
+            b: see `block`.
+            measure: see `block`.
+            level: share of the resampled values inside the interval.
+            resamples: their number.
+
+        Returns:
+            The lower and the upper ends, [layers of a, layers of b] each.
+
+        Raises:
+            ValueError: fewer than ten batches, or a measure that is no sum over batches.
         """
-        measure = self.measure(measure)
-        if self.info["batches"] < 10 or measure not in self.groups:
+        measure = self.measure_name(measure)
+        if not self.has_interval(measure):
             raise ValueError(
-                f"an interval of {measure} by resampling needs at least 10 batches "
-                f"and a measure of the CKA family; there are {self.info['batches']} "
-                f"({self.info['mode']}): use a smaller batch_size"
+                f"an interval of {measure} by resampling needs at least {MIN_BATCHES} batches "
+                f"and a measure of the CKA family; there are {self.info.batches} "
+                f"({self.info.mode}): use a smaller batch_size"
             )
-        groups = self.groups[measure]
-        weights = np.random.default_rng(0).multinomial(
-            len(groups), np.full(len(groups), 1 / len(groups)), resamples
+        a = self.models[0] if a is None else a
+        b = self.models[-1] if b is None else b
+        groups = self.group_sums[measure]
+        count = len(groups)
+        weights = np.random.default_rng(INTERVAL_SEED).multinomial(
+            count, np.full(count, 1 / count), resamples
         )
-        drawn = [
-            self._cut(self.from_sums(measure, np.tensordot(w, groups, 1)), a, b) for w in weights
-        ]
-        return tuple(np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0))
+        resampled = []
+        for weight in weights:
+            values = self.values_from_sums(measure, np.tensordot(weight, groups, 1))
+            resampled.append(self._block_of(values, a, b))
+        low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        return low, high
 
     def p_values(
         self, a: str | None = None, b: str | None = None, measure: str | None = None
     ) -> np.ndarray:
-        """Share of permutations at least as alike as the samples in their order, (1+k)/(1+P)."""
-        measure = self.measure(measure)
+        """Compute p-values from the null distribution: (1 + k) / (1 + P).
+
+        k of the P permutations are at least as alike as the samples in their order.
+
+        Args:
+            a: see `block`.
+            b: see `block`.
+            measure: see `block`.
+
+        Returns:
+            [layers of a, layers of b].
+
+        Raises:
+            ValueError: the comparison was made without a null distribution.
+        """
+        measure = self.measure_name(measure)
         if measure not in self.nulls:
-            raise ValueError(f"no null distribution of {measure}: compare(..., probe=N, null=100)")
-        null, seen = self._cut(self.nulls[measure], a, b), self.block(a, b, measure)
-        beats = null <= seen if self.info["kinds"][measure] == "distance" else null >= seen
-        return np.where(np.isnan(seen), np.nan, (1 + beats.sum(0)) / (1 + len(null)))
+            raise ValueError(
+                f"no null distribution of {measure}: compare(..., samples=N, null=100)"
+            )
+        value = self.block(a, b, measure)
+        null = self._block_of(
+            self.nulls[measure],
+            self.models[0] if a is None else a,
+            self.models[-1] if b is None else b,
+        )
+        at_least_as_alike = null <= value if self.is_distance(measure) else null >= value
+        p = (1 + at_least_as_alike.sum(0)) / (1 + len(null))
+        return np.where(np.isnan(value), np.nan, p)
+
+    def is_distance(self, measure: str) -> bool:
+        """Whether smaller values mean more alike."""
+        return self.info.kinds[measure] == "distance"
 
     def overview(self, layer: str | int = -1, measure: str | None = None) -> np.ndarray:
-        """[models, models] at one layer, by name or by place from the start or the end."""
-        picks = []
-        for model in self.models:
-            rows = {own.name: own.row for own in self.of(model)}
-            names = list(rows)
-            picks.append(
-                rows[
-                    names[layer]
-                    if isinstance(layer, int)
-                    else one_of(layer, names, f"layer of {model}")
-                ]
-            )
-        return self.values[self.measure(measure)][np.ix_(picks, picks)]
+        """Look up one measure of all models at one layer.
 
-    def to_frame(self, measure: str | None = None, *, tidy: bool = False) -> Any:
-        """pandas: the matrix with layer names, or (tidy) a line per cell of all pairs of models."""
+        Args:
+            layer: its name, or its index from the first (0) or the last (-1) of each model.
+            measure: by default the first.
+
+        Returns:
+            [models, models].
+
+        Raises:
+            ValueError: a model has no such layer.
+        """
+        rows = []
+        for model in self.models:
+            layers = self.layers_of(model)
+            if isinstance(layer, int):
+                index = layer
+            else:
+                names = [candidate.name for candidate in layers]
+                index = names.index(one_of(layer, names, f"layer of {model}"))
+            if not -len(layers) <= index < len(layers):
+                raise ValueError(f"layer={layer}: {model} has {len(layers)} layers")
+            rows.append(layers[index].row)
+        return self.values[self.measure_name(measure)][np.ix_(rows, rows)]
+
+    def to_frame(self, measure: str | None = None, *, tidy: bool = False) -> "pd.DataFrame":
+        """Make a table.
+
+        Args:
+            measure: by default the first; all of them where `tidy`.
+            tidy: one line for each measure and pair of layers of all models.
+
+        Returns:
+            The matrix with the layers' names, or the tidy table.
+        """
         import pandas as pd
 
         if not tidy:
             return pd.DataFrame(
                 self.block(measure=measure),
-                index=[o.name for o in self.of(None)],
-                columns=[o.name for o in self.of(None, -1)],
+                index=[layer.name for layer in self.layers_of(self.models[0])],
+                columns=[layer.name for layer in self.layers_of(self.models[-1])],
             )
-        return pd.DataFrame(
-            [
-                {
-                    "measure": name,
-                    "model_1": a.model,
-                    "layer_1": a.name,
-                    "model_2": b.model,
-                    "layer_2": b.name,
-                    "value": value[a.row, b.row],
-                }
-                for name, value in self.values.items()
-                for a in self.layers
-                for b in self.layers
-            ]
-        )
+        lines = []
+        for name, values in self.values.items():
+            for a in self.layers:
+                for b in self.layers:
+                    line = {"measure": name, "model_1": a.model, "layer_1": a.name}
+                    line |= {"model_2": b.model, "layer_2": b.name}
+                    lines.append(line | {"value": values[a.row, b.row]})
+        return pd.DataFrame(lines)
 
-    def plot(self, kind: str = "matrix", *, ax: Any = None, **options: Any) -> Any:
-        """Draw "matrix" (layers x layers), "depth" (a curve) or "overview" (models x models).
+    def plot(self, kind: str = "matrix", *, ax: "Axes | None" = None, **options: Any) -> "Axes":
+        """Draw the values.
 
-        Options go to the functions of the same names in `figures`. Returns the Axes.
+        Args:
+            kind: "matrix" (layers by layers), "depth" (a curve) or "overview" (models by models).
+            ax: where to draw; None makes a new figure.
+            **options: of the function of that name in `figures`.
+
+        Returns:
+            The axes drawn on.
         """
         from . import figures
 
-        kind = one_of(kind, ("matrix", "depth", "overview"), "kind")
-        return getattr(figures, kind)(self, ax=ax, **options)
+        draw: dict[str, Callable[..., Axes]]
+        draw = {"matrix": figures.matrix, "depth": figures.depth, "overview": figures.overview}
+        return draw[one_of(kind, draw, "kind")](self, ax=ax, **options)
 
     def save(self, path: str | Path) -> Path:
         """Write one .npz of arrays and JSON, without pickle, to a temporary name first."""
         path = Path(path)
         meta = asdict(self)
-        arrays = {
-            f"{kind}:{name}": array
-            for kind in ("values", "groups", "nulls")
-            for name, array in meta.pop(kind).items()
-        }
+        arrays = {}
+        for kind in ARRAYS:
+            for measure, array in meta.pop(kind).items():
+                arrays[f"{kind}:{measure}"] = array
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         with open(temporary, "wb") as file:
             np.savez_compressed(file, meta=np.array(json.dumps(meta, default=str)), **arrays)
         return temporary.replace(path)
 
     @classmethod
-    def load(cls, path: str | Path) -> "Result":
-        """Read what `save` wrote; nothing in the file can run code."""
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote; nothing in the file can run code.
+
+        Raises:
+            ValueError: it is no saved Result.
+        """
         with np.load(path, allow_pickle=False) as file:
-            meta = json.loads(str(file["meta"])) | {"values": {}, "groups": {}, "nulls": {}}
-            for kind, name in (key.split(":") for key in file.files if ":" in key):
-                meta[kind][name] = file[f"{kind}:{name}"]
-        meta["layers"] = [Layer(*o[:3], tuple(o[3]), *o[4:]) for o in meta["layers"]]
-        return cls(**meta)
+            if "meta" not in file.files:
+                raise ValueError(f"{path} is no saved Result: it has no entry 'meta'")
+            meta = json.loads(str(file["meta"]))
+            arrays: dict[str, dict[str, np.ndarray]] = {kind: {} for kind in ARRAYS}
+            for key in file.files:
+                if key != "meta":
+                    kind, measure = key.split(":", 1)
+                    arrays[kind][measure] = file[key]
+        layers = [Layer(**layer | {"shape": tuple(layer["shape"])}) for layer in meta["layers"]]
+        limits = {name: tuple(ends) for name, ends in meta["info"]["limits"].items()}
+        info = Info(**meta["info"] | {"limits": limits})
+        return cls(
+            models=meta["models"], layers=layers, info=info, reasons=meta["reasons"], **arrays
+        )
 
     def __repr__(self) -> str:
-        i = self.info
+        info = self.info
+        sizes = "/".join(map(str, info.batch_sizes))
+        pools = "/".join(sorted(set(info.pool.values())))
         return (
-            f"<Result: {', '.join(self.values)} of {' x '.join(self.models)}; {i['samples']} "
-            f"samples, {i['batches']} batches of {'/'.join(map(str, i['batch_sizes']))} "
-            f"({i['mode']}), {i['estimator']} CKA, pooling "
-            f"{'/'.join(sorted({str(p) for p in i['pool'].values()}))}, correspondence: "
-            f"{i['correspondence']}>"
+            f"<Result: {', '.join(self.values)} of {' x '.join(self.models)}; "
+            f"{info.samples} samples, {info.batches} batches of {sizes} ({info.mode}), "
+            f"{info.estimator} CKA, pooling {pools}, correspondence: {info.correspondence}>"
         )
 
     def _repr_html_(self) -> str:
-        name = self.measure()
-        said = html.escape(
-            f"{self!r} {name} ({self.info['kinds'][name]}), rows {self.models[0]}, "
+        measure = self.measure_name()
+        caption = html.escape(
+            f"{self!r} {measure} ({self.info.kinds[measure]}), rows {self.models[0]}, "
             f"columns {self.models[-1]}"
         )
         table = self.to_frame().to_html(max_rows=12, max_cols=10, float_format="{:.2f}".format)
-        why = "".join(
-            f"<li>{html.escape(k)}: {html.escape(v)}</li>"
-            for k, v in list(self.reasons.items())[:8]
-        )
-        return f"<p>{said}</p>{table}<ul>{why}</ul>"
+        reasons = ""
+        for label, reason in list(self.reasons.items())[:MAX_REASONS]:
+            reasons += f"<li>{html.escape(label)}: {html.escape(reason)}</li>"
+        more = len(self.reasons) - MAX_REASONS
+        if more > 0:
+            reasons += f"<li>and {more} more in reasons</li>"
+        return f"<p>{caption}</p>{table}<ul>{reasons}</ul>"

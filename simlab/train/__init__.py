@@ -1,6 +1,28 @@
-"""train."""
+"""Training: `loop.fit` is the loop, on one screen; read it first.
 
-from .launch import flags_of, launch
-from .optim import LARS, base_rate, build_optimizer, rate_factor, set_rate
+run         pretrain, train_supervised: from a configuration to a finished run
+loop        views, loss, backward, step, after_step, log, checkpoint
+views       from the order of an epoch to the views of a batch; partners: two images as two views
+seeds       where the random numbers of an epoch come from
+optim       optimizers and learning rates
+monitor     losses, times, collapse, kNN accuracy; progress: the bar and the log
+resolve     the choices that a configuration leaves open
+custom      what code of the user's is identified by
+launch      several processes from a notebook
+"""
+
+from .launch import launch
+from .optim import build_optimizer
 from .resolve import resolve
-from .run import CHECK_EVERY, fit, pretrain, settled, train_supervised, untrained
+from .run import build_task, pretrain, settled, train_supervised, untrained
+
+__all__ = [
+    "build_optimizer",
+    "build_task",
+    "launch",
+    "pretrain",
+    "resolve",
+    "settled",
+    "train_supervised",
+    "untrained",
+]

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from simlab.config import PretrainConfig, TrainConfig
-from simlab.runs.identity import SOURCES_AT_IMPORT, training_sources
-from simlab.runs.run import Run
+from simlab.config import PretrainConfig, SupervisedConfig, TrainConfig
+from simlab.runs import SOURCES_AT_IMPORT, Run, training_sources
 
 from .run import pretrain, train_supervised
 
@@ -27,13 +26,21 @@ def launch(
     restarts: int = 3,
     fresh: bool = False,
 ) -> Run:
-    """The finished run of a configuration, trained by several processes on this machine.
+    """Train a configuration by several processes on this machine.
 
     Args:
-        config: its `data` is a name or a folder, since each process loads the images itself.
-        restarts: how often all start again, from the last checkpoint, after one has died.
-        folder, fresh: as in `pretrain`.
-    Raises: RuntimeError with the reason that a process gave, where they gave up.
+        config: Its `data` is a name or a folder, since each process loads the images itself.
+        processes: Their number; each gets its share of every batch.
+        folder: Where runs are kept, as in `pretrain`.
+        restarts: How often all start again, from the last checkpoint, after one has died.
+        fresh: Delete what is stored of this run, as in `pretrain`.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        ValueError: The number of processes makes no sense.
+        RuntimeError: The processes gave up, with the reason that one of them gave.
     """
     if type(processes) is not int or processes < 1:
         raise ValueError(f"processes={processes!r}: expected a whole number, at least 1")
@@ -41,13 +48,37 @@ def launch(
         raise RuntimeError(
             "simlab's sources were changed since they were imported: restart the kernel"
         )
-    kind = "pretrain" if isinstance(config, PretrainConfig) else "supervised"
-    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    threads = str(max(1, (os.cpu_count() or 1) // processes))
-    environment = {"OMP_NUM_THREADS": threads, **os.environ, "PYTHONPATH": path}
-    if folder:
-        environment["SIMLAB_RUNS"] = str(folder)
-    torchrun = [
+    command = "pretrain" if isinstance(config, PretrainConfig) else "supervised"
+    arguments = [command, *flags_of(config)]
+    if fresh:
+        arguments.append("--fresh")
+    status, reason = _run_processes(
+        [*_torchrun(processes, restarts), "-m", "simlab", *arguments],
+        _environment(processes, folder),
+        f"simlab {command}: ",
+    )
+    if status:
+        raise RuntimeError(f"{processes} processes gave up: {reason}")
+    return _load_finished(config, folder)
+
+
+def flags_of(config: TrainConfig) -> list[str]:
+    """The command line's flags for what differs from the defaults."""
+    flags = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        name = field.name.replace("_", "-")
+        if value == field.default:
+            continue
+        if isinstance(value, bool):
+            flags.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            flags += [f"--{name}", str(value)]
+    return flags
+
+
+def _torchrun(processes: int, restarts: int) -> list[str]:
+    return [
         sys.executable,
         "-m",
         "torch.distributed.run",
@@ -55,7 +86,25 @@ def launch(
         f"--nproc_per_node={processes}",
         f"--max-restarts={restarts}",
     ]
-    command = [*torchrun, "-m", "simlab", kind, *flags_of(config), *["--fresh"] * fresh]
+
+
+def _environment(processes: int, folder: str) -> dict[str, str]:
+    """The processes' environment: this simlab, and an equal share of the cores."""
+    package = Path(__file__).parents[2]
+    environment = {
+        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes)),
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(package), os.environ.get("PYTHONPATH", "")]),
+    }
+    if folder:
+        environment["SIMLAB_RUNS"] = str(folder)
+    return environment
+
+
+def _run_processes(
+    command: list[str], environment: dict[str, str], error_starts: str
+) -> tuple[int, str]:
+    """Run a command and show its progress; returns its status and the reason that it gave."""
     process = subprocess.Popen(
         command,
         env=environment,
@@ -64,31 +113,24 @@ def launch(
         encoding="utf-8",
         errors="replace",
     )
-    told = "see train.log"
+    assert process.stdout is not None
+    reason = "see train.log"
     try:
         with tqdm(bar_format="{desc}") as bar:
             for line in process.stdout:  # a bar that is drawn anew is a line as well
-                if line.startswith(f"simlab {kind}: "):
-                    told = line.strip()
+                if line.startswith(error_starts):
+                    reason = line.strip()
                 elif " images" in line:
                     bar.set_description_str(line.strip())
         status = process.wait()
-    finally:  # stopped by the user as well: torchrun ends its processes when it is asked to end
+    finally:  # stopped by the user as well: torchrun ends its processes when it is told to end
         process.terminate()
         process.communicate()
-    if status:
-        raise RuntimeError(f"{processes} processes gave up: {told}")
-    # finished: it is loaded
-    return (pretrain if kind == "pretrain" else train_supervised)(config, folder=folder)
+    return status, reason
 
 
-def flags_of(config: TrainConfig) -> list[str]:
-    """The command line's flags for what differs from the defaults."""
-    flags = []
-    for field in dataclasses.fields(config):
-        value, name = getattr(config, field.name), field.name.replace("_", "-")
-        if value != field.default and field.type is bool:
-            flags.append(f"--{name}" if value else f"--no-{name}")
-        elif value != field.default:
-            flags += [f"--{name}", str(value)]
-    return flags
+def _load_finished(config: TrainConfig, folder: str) -> Run:
+    if isinstance(config, PretrainConfig):
+        return pretrain(config, folder=folder)
+    assert isinstance(config, SupervisedConfig)
+    return train_supervised(config, folder=folder)

@@ -1,48 +1,102 @@
 """The choices that a configuration leaves open, made from the data and the device."""
 
 import dataclasses
+from typing import Any
 
 from torch import nn
 
-from simlab.compute.devices import resolve_device, resolve_precision
-from simlab.config import Config, SupervisedConfig
-from simlab.data.images import Dataset
-from simlab.models.encoders import SMALL_IMAGE
+from simlab.compute import resolve_device, resolve_precision
+from simlab.config import Config, PretrainConfig, SupervisedConfig, TrainConfig
+from simlab.data import Dataset
+from simlab.methods import format_method, parse_method
+from simlab.methods.base import Method
+from simlab.methods.supervised import Supervised
+from simlab.models import SMALL_IMAGE, TINY_IMAGE
 
 
-def resolve(config: Config, data: Dataset, encoder: nn.Module | None = None) -> Config:
-    """The configuration with every "auto" and 0 replaced by the choice made for this data.
+def resolve(
+    config: Config,
+    data: Dataset,
+    encoder: nn.Module | None = None,
+    method: Method | None = None,
+) -> Config:
+    """Replace every "auto" and 0 of a configuration by the choice made for this data.
 
-    `encoder` is a module that takes the place of the one named. Raises ValueError where there are
-    too few images to train and measure on.
+    Args:
+        config: The configuration.
+        data: The dataset.
+        encoder: A module that takes the place of config.encoder.
+        method: A method that takes the place of config.method.
+
+    Returns:
+        The configuration with nothing left open, and the names of what took a place.
+
+    Raises:
+        ValueError: A name or an option is wrong, or there are too few images to train and measure
+            on.
     """
-    size, colour = data.train.size, data.train.channels == 3
-    images = data.train if isinstance(config, SupervisedConfig) else data.pretrain
-    number = getattr(config, "labels", 0) or len(images)
-    for n, what in ((number, "train"), (len(data.test), "test")):
-        if n < 2:
-            raise ValueError(f"there is only {n} image to {what} on: expected at least 2")
-    small, tiny, augment = size <= SMALL_IMAGE, size <= 40, config.augment
-    if augment.split()[:1] == ["auto"]:
-        of_colour = "simsiam-cifar" if tiny else "simsiam-imagenet"
-        augment = augment.replace("auto", of_colour if colour else "scattered-light", 1)
-    open_choices = {
-        "encoder": "tiny" if tiny else "resnet18",
-        "stem": "small" if small else "large",
-        "proj_layers": 2 if small else 3,
-        # a crop shows things larger than the whole image does; smaller views undo that (Touvron et
-        # al., arXiv 1906.06423) and cost half. A module of the user's may take one size alone
-        "view_size": max(size * 3 // 4, 1) if encoder is None else size,
+    size = data.train.size
+    changes: dict[str, Any] = {
+        "data": data.name,
+        "image_size": size,
+        "augment": _augmentation(config.augment, data),
+        "precision": resolve_precision(config.precision, resolve_device(config.device)),
+        "batch_size": min(config.batch_size, _number_of_images(config, data)),
     }
-    changes = {k: v for k, v in open_choices.items() if getattr(config, k, None) in ("auto", 0)}
     if encoder is not None:
         changes["encoder"] = type(encoder).__name__
-    return dataclasses.replace(
-        config,
-        data=data.name,
-        image_size=size,
-        augment=augment,
-        precision=resolve_precision(config.precision, resolve_device(config.device)),
-        batch_size=min(config.batch_size, number),
-        **changes,
-    )
+    elif config.encoder == "auto":
+        changes["encoder"] = "tiny" if size <= TINY_IMAGE else "resnet18"
+    if config.stem == "auto":
+        changes["stem"] = "small" if size <= SMALL_IMAGE else "large"
+    if config.view_size == 0:
+        # a crop shows things larger than the whole image does; smaller views undo that (Touvron et
+        # al., arXiv 1906.06423) and cost half. A module of the user's may take one size alone
+        changes["view_size"] = max(size * 3 // 4, 1) if encoder is None else size
+    if isinstance(config, PretrainConfig):
+        changes["method"] = format_method(resolve_method(config, data, method))
+    return dataclasses.replace(config, **changes)
+
+
+def resolve_method(config: TrainConfig, data: Dataset, method: Method | None = None) -> Method:
+    """The method of a configuration, with every option that is left open chosen for this data.
+
+    Args:
+        config: Of pretraining, or of supervised training.
+        data: The dataset.
+        method: What takes the place of config.method.
+
+    Raises:
+        ValueError: config.method has a wrong name or option.
+    """
+    if method is None and isinstance(config, PretrainConfig):
+        method = parse_method(config.method)
+    elif method is None:
+        method = Supervised()
+    return method.resolve(data.train.size, len(data.classes))
+
+
+def _augmentation(text: str, data: Dataset) -> str:
+    """Replace "auto" by the recipe for this data; changes behind it stay."""
+    name, _, changes = text.strip().partition(" ")
+    if name != "auto":
+        return text
+    if data.train.channels != 3:
+        recipe = "scattered-light"
+    elif data.train.size <= TINY_IMAGE:
+        recipe = "simsiam-cifar"
+    else:
+        recipe = "simsiam-imagenet"
+    return f"{recipe} {changes}".strip()
+
+
+def _number_of_images(config: TrainConfig, data: Dataset) -> int:
+    """How many images are trained on."""
+    if isinstance(config, SupervisedConfig):
+        number = config.labels or len(data.train)
+    else:
+        number = len(data.pretrain)
+    for images, purpose in ((number, "train"), (len(data.test), "test")):
+        if images < 2:
+            raise ValueError(f"there is only {images} image to {purpose} on: expected at least 2")
+    return number

@@ -1,170 +1,133 @@
-"""Training: the loop, and the two things it can be used for.
+"""What training can be used for: pretraining, and supervised training as its reference.
 
-`pretrain` is self-supervised, `train_supervised` its yardstick. Both give back a `Run`: found
-again when it was made before, gone on with when it was stopped half-way. Started by torchrun,
-several processes do it together (distributed.py).
+Both give back a `Run`: loaded where the same configuration was trained before, resumed where it
+was stopped half-way. Started by torchrun, several processes do it together.
 """
 
 import contextlib
 import copy
-import math
-import time
+import dataclasses
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from tqdm.auto import tqdm
+from torch import nn
 
-from simlab.compute import distributed
-from simlab.compute.devices import autocast, environment, resolve_device
+from simlab.compute import distributed, environment, resolve_device
 from simlab.config import PretrainConfig, SupervisedConfig, TrainConfig
-from simlab.data.images import Dataset, load_data
-from simlab.evaluate.collapse import warn_if_collapsing
-from simlab.methods.tasks import Pretraining, Supervised, refuse_nan
-from simlab.models.encoders import build_encoder
-from simlab.runs.identity import module_digest
-from simlab.runs.run import Run, claim
-from simlab.sim import detach_sim
-from simlab.train.resolve import resolve
+from simlab.data import Dataset, Images, load_data
+from simlab.evaluate import stratified
+from simlab.methods.base import Method, MethodModule
+from simlab.models import build_encoder
+from simlab.runs import Run, claim, module_digest
+from simlab.sim import LossSimTracker, attach_sim, detach_sim
 
-from .monitor import StepLog
-from .optim import build_optimizer, set_rate
+from .custom import check_augmentation, check_method, check_type, method_digest, source_digest
+from .loop import Row, Task, fit
+from .monitor import Pretraining, SupervisedTraining
+from .resolve import resolve, resolve_method
+from .views import Augmentation, ViewMaker
 
-CHECK_EVERY = 20  # steps between two looks at the loss; each look waits for the device
 
-
-def pretrain(config: PretrainConfig, data: Dataset | None = None, **options) -> Run:
-    """Self-supervised pretraining, or the stored run of the same configuration.
+def pretrain(
+    config: PretrainConfig,
+    data: Dataset | None = None,
+    *,
+    method: Method | str | None = None,
+    augment: Augmentation | str | None = None,
+    encoder: nn.Module | None = None,
+    fresh: bool = False,
+    progress: bool = True,
+    on_epoch: Callable[[list[Row]], None] | None = None,
+    folder: str = "",
+) -> Run:
+    """Pretrain an encoder without labels, or load the stored run of the same configuration.
 
     Args:
-        config: see `PretrainConfig`.
-        data: instead of the dataset that config.data names.
-        options: `encoder`, a module of yours; `fresh`, forget what is stored; `progress`, a bar;
-            `on_epoch`, called with the history after every epoch; `folder`, where runs are kept.
-    Returns: the finished run; `run.encoder` holds the final weights, in evaluation mode. The
-        caller's random state and number of threads stay what they are.
-    Raises: FloatingPointError when the loss is no longer a number; ValueError or TypeError for what
-        does not fit.
+        config: See `PretrainConfig`.
+        data: In place of the dataset that config.data names.
+        method: In place of config.method: options such as SimSiam(stop_gradient=False), a method of
+            your own, or text.
+        augment: In place of config.augment: a recipe's text, or a callable of (uint8 images
+            [N, C, H, W], generator) that returns as many views [N, C, S, S] as the method takes,
+            uint8 or floating point in 0 .. 1. It gets the batch of all processes.
+        encoder: In place of config.encoder: a module [N, C, H, W] -> [N, D].
+        fresh: Delete what is stored of this run, and start anew.
+        progress: Show a bar.
+        on_epoch: Called with the history after every epoch.
+        folder: Where runs are kept; empty: see `simlab.runs.runs_folder`.
+
+    Returns:
+        The finished run; `run.encoder` holds the final weights, in evaluation mode. The caller's
+        random state and number of threads stay what they are.
+
+    Raises:
+        FloatingPointError: The loss is NaN or infinite.
+        ValueError: A value is wrong.
+        TypeError: A value has the wrong type.
     """
-    return _run(Pretraining, config, data, **options)
+    check_type("config", config, PretrainConfig)
+    if isinstance(augment, str):
+        config = _replace_field(config, "augment", augment)
+        augment = None
+    if isinstance(method, str):
+        config = _replace_field(config, "method", method)
+        method = None
+    if augment is not None:
+        config = _replace_field(config, "augment", check_augmentation(augment))
+    if method is not None:
+        check_method(method)
+        _replace_field(config, "method", type(method).__name__)
+    parts = _Parts(data, method, augment, encoder)
+    return _train("pretrain", config, parts, fresh, progress, on_epoch, folder)
 
 
-def train_supervised(config: SupervisedConfig, data: Dataset | None = None, **options) -> Run:
-    """The same encoder trained on labels, with the same augmentation; options as `pretrain`."""
-    return _run(Supervised, config, data, **options)
-
-
-def fit(
-    task: Pretraining | Supervised,
-    config: TrainConfig,
-    run: Run,
-    device: torch.device,
+def train_supervised(
+    config: SupervisedConfig,
+    data: Dataset | None = None,
+    *,
+    encoder: nn.Module | None = None,
+    fresh: bool = False,
     progress: bool = True,
-    on_epoch: Callable[[list[dict]], None] | None = None,
-) -> list[dict]:
-    """Train from the newest checkpoint, or from the start; returns the history, a row an epoch."""
-    network = task.network.to(device, memory_format=torch.channels_last)
-    network = task.network = distributed.with_global_batch_norm(network, device)
-    batch_size, parts = config.batch_size, config.accumulate
-    if batch_size % (parts * distributed.world()) or batch_size == parts:
-        raise ValueError(
-            f"batch_size={batch_size} can't be cut into {parts} (accumulate) x {distributed.world()} "
-            "(processes) equal parts; one of `accumulate` parts needs at least two images"
-        )
-    images, part_size = task.images, batch_size // parts
-    steps = len(images) // batch_size  # of an epoch; what is left over waits for the next
-    optimizer = build_optimizer(config, task.groups())
-    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
-    stored, history = {"network": network, "optimizer": optimizer, "scaler": scaler}, []
-    if state := distributed.from_first(run.load_checkpoint):
-        for name, part in stored.items():
-            part.load_state_dict(state[name])
-        history = state["history"]
-        run.log(f"goes on after epoch {len(history)}")
+    on_epoch: Callable[[list[Row]], None] | None = None,
+    folder: str = "",
+) -> Run:
+    """Train the same encoder on labels, with the same augmentation.
 
-    network.train()
-    first_epoch, generator = len(history), torch.Generator(device)
-    started = time.monotonic() - (history[-1]["seconds"] if history else 0)
-    with tqdm(
-        total=config.epochs * steps * batch_size,
-        initial=first_epoch * steps * batch_size,
-        desc=run.folder.name.split("-")[0],
-        unit=" images",
-        unit_scale=True,
-        mininterval=0.5,
-        disable=not progress or distributed.rank() > 0,
-    ) as bar:
-        for epoch in range(first_epoch, config.epochs):
-            # own random numbers for every epoch, whether or not the run was stopped before: for the
-            # order, the views, and the global generators, from which dropout and SIM draw
-            at = 3 * (config.seed * 100_003 + epoch)
-            order_of_epoch = torch.Generator().manual_seed(at)
-            generator.manual_seed(at + 1)
-            # dropout differs between processes; the positions that SIM compares must not
-            torch.manual_seed(at + 2 + (0 if config.sim_layers else distributed.rank() << 52))
-            order = torch.randperm(len(images), generator=order_of_epoch)[: steps * batch_size]
-            # once: a copy at every step would wait for the device
-            order = distributed.shard(order, part_size).to(device)
-            total = torch.zeros(len(task.losses), device=device)
-            told = StepLog(epoch + 1, steps, (config.epochs - epoch) * steps)
-            batches = images.batches(order, part_size // distributed.world())
-            views_of_all = task.views(told.waiting(batches), generator)
-            for part, (index, views) in enumerate(views_of_all, 1):
-                with autocast(config.precision, device):
-                    losses = task.batch_losses(index, views)  # [1], [2] with SIM
-                scaler.scale(losses.sum() / parts).backward()
-                total += losses.detach() / parts
-                if part % parts:
-                    continue
-                step = part // parts - 1
-                rate = set_rate(optimizer, config, epoch + step / steps)
-                distributed.average_gradients(network)
-                scaler.step(optimizer)
-                scaler.update()
-                optimizer.zero_grad()
-                if step % CHECK_EVERY == 0 or step == steps - 1:
-                    where = f"by step {step + 1} of epoch {epoch + 1}, at a rate of {rate:.3g}"
-                    refuse_nan([total, *network.parameters(), *network.buffers()], where)
-                    bar.set_postfix_str(_short(history[-1:], total[0] / (step + 1)), refresh=False)
-                if config.log_every and (step + 1) % config.log_every == 0:
-                    so_far = total[:1].clone()  # everybody's
-                    distributed.average([so_far])
-                    run.log(told.line(step + 1, so_far[0]))
-                bar.update(batch_size)
+    Args:
+        config: See `SupervisedConfig`.
+        data: As in `pretrain`, and so are the others.
+        encoder: In place of config.encoder.
+        fresh: Delete what is stored of this run.
+        progress: Show a bar.
+        on_epoch: Called with the history after every epoch.
+        folder: Where runs are kept.
 
-            distributed.average([total])
-            means = (total / steps).tolist()
-            row = {"epoch": epoch + 1, **dict(zip(task.losses, means, strict=True)), "lr": rate}
-            row |= task.measure(epoch + 1) | {"seconds": time.monotonic() - started}
-            history.append(row)
-            left = row["seconds"] / (epoch + 1) * (config.epochs - epoch - 1)
-            run.log("  ".join(f"{k} {v:.4g}" for k, v in row.items()) + f"  left {left:.0f} s")
-            if "knn" in row:
-                run.log_knn(epoch + 1, row["knn"])
-            if warning := warn_if_collapsing(row["loss"], row.get("std_ratio", math.inf)):
-                run.log(warning)
-                if distributed.rank() == 0:
-                    tqdm.write(f"epoch {epoch + 1}: {warning}")
-            run.save_history(history)
-            state = {name: part.state_dict() for name, part in stored.items()}
-            state |= {"epoch": epoch + 1, "history": history}
-            run.save_checkpoint(epoch + 1, state, config.keep_checkpoints)
-            if on_epoch:
-                on_epoch(history)
-    return history
+    Returns:
+        The finished run, as `pretrain`.
+
+    Raises:
+        FloatingPointError: The loss is NaN or infinite.
+        ValueError: A value is wrong, or an image has no label.
+        TypeError: A value has the wrong type.
+    """
+    check_type("config", config, SupervisedConfig)
+    parts = _Parts(data, None, None, encoder)
+    return _train("supervised", config, parts, fresh, progress, on_epoch, folder)
 
 
 def untrained(config: TrainConfig, data: Dataset) -> nn.Module:
-    """The encoder as training finds it, with its random first weights: a baseline."""
-    device, shape = resolve_device(config.device), (data.train.channels, data.train.size)
+    """Build the encoder as training finds it, with its initial weights: a baseline."""
+    device = resolve_device(config.device)
     with settled(config, device):
-        encoder, _ = build_encoder(config.encoder, *shape, config.stem)
-    return encoder.to(device, memory_format=torch.channels_last).eval()
+        images = data.train
+        encoder, _ = build_encoder(config.encoder, images.channels, images.size, config.stem)
+    return encoder.to(device).to(memory_format=torch.channels_last).eval()
 
 
 @contextlib.contextmanager
 def settled(config: TrainConfig, device: torch.device) -> Iterator[None]:
-    """The configuration's seed and threads; afterwards the caller's own again."""
+    """Set the configuration's seed and threads; afterwards the caller's are restored."""
     threads = torch.get_num_threads()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
@@ -175,50 +138,193 @@ def settled(config: TrainConfig, device: torch.device) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def _run(
-    task_of: type[Pretraining] | type[Supervised],
+def build_task(
     config: TrainConfig,
-    data: Dataset | None,
+    data: Dataset,
+    *,
+    method: Method | None = None,
+    augment: Augmentation | None = None,
     encoder: nn.Module | None = None,
-    fresh: bool = False,
-    progress: bool = True,
-    on_epoch: Callable[[list[dict]], None] | None = None,
-    folder: str = "",
+) -> Task:
+    """Build what `fit` trains; call it within `settled`, from which the initial weights come.
+
+    Args:
+        config: Resolved.
+        data: The dataset; a copy goes to config.device.
+        method: In place of config.method.
+        augment: In place of config.augment.
+        encoder: In place of config.encoder; it is copied.
+
+    Returns:
+        The network on the CPU, and its images on the device.
+    """
+    method = resolve_method(config, data, method)
+    images = _training_images(config, data)
+    network_encoder, feature_dim = _build_encoder(config, data, encoder)
+    sim = _attach_sim(config, data, network_encoder)
+    network = method.build(network_encoder, feature_dim)
+    check_type(f"what {type(method).__name__}.build returns", network, MethodModule)
+    device = resolve_device(config.device)
+    data = data.to(device)
+    return Task(
+        network,
+        ViewMaker(config, data, images.to(device), method, augment),
+        _monitor(config, data),
+        method.loss_at_collapse(config.batch_size // config.accumulate),
+        sim,
+    )
+
+
+# --------------------------------------------------------------------------------------- both kinds
+
+
+@dataclasses.dataclass
+class _Parts:
+    """What a caller gives in place of what the configuration names."""
+
+    data: Dataset | None
+    method: Method | None
+    augment: Augmentation | None
+    encoder: nn.Module | None
+
+
+def _train(
+    kind: str,
+    config: TrainConfig,
+    parts: _Parts,
+    fresh: bool,
+    progress: bool,
+    on_epoch: Callable[[list[Row]], None] | None,
+    folder: str,
 ) -> Run:
-    if not isinstance(config, task_of.config_class):
-        wanted = task_of.config_class.__name__
-        raise TypeError(f"config is a {type(config).__name__}: expected a {wanted}")
     distributed.start()
-    if data is None:
-        where = config.data, config.data_folder, config.download, config.image_size
-        data = distributed.first_before_others(lambda: load_data(*where))
-    if not isinstance(data, Dataset):
-        raise TypeError(f"data is a {type(data).__name__}: expected a Dataset; see from_arrays")
-    config, device = resolve(config, data, encoder), resolve_device(config.device)
-    extra = {"data": data.digest(), "encoder": "" if encoder is None else module_digest(encoder)}
+    data = _load(config, parts.data)
+    config = _resolve(config, data, parts)
+    device = resolve_device(config.device)
     with settled(config, device):  # before the first weight is drawn
-        net = copy.deepcopy(encoder) if encoder is not None else config.encoder
-        net, dim = build_encoder(net, data.train.channels, data.train.size, config.stem)
-        task = task_of(config, data.to(device), net, dim)
-        with claim(task.kind, config, extra, folder, fresh) as run:
-            history, where = [], environment(device) | {"processes": distributed.world()}
-            if not distributed.from_first(lambda: run.finished):
-                run.log(f"starts with {config} on {where}")
-                history = fit(task, config, run, device, progress, on_epoch)
-            if config.sim_layers:
-                detach_sim(net)
-            if history:
-                last = history[-1]
-                best = max([r for r in history if "knn" in r] or [last], key=lambda r: r.get("knn"))
-                result = {"final": last, "best": best, "environment": where}
-                run.finish(net.state_dict(), result | {"seconds": round(last["seconds"], 1)})
-            net.load_state_dict(distributed.from_first(run.load_encoder_state))
+        task = build_task(
+            config, data, method=parts.method, augment=parts.augment, encoder=parts.encoder
+        )
+        encoder = task.network.encoder
+        identity = {
+            "data": data.digest(),
+            "encoder": "" if parts.encoder is None else module_digest(parts.encoder),
+            "method": method_digest(task.views.method, task.network),
+            "augment": "" if parts.augment is None else source_digest(parts.augment),
+        }
+        with claim(kind, config, identity, folder, fresh) as run:
+            _fit_unless_finished(task, config, run, device, progress, on_epoch)
+            weights: Any = distributed.from_first(run.load_encoder_state)
+            encoder.load_state_dict(weights)
     # laid out as in training whether it was trained or loaded: the same bits come out
-    run.encoder = net.to(device, memory_format=torch.channels_last).eval()
+    run.encoder = encoder.to(device).to(memory_format=torch.channels_last).eval()
     return run
 
 
-def _short(last: list[dict], loss: Tensor) -> str:
-    """What the progress bar shows: this epoch's loss, and the last epoch's std and kNN."""
-    shown = {k: last[0][k] for k in ("std_ratio", "knn") if last and k in last[0]}
-    return "  ".join(f"{k} {v:.3f}" for k, v in {"loss": float(loss), **shown}.items())
+def _fit_unless_finished(
+    task: Task,
+    config: TrainConfig,
+    run: Run,
+    device: torch.device,
+    progress: bool,
+    on_epoch: Callable[[list[Row]], None] | None,
+) -> None:
+    """Train and store the result; a finished run stays as it is."""
+    encoder = task.network.encoder
+    where = environment(device) | {"processes": distributed.world()}
+    history: list[Row] = []
+    if not distributed.from_first(lambda: run.finished):
+        run.log(f"starts with {config} on {where}")
+        history = fit(task, config, run, device, progress, on_epoch)
+    if task.sim is not None:
+        detach_sim(encoder)
+    if history:
+        last = history[-1]
+        measured = [row for row in history if "knn" in row] or [last]
+        best = max(measured, key=lambda row: row.get("knn", 0.0))
+        result = {"final": last, "best": best, "environment": where}
+        run.finish(encoder.state_dict(), result | {"seconds": round(last["seconds"], 1)})
+
+
+def _load(config: TrainConfig, data: Dataset | None) -> Dataset:
+    if data is None:
+        where = (config.data, config.data_folder, config.download, config.image_size)
+        loaded: Any = distributed.first_before_others(lambda: load_data(*where))
+        data = loaded
+    if not isinstance(data, Dataset):
+        raise TypeError(f"data is a {type(data).__name__}: expected a Dataset; see from_arrays")
+    return data
+
+
+def _resolve(config: TrainConfig, data: Dataset, parts: _Parts) -> TrainConfig:
+    """Resolve all but the name of an augmentation of the user's, which stays."""
+    if parts.augment is None:
+        return resolve(config, data, parts.encoder, parts.method)
+    with_recipe = dataclasses.replace(config, augment="none")
+    resolved = resolve(with_recipe, data, parts.encoder, parts.method)
+    return dataclasses.replace(resolved, augment=config.augment)
+
+
+def _training_images(config: TrainConfig, data: Dataset) -> Images:
+    """What is trained on: all images that pretraining may see, or as many labelled ones as asked.
+
+    Raises:
+        ValueError: Supervised training finds an image without a label, or a single class.
+    """
+    if not isinstance(config, SupervisedConfig):
+        return data.pretrain
+    lowest = int(data.train.labels.min())
+    if len(data.classes) < 2 or lowest < 0:
+        raise ValueError(
+            f"{data.name}: expected a label for every image, of at least two classes; here are "
+            f"{len(data.classes)} classes, and the lowest label is {lowest}"
+        )
+    generator = torch.Generator().manual_seed(config.seed)
+    number = config.labels or len(data.train)
+    return data.train.subset(stratified(data.train.labels, number, generator))
+
+
+def _build_encoder(
+    config: TrainConfig, data: Dataset, encoder: nn.Module | None
+) -> tuple[nn.Module, int]:
+    """The encoder and its number of features; a copy of the user's where they gave one."""
+    chosen = config.encoder if encoder is None else copy.deepcopy(encoder)
+    return build_encoder(chosen, data.train.channels, data.train.size, config.stem)
+
+
+def _attach_sim(config: TrainConfig, data: Dataset, encoder: nn.Module) -> LossSimTracker | None:
+    """Put SIM on the blocks that are named, before heads and optimizer are built."""
+    if not config.sim_layers:
+        return None
+    device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
+    size = config.view_size
+    attach_sim(
+        encoder,
+        config.sim_layers.split(","),
+        torch.zeros(1, data.train.channels, size, size, device=device),
+        beta=config.sim_beta,
+        token_sampling_ratio=config.sim_tokens,
+        token_sampling_type=config.sim_sampling,
+        loss_type=config.sim_loss,
+    )
+    return LossSimTracker(encoder)
+
+
+def _monitor(config: TrainConfig, data: Dataset) -> Pretraining | SupervisedTraining:
+    if isinstance(config, PretrainConfig):
+        return Pretraining(config, data)
+    return SupervisedTraining(config.epochs, data)
+
+
+def _replace_field(config: PretrainConfig, name: str, value: str) -> PretrainConfig:
+    """The configuration with a field replaced, which nobody may have set to something else.
+
+    Raises:
+        ValueError: It says something else already.
+    """
+    default = getattr(PretrainConfig, name)
+    said = getattr(config, name)
+    if said not in (default, value):
+        raise ValueError(f"config.{name}={said!r} and {name}={value!r}: give one of them")
+    changes: dict[str, Any] = {name: value}
+    return dataclasses.replace(config, **changes)

@@ -6,7 +6,7 @@ import torch
 
 from simlab.augment import RECIPES
 from simlab.data import from_arrays
-from simlab.evaluate.probe import Features
+from simlab.evaluate import Features
 from simlab.similarity import compare
 from simlab_course import widgets
 

@@ -15,7 +15,7 @@ from pages import lasting
 from PIL import Image
 
 from simlab.augment import RECIPES, Augment, Normalize
-from simlab.evaluate.collapse import COMPLETE_STD_RATIO
+from simlab.evaluate import COMPLETE_STD_RATIO
 from simlab_course import figures as plots
 from simlab_course import widgets
 
@@ -296,7 +296,7 @@ def test_the_heat_map_marks_the_pair_and_says_its_value(every):
     _, alt = made.draw(1, 3, "rbf_cka")
     value = result.block(measure="rbf_cka")[1, 3]
     low, high = (bound[1, 3] for bound in result.interval(measure="rbf_cka"))
-    a, b = result.of("small")[1], result.of("wide")[3]
+    a, b = result.layers_of("small")[1], result.layers_of("wide")[3]
     assert f"{a.label} (4 x 6 x 6) and {b.label} (6 x 6 x 6): rbf cka {value:.3f}" in alt
     assert f"{low:.3f} to {high:.3f}" in alt
 

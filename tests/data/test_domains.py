@@ -9,7 +9,7 @@ from PIL import Image
 from simlab.config import PretrainConfig, SupervisedConfig
 from simlab.data import Images
 from simlab.data.domains import by_colour, by_factor, domain_folder
-from simlab.sweep.domains import classify, leave_each_out, mean_and_worst
+from simlab.sweeps.domains import classify, leave_each_out, mean_and_worst
 from simlab.train import train_supervised
 
 SMALL = dict(epochs=1, batch_size=32, view_size=8, augment="none", device="cpu")
@@ -67,7 +67,7 @@ def test_dyed_images_keep_their_shape_in_their_own_colour():
     assert not domains.images.images[red, 1:].any() and 150 < int(red.sum()) < 250
     half = (images.images[blue, 0] / 2).round()
     assert torch.equal(domains.images.images[blue, 2].float(), half)
-    with pytest.raises(ValueError, match="colours already"):
+    with pytest.raises(ValueError, match="3 channels: expected grey ones"):
         by_colour(domains.images)
 
 
@@ -98,12 +98,12 @@ def test_wrong_folders_names_and_classes_are_refused_with_what_was_expected(tmp_
         domain_folder(str(tmp_path / "a"))
     (tmp_path / "a" / "stray").mkdir()
     Image.new("L", (9, 9)).save(tmp_path / "a" / "stray" / "1.png")
-    with pytest.raises(ValueError, match="1.png lies at the wrong depth"):
+    with pytest.raises(ValueError, match="1.png is at the wrong depth"):
         domain_folder(str(tmp_path / "a"))
     write_folders(tmp_path / "b", domains=("photo", "toy"))
     write_folders(tmp_path / "b", domains=("toy ",), classes=("cow",))
     domains = domain_folder(str(tmp_path / "b"))
-    with pytest.raises(ValueError, match="only 'toy ' has images of cow"):
+    with pytest.raises(ValueError, match="the class cow has images in 'toy ' only"):
         domains.leave_out("toy ")
     with pytest.raises(ValueError, match="did you mean 'photo'"):
         domains.leave_out("foto")
@@ -126,7 +126,7 @@ def test_the_table_holds_the_accuracy_of_each_left_out_domain_and_of_the_validat
 
 
 def test_a_pretraining_configuration_is_answered_for_by_a_probe(tmp_path):
-    config = PretrainConfig(**SMALL, proj_dim=16, pred_dim=8, sim_layers="blocks.*")
+    config = PretrainConfig(**SMALL, method="simsiam proj_dim=16 pred_dim=8", sim_layers="blocks.*")
     domains = by_factor(numbered(), "x", parts=2)
     table = leave_each_out(domains, config, progress=False, folder=str(tmp_path))
     assert len(table) == 2 and table["test"].between(0, 1).all()

@@ -7,7 +7,8 @@ import torch
 import torch.nn as nn
 import torchvision
 
-from simlab.models import ENCODERS, RESNETS, TINY_WIDTHS, ResidualBlock, TinyResNet, build_encoder
+from simlab.models import ENCODERS, TinyResNet, build_encoder
+from simlab.models.encoders import RESNETS, TINY_WIDTHS, ResidualBlock
 
 
 def on_paper(really=False):

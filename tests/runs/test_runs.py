@@ -24,10 +24,10 @@ from torch import Tensor
 import simlab
 from simlab.config import NOT_IDENTITY, PretrainConfig, SupervisedConfig
 from simlab.data import Dataset, from_arrays
-from simlab.methods import tasks
+from simlab.methods.simsiam import SimSiamModule
 from simlab.runs import Run, claim, identity
 from simlab.runs import run as runs
-from simlab.train import pretrain, train_supervised
+from simlab.train import monitor, pretrain, train_supervised
 from simlab.train import run as train
 
 PACKAGE = Path(simlab.__file__).parent
@@ -37,11 +37,8 @@ SHARED = {
     "warmup_epochs": 0.5, "precision": "float32", "seed": 3, "device": "cpu", "threads": 1,
     "keep_checkpoints": 3,
 }  # fmt: skip
-HEADS = {
-    "proj_layers": 2, "proj_dim": 16, "pred_dim": 8, "predictor": "mlp", "head_bn": "all",
-    "stop_gradient": True, "fix_pred_lr": True, "pred_lr": 2.0, "monitor_every": 1, "knn_k": 5,
-    "knn_temperature": 0.1,
-}  # fmt: skip
+METHOD = "simsiam proj_layers=2 proj_dim=16 pred_dim=8 pred_lr=2"
+HEADS = {"method": METHOD, "monitor_every": 1, "knn_k": 5, "knn_temperature": 0.1}
 
 
 def config_of(**changes) -> PretrainConfig:
@@ -142,7 +139,7 @@ def done(whole, tmp_path) -> Run:
 @pytest.fixture
 def no_training(monkeypatch):
     """A step of training is an error."""
-    monkeypatch.setattr(tasks.Pretraining, "batch_losses", None)
+    monkeypatch.setattr(SimSiamModule, "loss", None)
 
 
 # ---------------------------------------------------------------------------------- found again
@@ -166,8 +163,10 @@ def test_fields_that_do_not_change_the_result_do_not_count(whole, no_training):
 
 
 def test_auto_and_the_choice_it_stands_for_are_the_same_run(tmp_path, no_training):
+    open_method = METHOD.replace("proj_layers=2", "proj_layers=0")
+
     def folder(**changes):
-        config = config_of(encoder="auto", augment="auto", proj_layers=0, precision="auto")
+        config = config_of(encoder="auto", augment="auto", method=open_method, precision="auto")
         config = dataclasses.replace(config, **changes)
         with pytest.raises(TypeError, match="not callable"):  # the first step
             run_of(tmp_path, config, encoder=None)
@@ -175,7 +174,7 @@ def test_auto_and_the_choice_it_stands_for_are_the_same_run(tmp_path, no_trainin
 
     device = torch.device("cpu")
     explicit = {
-        "encoder": "tiny", "augment": "scattered-light", "proj_layers": 2, "stem": "small",
+        "encoder": "tiny", "augment": "scattered-light", "method": METHOD, "stem": "small",
         "precision": train.resolve(config_of(precision="auto"), random_data())
         .precision, "image_size": 8, "data": "arrays",
     }  # fmt: skip
@@ -401,7 +400,7 @@ def wait(condition):
 
 def main(folder: str, stall_at: str, mark: str, wait_for: str):
     """Ask for the run once `wait_for` exists; at step `stall_at` make `mark` and hang."""
-    steps, batch_losses = 0, tasks.Pretraining.batch_losses
+    steps, loss = 0, SimSiamModule.loss
 
     def counted(*args):
         nonlocal steps
@@ -409,9 +408,9 @@ def main(folder: str, stall_at: str, mark: str, wait_for: str):
         if steps == int(stall_at):
             Path(mark).touch()
             time.sleep(600)
-        return batch_losses(*args)
+        return loss(*args)
 
-    tasks.Pretraining.batch_losses = counted
+    SimSiamModule.loss = counted
     wait(lambda: not wait_for or Path(wait_for).exists())
     run = run_of(folder)
     print(json.dumps({"steps": steps, "run": run.folder.name}))
@@ -441,7 +440,7 @@ def test_killed_in_an_epoch_one_that_waited_goes_on_bit_for_bit_and_the_other_lo
     assert sorted(one["steps"] for one in found) == [0, 6]  # epochs three and four, and nothing
     assert {one["run"] for one in found} == {whole.folder.name}
     assert same(outcome(run), outcome(whole))
-    assert "goes on after epoch 2" in (run.folder / "train.log").read_text()
+    assert "resumes after epoch 2" in (run.folder / "train.log").read_text()
 
 
 @pytest.mark.parametrize(
@@ -449,7 +448,7 @@ def test_killed_in_an_epoch_one_that_waited_goes_on_bit_for_bit_and_the_other_lo
     [
         ({}, flat()),
         ({"optimizer": "adam", "lr": 0.02}, None),
-        ({"precision": "bfloat16", "fix_pred_lr": False}, None),
+        ({"precision": "bfloat16", "method": f"{METHOD} fix_pred_lr=false"}, None),
         ({"precision": "float16"}, flat()),
     ],
     ids=["dropout", "adam", "bfloat16", "float16"],
@@ -490,7 +489,7 @@ def test_a_run_that_died_before_its_last_file_finishes_without_a_step(whole, tmp
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(runs, "write_json", dies)
         run_of(tmp_path)
-    monkeypatch.setattr(tasks.Pretraining, "batch_losses", None)
+    monkeypatch.setattr(SimSiamModule, "loss", None)
     run = run_of(tmp_path)
     assert run.finished and same(outcome(run), outcome(whole))
 
@@ -514,7 +513,7 @@ def test_checkpoints_of_the_newest_the_best_and_the_doubled_epochs_are_kept(
     keep, accuracies, kept, tmp_path, monkeypatch
 ):
     left = iter(accuracies)
-    monkeypatch.setattr(tasks, "knn_accuracy", lambda *args: next(left))
+    monkeypatch.setattr(monitor, "knn_accuracy", lambda *args: next(left))
     run = run_of(tmp_path, config_of(epochs=7, keep_checkpoints=keep))
     assert epochs_kept(run) == kept
     best = run.read_checkpoint(run.best_checkpoint())
@@ -629,7 +628,7 @@ def test_a_bad_checkpoint_is_named_and_the_one_before_it_is_used(
     log = (run.folder / "train.log").read_text()
     for text in (told, log):
         assert str(path) in text and says in text
-    assert "goes on after epoch 2" in log
+    assert "resumes after epoch 2" in log
     assert not (tmp_path / "executed").exists()
     assert path.with_suffix(".damaged").exists()  # nothing is thrown away
     assert same(outcome(run), outcome(whole))

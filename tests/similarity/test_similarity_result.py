@@ -1,7 +1,5 @@
 """What comes back: names, intervals, files and figures that say what was measured."""
 
-import json
-
 import matplotlib
 import numpy as np
 import pytest
@@ -40,11 +38,11 @@ def close():
 
 def test_the_result_knows_what_was_measured(result):
     info = result.info
-    assert (info["samples"], info["batches"], info["batch_sizes"]) == (120, 12, [10])
-    assert info["estimator"] == "debiased" and info["confounder"] == "images"
-    assert info["pool"] == dict.fromkeys(MODELS, "flatten")
-    assert [o.name for o in result.of("b")] == ["0", "2", "4"]
-    assert result.of("b")[0].shape == (12,) and result.of("b")[0].type == "Linear"
+    assert (info.samples, info.batches, info.batch_sizes) == (120, 12, [10])
+    assert info.estimator == "debiased" and info.confounder == "images"
+    assert info.pool == dict.fromkeys(MODELS, "flatten")
+    assert [o.name for o in result.layers_of("b")] == ["0", "2", "4"]
+    assert result.layers_of("b")[0].shape == (12,) and result.layers_of("b")[0].type == "Linear"
     for text in ("120 samples", "12 batches of 10", "debiased", "a x b"):
         assert text in repr(result)
     assert np.array_equal(result.matrix, result.block("a", "c <i>", "cka"))
@@ -58,6 +56,8 @@ def test_unknown_names_are_refused(result):
         result.plot("bar")
     with pytest.raises(ValueError, match="layer of a='x'"):
         result.overview("x")
+    with pytest.raises(ValueError, match="layer=3: a has 3 layers"):
+        result.overview(3)
 
 
 def test_the_interval_is_around_the_value_and_narrows_with_more_batches(result):
@@ -85,11 +85,11 @@ def test_the_interval_covers_the_value_of_a_very_long_run():
     assert hits >= 15
 
 
-def test_intervals_are_refused_below_ten_batches_and_in_probe_mode():
+def test_intervals_are_refused_below_ten_batches_and_of_one_set():
     with pytest.raises(ValueError, match="at least 10 batches.*there are 9"):
         compare(net(0), X[:90], batch_size=10).interval()
-    with pytest.raises(ValueError, match="probe"):
-        compare(net(0), X, probe=100).interval()
+    with pytest.raises(ValueError, match="one set"):
+        compare(net(0), X, samples=100).interval()
 
 
 def test_saved_and_loaded_is_the_same(result, tmp_path):
@@ -97,13 +97,13 @@ def test_saved_and_loaded_is_the_same(result, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["similarity.npz"]  # no temporary file is left
     back = Result.load(path)
     assert back.layers == result.layers and back.models == result.models
-    assert back.info == json.loads(json.dumps(result.info)) and back.reasons == result.reasons
+    assert back.info == result.info and back.reasons == result.reasons
     for name in MEASURES:
         assert np.array_equal(back.block(measure=name), result.block(measure=name))
         assert np.array_equal(back.interval(measure=name)[0], result.interval(measure=name)[0])
-    probed = compare(net(0), X, probe=50, null=5)
+    one_set = compare(net(0), X, samples=50, null=5)
     assert np.array_equal(
-        Result.load(probed.save(tmp_path / "p.npz")).p_values(), probed.p_values()
+        Result.load(one_set.save(tmp_path / "p.npz")).p_values(), one_set.p_values()
     )
 
 
@@ -111,6 +111,13 @@ def test_a_file_with_pickled_objects_is_refused(tmp_path):
     path = tmp_path / "evil.npz"
     np.savez(path, meta=np.array([{"models": ["a"]}], dtype=object))
     with pytest.raises(ValueError, match="pickle"):
+        Result.load(path)
+
+
+def test_a_file_that_is_no_result_is_refused(tmp_path):
+    path = tmp_path / "other.npz"
+    np.savez(path, x=np.zeros(3))
+    with pytest.raises(ValueError, match="other.npz is no saved Result"):
         Result.load(path)
 
 
@@ -140,6 +147,9 @@ def test_the_html_names_everything_and_escapes_what_users_typed(result):
     assert "120 samples" in page and "similarity" in page
     faulty = compare(nn.Sequential(nn.Linear(12, 2), nn.ReLU()), X * 0, layers=nn.Linear)
     assert "constant" in faulty._repr_html_()
+    many = compare(net(0, 12), X * 0, layers=nn.Linear)
+    assert many._repr_html_().count("constant") == 8
+    assert "and 4 more" in many._repr_html_()
 
 
 def test_the_heat_map_has_names_and_fixed_limits(result):
@@ -150,7 +160,7 @@ def test_the_heat_map_has_names_and_fixed_limits(result):
         assert [t.get_text() for t in ax.get_yticklabels()] == ["0", "2", "4"]
         assert np.allclose(image.get_array(), result.block("a", "b", measure))
         assert "similarity" in image.colorbar.ax.get_ylabel()
-    distance = compare(net(0), X, measures="procrustes_distance", probe=60).plot()
+    distance = compare(net(0), X, measures="procrustes_distance", samples=60).plot()
     assert distance.images[0].get_clim() == (0, 2)
     assert distance.images[0].colorbar.ax.get_ylabel() == "procrustes distance"
 

@@ -61,7 +61,9 @@ def test_the_readme_example_densenet121_and_resnet101():
     assert cka_matrix.dtype == np.float64 and cka_matrix is sim_cka.sim_matrix
     assert np.isfinite(cka_matrix).all() and (cka_matrix >= 0).all() and (cka_matrix <= 1).all()
     assert sim_model1.n_layers == 121 and sim_model2.model_name == "ResNet 101"
-    assert list(sim_model2.model_activations) == [o.name for o in sim_cka.result.of("ResNet 101")]
+    assert list(sim_model2.model_activations) == [
+        o.name for o in sim_cka.result.layers_of("ResNet 101")
+    ]
     ax = sim_cka.plot_similarity()
     assert ax.get_title() == "CKA: DenseNet 121 vs ResNet 101"
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("ResNet 101", "DenseNet 121")

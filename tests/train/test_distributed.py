@@ -22,8 +22,8 @@ from simlab.compute import distributed
 from simlab.compute.distributed import with_global_batch_norm
 from simlab.config import PretrainConfig, SupervisedConfig
 from simlab.data import Dataset, from_arrays, load_data
-from simlab.methods import tasks
 from simlab.methods.simclr import nt_xent
+from simlab.methods.simsiam import SimSiamModule
 from simlab.runs import Run
 from simlab.train import pretrain, train_supervised, untrained
 from simlab.train.launch import flags_of, launch
@@ -33,11 +33,14 @@ SMALL = {
     "encoder": "tiny", "view_size": 8, "epochs": 2, "batch_size": 12, "lr": 0.2, "momentum": 0.9,
     "precision": "float32", "device": "cpu", "threads": 1, "optimizer": "sgd",
 }  # fmt: skip
-HEADS = {"proj_dim": 16, "pred_dim": 8, "knn_k": 5, "monitor_every": 1, "pred_lr": 2.0}
+HEADS = {
+    "method": "simsiam proj_dim=16 pred_dim=8 pred_lr=2", "knn_k": 5, "monitor_every": 1,
+}  # fmt: skip
+SIMCLR = "simclr proj_dim=16"
 PRETRAINING = {
     "simsiam": {},
-    "simclr": {"method": "simclr"},
-    "accumulated": {"accumulate": 2, "method": "simclr", "batch_size": 24},
+    "simclr": {"method": SIMCLR},
+    "accumulated": {"accumulate": 2, "method": SIMCLR, "batch_size": 24},
     # (on a map of one position SIM compares images, those of one process)
     "sim": {"sim_layers": "blocks.0", "sim_tokens": 8.0, "sim_loss": "mse"},
     "lars": {"optimizer": "lars", "lr": 20.0},
@@ -107,7 +110,7 @@ def passed(layer, x):
     return {"y": y.detach(), "x": x.grad, "own": own, "buffers": buffers}
 
 
-def worker(folder):
+def worker(folder, names=(*PRETRAINING, "supervised")):
     distributed.start()
     rank, own, found = distributed.rank(), distributed.rows(12), {}
     for name, (layer, x) in norms().items():
@@ -116,7 +119,7 @@ def worker(folder):
     z = [torch.arange(36.0).view(12, 3).sin()[own].requires_grad_() for _ in range(2)]
     nt_xent(distributed.gather(z[0]), distributed.gather(z[1].cos())).backward()
     found["gathered"] = [part.grad for part in z]
-    for name in (*PRETRAINING, "supervised"):
+    for name in names:
         run = train(name, folder)
         found[f"encoder {name}"] = run.encoder.state_dict()
         found[f"kind {name}"] = type(run).__name__
@@ -140,7 +143,10 @@ def free_port():
 def as_rank(rank, processes, port, folder):
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(processes), "LOCAL_RANK": str(rank),
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
-    worker(folder)
+    if processes == 2:
+        worker(folder)
+    else:
+        worker(folder, names=["simsiam"])
 
 
 def fork(processes, folder):
@@ -167,16 +173,19 @@ def torchrun(*arguments, restarts=0, processes=2):
            f"--max-restarts={restarts}", *arguments)  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=[2, 3, pytest.param("torchrun's 3", marks=pytest.mark.slow)])
+def found_by_each(folder):
+    return [torch.load(path, weights_only=True) for path in sorted(folder.glob("?.pt"))]
+
+
+@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
 def several(request, tmp_path_factory):
     """What each of two, or three, processes found, and the folder of their runs."""
     folder = tmp_path_factory.mktemp("several")
-    if request.param in (2, 3):
-        python(__file__, "--fork", str(request.param), str(folder))
+    if request.param == 2:  # those that torchrun starts are below: killed, stopped, on two machines
+        python(__file__, "--fork", "2", str(folder))
     else:
         torchrun(__file__, str(folder), processes=3)
-    ranks = sorted(folder.glob("?.pt"))
-    return [torch.load(path, weights_only=True) for path in ranks], folder
+    return found_by_each(folder), folder
 
 
 @pytest.fixture(scope="module")
@@ -220,12 +229,10 @@ def test_shards_of_an_epoch_do_not_overlap_and_make_up_each_batch(monkeypatch):
     assert torch.equal(together, order.view(4, 12))
 
 
-@pytest.mark.distributed
-@pytest.mark.parametrize("name", norms())
-def test_batch_norm_is_that_of_all_processes_images(name, several):
+def check_batch_norm(name, found):
     layer, x = norms()[name]
     one = passed(layer, x)
-    parts = [found[name] for found in several[0]]
+    parts = [own[name] for own in found]
     close = {"rtol": 2e-2, "atol": 2e-2} if name == "bfloat16" else {"rtol": 1e-4, "atol": 1e-5}
     torch.testing.assert_close(torch.cat([part["y"] for part in parts]), one["y"], **close)
     # each process' loss is the mean over its share of the images
@@ -239,23 +246,29 @@ def test_batch_norm_is_that_of_all_processes_images(name, several):
         assert all(torch.equal(part["buffers"][key], parts[0]["buffers"][key]) for part in parts)
 
 
-@pytest.mark.distributed
-def test_simclrs_negatives_are_everybodys_and_carry_gradients(several):
+def check_negatives(found):
     z = [torch.arange(36.0).sin().view(12, 3).requires_grad_() for _ in range(2)]
     nt_xent(z[0], z[1].cos()).backward()
     for which in range(2):
-        together = torch.cat([found["gathered"][which] for found in several[0]])
-        torch.testing.assert_close(together / len(several[0]), z[which].grad)
+        together = torch.cat([own["gathered"][which] for own in found])
+        torch.testing.assert_close(together / len(found), z[which].grad)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("name", norms())
+def test_batch_norm_is_that_of_all_processes_images(name, several):
+    check_batch_norm(name, several[0])
+
+
+@pytest.mark.distributed
+def test_simclrs_negatives_are_everybodys_and_carry_gradients(several):
+    check_negatives(several[0])
 
 
 # ---------------------------------------------------------------------------------------- whole runs
 
 
-@pytest.mark.distributed
-@pytest.mark.parametrize("name", [*PRETRAINING, "supervised"])
-def test_several_processes_train_as_one_at_the_same_batch(name, several, alone):
-    found, folder = several
-    one = alone(name)
+def check_trained_as_one(name, found, folder, one):
     together = run_in(folder, one)
     assert together.finished, "the same configuration is the same run"
     assert list(one.history.columns) == list(together.history.columns)
@@ -275,6 +288,25 @@ def test_several_processes_train_as_one_at_the_same_batch(name, several, alone):
         apart += float((value.detach() - theirs).square().sum())
     print("RATIO", name, (apart / moved) ** 0.5)
     assert moved > 0 and (apart / moved) ** 0.5 < TOLERANCE, (apart / moved) ** 0.5
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("name", [*PRETRAINING, "supervised"])
+def test_several_processes_train_as_one_at_the_same_batch(name, several, alone):
+    check_trained_as_one(name, *several, alone(name))
+
+
+@pytest.mark.distributed
+@pytest.mark.xdist_group("three processes")
+def test_three_processes_do_the_same_in_small(tmp_path, alone):
+    """All the layers, the negatives and one run; the slow tests have every run."""
+    python(__file__, "--fork", "3", str(tmp_path))
+    found = found_by_each(tmp_path)
+    assert len(found) == 3
+    for name in norms():
+        check_batch_norm(name, found)
+    check_negatives(found)
+    check_trained_as_one("simsiam", found, tmp_path, alone("simsiam"))
 
 
 @pytest.mark.distributed
@@ -321,7 +353,7 @@ def test_a_batch_that_can_not_be_cut_is_refused(tmp_path, monkeypatch):
     config = PretrainConfig(**SMALL | HEADS | {"accumulate": 5})
     with pytest.raises(ValueError, match=r"batch_size=12 can't be cut into 5"):
         pretrain(config, data(), folder=str(tmp_path), progress=False)
-    monkeypatch.setattr(tasks.Pretraining, "batch_losses", None)
+    monkeypatch.setattr(SimSiamModule, "loss", None)
     config = PretrainConfig(**SMALL | HEADS | {"accumulate": 12})
     with pytest.raises(ValueError, match="at least two images"):
         pretrain(config, data(), folder=str(tmp_path), progress=False)
@@ -331,10 +363,12 @@ def test_a_batch_that_can_not_be_cut_is_refused(tmp_path, monkeypatch):
 
 
 def test_flags_say_what_differs_from_the_defaults():
-    config = PretrainConfig(epochs=3, stop_gradient=False, sim_layers="blocks.*", download=True)
+    config = PretrainConfig(
+        epochs=3, method="simclr proj_dim=8", sim_layers="blocks.*", download=True
+    )
     assert flags_of(PretrainConfig()) == []
     assert flags_of(config) == [
-        "--download", "--epochs", "3", "--sim-layers", "blocks.*", "--no-stop-gradient",
+        "--download", "--epochs", "3", "--sim-layers", "blocks.*", "--method", "simclr proj_dim=8",
     ]  # fmt: skip
 
 
@@ -390,21 +424,21 @@ launch(config, 2, folder={str(runs)!r})"""
     config = PretrainConfig(**SMALL | HEADS | {"data": str(tmp_path / "images"), "epochs": many})
     run = pretrain(config, folder=str(runs), progress=False)
     log = (run.folder / "train.log").read_text()
-    assert run.finished and re.search(r"goes on after epoch \d", log)
+    assert run.finished and re.search(r"resumes after epoch \d", log)
 
 
 def dies_once(folder):
     """Rank 1 dies by SIGKILL in the second epoch, the first time only."""
-    inner, steps, mark = tasks.Pretraining.batch_losses, [], Path(folder) / "died"
+    inner, steps, mark = SimSiamModule.loss, [], Path(folder) / "died"
 
-    def batch_losses(*args):
+    def loss(*args):
         steps.append(1)
         if len(steps) == 7 and distributed.rank() == 1 and not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return inner(*args)
 
-    tasks.Pretraining.batch_losses = batch_losses
+    SimSiamModule.loss = loss
     train("simsiam", folder, fresh=True)
 
 
@@ -415,7 +449,7 @@ def test_a_killed_process_is_started_again_and_goes_on_from_the_last_checkpoint(
     torchrun(__file__, "--dies", str(tmp_path), restarts=1, processes=len(found))
     assert (tmp_path / "died").exists()
     run = next(tmp_path.glob("pretrain-*"))
-    assert "goes on after epoch 1" in (run / "train.log").read_text()
+    assert "resumes after epoch 1" in (run / "train.log").read_text()
     never = folder / run.name
     for row, other in zip(*((f / "metrics.csv").read_text().splitlines() for f in (run, never)),
                           strict=True):  # fmt: skip

@@ -28,15 +28,14 @@ from PIL import Image
 from simlab.config import PretrainConfig, SupervisedConfig
 from simlab.data import Images, from_arrays, load_data
 from simlab.data.folders import load_folder
-from simlab.evaluate import knn
-from simlab.evaluate.probe import encode, linear_probe
+from simlab.evaluate import encode, knn, linear_probe
 from simlab.runs import Run
 from simlab.train import pretrain, train_supervised, untrained
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
-    "encoder": "tiny", "view_size": 8, "epochs": 1, "batch_size": 16, "proj_dim": 16, "pred_dim": 8,
-    "knn_k": 5, "precision": "float32", "device": "cpu", "threads": 1,
+    "encoder": "tiny", "view_size": 8, "epochs": 1, "batch_size": 16,
+    "method": "simsiam proj_dim=16 pred_dim=8", "knn_k": 5, "precision": "float32", "device": "cpu", "threads": 1,
 }  # fmt: skip
 
 
@@ -111,7 +110,7 @@ def assert_same_bits(killed, never, epochs):
     assert (killed / "encoder.pt").read_bytes() == (never / "encoder.pt").read_bytes()
     rows = [Run(folder, {}).history.drop(columns="seconds") for folder in (killed, never)]
     assert rows[0].equals(rows[1]) and list(rows[0]["epoch"]) == list(range(1, epochs + 1))
-    assert "goes on after epoch" in (killed / "train.log").read_text()
+    assert "resumes after epoch" in (killed / "train.log").read_text()
     rows = [line.split(",") for line in (killed / "knn.csv").read_text().splitlines()]
     assert rows[0] == ["now", "name", "epoch", "knn_acc"]
     epochs = [int(row[2]) for row in rows[1:]]
@@ -181,7 +180,7 @@ print(len(run.history), "epochs")"""
             texts = [o["text"] for o in notebook.cells[0].outputs if "text" in o]
     assert "3 epochs" in "".join(texts)
     log = next((tmp_path / "runs").glob("*/train.log")).read_text()
-    assert "goes on after epoch 2" in log
+    assert "resumes after epoch 2" in log
 
 
 def test_a_run_stopped_by_the_user_keeps_what_it_has(tmp_path):
@@ -192,7 +191,7 @@ def test_a_run_stopped_by_the_user_keeps_what_it_has(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         pretrain(config, data(), folder=str(tmp_path), progress=False, on_epoch=stop)
     run = pretrain(config, data(), folder=str(tmp_path), progress=False)
-    assert run.finished and "goes on after epoch 1" in (run.folder / "train.log").read_text()
+    assert run.finished and "resumes after epoch 1" in (run.folder / "train.log").read_text()
 
 
 def streamed(folder):
@@ -286,7 +285,7 @@ def test_one_class_is_pretrained_on_and_refused_where_classes_are_asked_for(tmp_
     run = pretrain(PretrainConfig(**SMALL), one, folder=str(tmp_path), progress=False)
     assert run.finished and "knn" not in run.history
     config = SupervisedConfig(**{k: v for k, v in SMALL.items() if k not in
-                                 ("proj_dim", "pred_dim", "knn_k")})  # fmt: skip
+                                 ("method", "knn_k")})  # fmt: skip
     with pytest.raises(ValueError, match="at least two classes"):
         train_supervised(config, one, folder=str(tmp_path), progress=False)
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from simlab.config import PretrainConfig
-from simlab.train.optim import base_rate, build_optimizer, rate_factor, set_rate
+from simlab.methods import ParameterGroup
+from simlab.train.optim import base_lr, build_optimizer, lr_factor, set_lr
 
 EPOCHS = [0, 0.01, 0.5, 0.99, 1, 2.5, 3, 4.999, 5, 7.2, 9.9]
 
@@ -21,63 +22,63 @@ def group_of(*values, factor=1.0, fixed=False):
     params = [torch.nn.Parameter(torch.tensor(float(value))) for value in values]
     for param in params:
         param.grad = torch.ones(())
-    return {"params": params, "factor": factor, "fixed": fixed}
+    return ParameterGroup(params, factor, fixed)
 
 
 @pytest.mark.parametrize(("batch_size", "rate"), [(256, 0.2), (64, 0.05), (1024, 0.8)])
 def test_the_highest_rate_is_linear_in_the_batch(batch_size, rate):
-    assert base_rate(config_of(batch_size=batch_size)) == pytest.approx(rate)
+    assert base_lr(config_of(batch_size=batch_size)) == pytest.approx(rate)
 
 
 @pytest.mark.parametrize("epoch", EPOCHS)
 def test_a_constant_rate_stays(epoch):
-    assert rate_factor(config_of(schedule="constant"), epoch) == 1
+    assert lr_factor(config_of(schedule="constant"), epoch) == 1
 
 
 @pytest.mark.parametrize("epoch", EPOCHS)
 def test_a_step_schedule_decays_every_so_many_epochs(epoch):
     config = config_of(schedule="step", decay_every=3, decay=0.5)
-    assert rate_factor(config, epoch) == 0.5 ** math.floor(epoch / 3)
+    assert lr_factor(config, epoch) == 0.5 ** math.floor(epoch / 3)
 
 
 @pytest.mark.parametrize("epoch", EPOCHS)
 def test_a_multistep_schedule_decays_at_its_milestones(epoch):
     config = config_of(schedule="multistep", milestones="0.3,0.5,0.9", decay=0.1)
     passed = (epoch >= 3) + (epoch >= 5) + (epoch >= 9)
-    assert rate_factor(config, epoch) == pytest.approx(0.1**passed)
+    assert lr_factor(config, epoch) == pytest.approx(0.1**passed)
 
 
 @pytest.mark.parametrize("epoch", EPOCHS)
 def test_a_cosine_schedule_is_half_a_cosine_over_the_run(epoch):
     expected = (1 + math.cos(math.pi * epoch / 10)) / 2
-    assert rate_factor(config_of(schedule="cosine"), epoch) == pytest.approx(expected)
+    assert lr_factor(config_of(schedule="cosine"), epoch) == pytest.approx(expected)
 
 
 def test_a_cosine_starts_at_the_highest_rate_ends_at_zero_and_never_rises():
-    factors = [rate_factor(config_of(schedule="cosine"), e / 50) for e in range(501)]
+    factors = [lr_factor(config_of(schedule="cosine"), e / 50) for e in range(501)]
     assert factors[0] == 1 and factors[-1] == pytest.approx(0)
     assert factors == sorted(factors, reverse=True)
 
 
 def test_a_cosine_after_warm_up_falls_over_what_is_left():
     config = config_of(schedule="cosine", warmup_epochs=2.0)
-    assert rate_factor(config, 2) == 1
-    assert rate_factor(config, 6) == pytest.approx(0.5)
-    assert rate_factor(config, 10) == pytest.approx(0)
+    assert lr_factor(config, 2) == 1
+    assert lr_factor(config, 6) == pytest.approx(0.5)
+    assert lr_factor(config, 10) == pytest.approx(0)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "step", "multistep", "cosine"])
 def test_warm_up_rises_in_a_line_from_almost_nothing_with_every_schedule(schedule):
     config = config_of(schedule=schedule, warmup_epochs=4.0)
-    factors = [rate_factor(config, epoch) for epoch in (0, 1, 2, 3, 4 - 1e-9)]
+    factors = [lr_factor(config, epoch) for epoch in (0, 1, 2, 3, 4 - 1e-9)]
     assert factors == pytest.approx([0, 0.25, 0.5, 0.75, 1], abs=1e-3)
     assert factors[0] > 0
 
 
 def test_a_run_that_is_all_warm_up_does_not_divide_by_zero():
     config = config_of(schedule="cosine", warmup_epochs=10.0)
-    assert 0 < rate_factor(config, 9.99) < 1
-    assert math.isfinite(rate_factor(config, 10))
+    assert 0 < lr_factor(config, 9.99) < 1
+    assert math.isfinite(lr_factor(config, 10))
 
 
 @pytest.mark.parametrize(
@@ -103,10 +104,10 @@ def test_a_step_moves_each_group_by_its_own_rate():
     groups = [group_of(1), group_of(1, fixed=True), group_of(1, factor=3.0, fixed=True)]
     groups += [group_of(1, factor=3.0)]
     optimizer = build_optimizer(config, groups)
-    rate = set_rate(optimizer, config, 7.5)
+    rate = set_lr(optimizer, config, 7.5)
     assert rate == pytest.approx(0.05 * (1 + math.cos(0.75 * math.pi)) / 2)
     optimizer.step()
-    moved = [1 - group["params"][0].item() for group in groups]
+    moved = [1 - group.params[0].item() for group in groups]
     assert moved == pytest.approx([rate, 0.05, 0.15, 3 * rate], rel=1e-5)
 
 
@@ -115,8 +116,8 @@ def test_the_rate_depends_on_the_epoch_alone():
     config = config_of(schedule="cosine", warmup_epochs=1.0)
     walked, jumped = (build_optimizer(config, [group_of(1)]) for _ in range(2))
     for epoch in (0, 0.5, 1, 2, 3):
-        set_rate(walked, config, epoch)
-    set_rate(jumped, config, 3)
+        set_lr(walked, config, epoch)
+    set_lr(jumped, config, 3)
     assert walked.param_groups[0]["lr"] == jumped.param_groups[0]["lr"]
 
 
@@ -132,7 +133,7 @@ def lars_of(weight, bias, gradient, **changes):
     params = [torch.nn.Parameter(value.clone()) for value in (weight, bias)]
     for param, value in zip(params, gradient, strict=True):
         param.grad = value.clone()
-    return build_optimizer(config, [{"params": params, "factor": 1.0, "fixed": False}]), params
+    return build_optimizer(config, [ParameterGroup(params)]), params
 
 
 def test_lars_moves_a_weight_by_a_share_of_its_length_and_a_bias_as_sgd():
@@ -178,6 +179,6 @@ def test_lars_follows_the_schedule_which_never_rises_after_warm_up(schedule):
     optimizer = build_optimizer(config, [group_of(1)])
     rates = []
     for step in range(101):
-        set_rate(optimizer, config, step / 10)
+        set_lr(optimizer, config, step / 10)
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates[10:] == sorted(rates[10:], reverse=True)

@@ -13,9 +13,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from simlab.config import NOT_IDENTITY, PretrainConfig, SupervisedConfig
 from simlab.data import Dataset, Images, from_arrays
-from simlab.methods import tasks
-from simlab.train import pretrain, train_supervised, untrained
+from simlab.methods import SimCLR, SimSiam, with_method_option
+from simlab.methods.simsiam import SimSiamModule
+from simlab.train import build_task, loop, monitor, pretrain, resolve, train_supervised, untrained
 from simlab.train import run as train
+from simlab.train import views as views_of
 
 SHARED = {
     "encoder": "tiny", "augment": "scattered", "view_size": 8, "epochs": 1, "batch_size": 16,
@@ -23,15 +25,13 @@ SHARED = {
     "warmup_epochs": 0.0, "precision": "float32", "seed": 0, "device": "cpu", "threads": 1,
     "keep_checkpoints": 3,
 }  # fmt: skip
-HEADS = {
-    "proj_layers": 2, "proj_dim": 16, "pred_dim": 8, "predictor": "mlp", "head_bn": "all",
-    "stop_gradient": True, "fix_pred_lr": True, "pred_lr": 2.0, "monitor_every": 1, "knn_k": 5,
-    "knn_temperature": 0.1,
-}  # fmt: skip
+MEASURES = {"monitor_every": 1, "knn_k": 5, "knn_temperature": 0.1}
+SIMSIAM = "simsiam proj_dim=16 pred_dim=8 pred_lr=2"
+SIMCLR = "simclr proj_dim=16"
 
 
 def pretrain_config(**changes) -> PretrainConfig:
-    return PretrainConfig(**SHARED | HEADS | changes)
+    return PretrainConfig(**SHARED | MEASURES | {"method": SIMSIAM} | changes)
 
 
 def supervised_config(**changes) -> SupervisedConfig:
@@ -77,6 +77,11 @@ class Flat(nn.Module):
         if self.training and int(self.batches) == self.bad_gradient:
             h.register_hook(lambda gradient: gradient * math.nan)
         return h * math.nan if int(self.batches) >= self.breaks_at else h
+
+
+def task_of(config, data, encoder=None):
+    """What the loop trains."""
+    return build_task(resolve(config, data, encoder), data, encoder=encoder)
 
 
 def flat(**options) -> Flat:
@@ -186,7 +191,7 @@ def test_the_seed_is_set_before_the_model_is_built(monkeypatch, kept):
 
 def test_every_epoch_has_an_own_order_with_each_image_at_most_once(monkeypatch, kept):
     orders, seeds = [], set()
-    batches, views_at_once = Images.batches, tasks.views_at_once
+    batches, views_at_once = Images.batches, views_of.views_at_once
 
     def spy(self, order, batch_size):
         if batch_size == 16:
@@ -198,7 +203,7 @@ def test_every_epoch_has_an_own_order_with_each_image_at_most_once(monkeypatch, 
         return views_at_once(*args)
 
     monkeypatch.setattr(Images, "batches", spy)
-    monkeypatch.setattr(tasks, "views_at_once", seed_spy)
+    monkeypatch.setattr(views_of, "views_at_once", seed_spy)
     pretrain(pretrain_config(epochs=3), random_data(37), **kept)
     pretrain(pretrain_config(epochs=3, seed=1), random_data(37), **kept)
     assert len(orders) == 6 and len(seeds) == 6
@@ -230,25 +235,26 @@ PRETRAIN_FIELDS = {
     "decay": ({"schedule": "multistep", "milestones": "0.4", "decay": 0.1}, 0.5),
     "precision": ({}, "bfloat16"),
     "seed": ({}, 1),
-    "proj_layers": ({}, 3),
-    "proj_dim": ({}, 24),
-    "pred_dim": ({}, 12),
-    "predictor": ({}, "none"),
-    "head_bn": ({}, "hidden"),
-    "stop_gradient": ({}, False),
-    "fix_pred_lr": ({}, False),
-    "pred_lr": ({}, 1.0),
     "monitor_every": ({"epochs": 2}, 2),
     "knn_k": ({}, 3),
     "knn_temperature": ({}, 0.2),
-    "method": ({}, "simclr"),
-    "temperature": ({"method": "simclr"}, 0.1),
+    "method": ({}, "simclr proj_dim=16"),
+    "views_from": ({}, "label"),
     "sim_layers": ({}, "blocks.*"),
     "sim_beta": ({"sim_layers": "blocks.*"}, 0.5),
     "sim_tokens": ({"sim_layers": "blocks.*", "sim_beta": 0.5}, 4.0),
     "sim_sampling": ({"sim_layers": "blocks.*", "sim_beta": 0.5}, "v1"),
     "sim_loss": ({"sim_layers": "blocks.*", "sim_beta": 0.5}, "cos"),
 }
+# option: another value than the one in SIMSIAM, SIMCLR
+METHOD_OPTIONS = {
+    SIMSIAM: {
+        "proj_layers": 3, "proj_dim": 24, "pred_dim": 12, "predictor": "none", "head_bn": "hidden",
+        "stop_gradient": "false", "fix_pred_lr": "false", "pred_lr": 1,
+    },
+    SIMCLR: {"temperature": 0.1, "proj_layers": 3, "proj_dim": 24, "head_bn": "none"},
+}  # fmt: skip
+OPTIONS = [(method, option) for method in METHOD_OPTIONS for option in METHOD_OPTIONS[method]]
 SUPERVISED_FIELDS = {"labels": ({}, 16), "lr": ({}, 0.1), "augment": ({}, "none")}
 ELSEWHERE = {
     "data", "data_folder", "download", "image_size",  # which data are loaded: see below
@@ -277,6 +283,32 @@ def test_a_changed_field_is_another_run_with_another_result(field, result_of):
     (name1, result1), (name2, result2) = result_of(before), result_of(after)
     assert name1 != name2
     assert not same(result1, result2)
+
+
+@pytest.mark.parametrize(("method", "option"), OPTIONS)
+def test_a_changed_option_is_another_run_with_another_result(method, option, result_of):
+    changed = with_method_option(method, option, METHOD_OPTIONS[method][option])
+    (name1, result1), (name2, result2) = (
+        result_of(pretrain_config(method=text)) for text in (method, changed)
+    )
+    assert name1 != name2
+    assert not same(result1, result2)
+
+
+@pytest.mark.parametrize(
+    ("method", "cls"), [(SIMSIAM, SimSiam), (SIMCLR, SimCLR)], ids=["simsiam", "simclr"]
+)
+def test_every_option_is_tested_for_its_effect(method, cls):
+    assert {field.name for field in dataclasses.fields(cls)} == set(METHOD_OPTIONS[method])
+
+
+def test_the_same_method_as_text_and_as_an_object_is_one_run(kept):
+    text = pretrain(pretrain_config(), random_data(), **kept)
+    config = dataclasses.replace(pretrain_config(), method="simsiam")
+    options = SimSiam(proj_dim=16, pred_dim=8, pred_lr=2)
+    as_object = pretrain(config, random_data(), method=options, **kept)
+    as_argument = pretrain(config, random_data(), method=SIMSIAM, **kept)
+    assert text.folder == as_object.folder == as_argument.folder
 
 
 @pytest.mark.parametrize("field", SUPERVISED_FIELDS)
@@ -313,7 +345,9 @@ def test_the_data_are_loaded_as_the_configuration_says(monkeypatch, kept):
 
 @pytest.mark.parametrize("fixed", [True, False])
 def test_the_predictors_rate_stays_when_asked(fixed, kept):
-    config = pretrain_config(epochs=2, fix_pred_lr=fixed, pred_lr=3.0)
+    config = pretrain_config(
+        epochs=2, method=f"{SIMSIAM} fix_pred_lr={fixed}".replace("pred_lr=2", "pred_lr=3")
+    )
     groups = pretrain(config, random_data(), **kept).load_checkpoint()["optimizer"]["param_groups"]
     highest = 0.5 * 16 / 256
     last = highest * (1 + math.cos(math.pi * 1.5 / 2)) / 2  # the second step of the second epoch
@@ -324,9 +358,9 @@ def test_the_predictors_rate_stays_when_asked(fixed, kept):
 
 def test_every_trainable_weight_is_in_the_optimizer_once():
     for predictor, trained in (("mlp", True), ("none", False), ("fixed", False)):
-        config = pretrain_config(predictor=predictor)
-        task = tasks.Pretraining(config, random_data(), flat(), 12)
-        params = [p for group in task.groups() for p in group["params"]]
+        config = pretrain_config(method=f"{SIMSIAM} predictor={predictor}")
+        task = task_of(config, random_data(), flat())
+        params = [p for group in task.network.parameter_groups() for p in group.params]
         own = [p for p in task.network.parameters() if p.requires_grad]
         assert len(params) == len(set(params)) == len(own) and set(params) == set(own)
         assert trained == any(p in set(params) for p in task.network.predictor.parameters())
@@ -346,23 +380,25 @@ def test_monitoring_changes_no_weight_and_no_running_statistic(tmp_path):
         for every in (1, 2)
     ]  # fmt: skip
     assert same(*states)
-    task = tasks.Pretraining(pretrain_config(), random_data(), flat(), 12)
+    task = task_of(pretrain_config(), random_data(), flat())
     task.network.train()
     before = {name: value.clone() for name, value in task.network.state_dict().items()}
-    measured = task.measure(1)
+    measured = task.monitor.measure(task.network, 1)
     assert same(before, task.network.state_dict())
     assert all(module.training for module in task.network.modules())
-    assert measured == task.measure(1)  # in training mode dropout would make them differ
+    assert measured == task.monitor.measure(
+        task.network, 1
+    )  # in training mode dropout would make them differ
 
 
 def test_z_is_measured_on_clean_images_spread_over_the_test_set(monkeypatch):
     """A folder's images are sorted by class: the first ones would be of few classes."""
-    monkeypatch.setattr(tasks, "MONITOR_IMAGES", 4)
+    monkeypatch.setattr(monitor, "MONITOR_IMAGES", 4)
     data = random_data(test=31)
-    task = tasks.Pretraining(pretrain_config(), data, flat(), 12)
+    task = task_of(pretrain_config(), data, flat())
     seen = []
-    monkeypatch.setattr(tasks, "collapse_metrics", lambda z: seen.append(z) or {"std_ratio": 1.0})
-    task.measure(1)
+    monkeypatch.setattr(monitor, "collapse_metrics", lambda z: seen.append(z) or {"std_ratio": 1.0})
+    task.monitor.measure(task.network, 1)
     images = data.test.images[[0, 10, 20, 30]].float() / 255
     mean, std = data.normalize.mean, data.normalize.std
     x = (images - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)
@@ -372,13 +408,13 @@ def test_z_is_measured_on_clean_images_spread_over_the_test_set(monkeypatch):
 
 def test_the_network_trains_in_training_mode_and_comes_back_in_evaluation_mode(monkeypatch, kept):
     modes = set()
-    batch_loss = tasks.Pretraining.batch_losses
+    loss = SimSiamModule.loss
 
     def spy(self, *args):
-        modes.update(module.training for module in self.network.modules())
-        return batch_loss(self, *args)
+        modes.update(module.training for module in self.modules())
+        return loss(self, *args)
 
-    monkeypatch.setattr(tasks.Pretraining, "batch_losses", spy)
+    monkeypatch.setattr(SimSiamModule, "loss", spy)
     run = pretrain(pretrain_config(epochs=2), random_data(), encoder=flat().eval(), **kept)
     assert modes == {True}
     assert not any(module.training for module in run.encoder.modules())
@@ -427,17 +463,17 @@ def test_no_step_waits_for_the_device():
         def __getattr__(self, _):
             return lambda *_: None
 
-    def reads(steps, cls=tasks.Pretraining):
+    def reads(steps, make=pretrain_config):
         data = random_data(4 * steps)
-        make = pretrain_config if cls is tasks.Pretraining else supervised_config
-        config = make(batch_size=4, view_size=8)
-        task = cls(config, data, nn.Sequential(nn.Flatten(), nn.Linear(64, 12)), 12)
+        encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 12))
+        config = resolve(make(batch_size=4, view_size=8), data, encoder)
+        task = build_task(config, data, encoder=encoder)
         with Reads() as mode:
-            train.fit(task, config, NoRun(), torch.device("cpu"), progress=False)
+            loop.fit(task, config, NoRun(), torch.device("cpu"), progress=False)
         return mode.number
 
     assert reads(18) == reads(6) < reads(26)
-    assert reads(18, tasks.Supervised) == reads(6, tasks.Supervised)
+    assert reads(18, supervised_config) == reads(6, supervised_config)
 
 
 # ------------------------------------------------------------------------------- what is recorded
@@ -468,7 +504,7 @@ def test_history_result_and_log_tell_the_same_story(kept):
 
 def test_best_is_told_apart_from_final(monkeypatch, kept):
     accuracies = iter([0.5, 0.9, 0.7])
-    monkeypatch.setattr(tasks, "knn_accuracy", lambda *args: next(accuracies))
+    monkeypatch.setattr(monitor, "knn_accuracy", lambda *args: next(accuracies))
     result = pretrain(pretrain_config(epochs=3), random_data(), **kept).result
     assert (result["final"]["epoch"], result["final"]["knn"]) == (3, 0.7)
     assert (result["best"]["epoch"], result["best"]["knn"]) == (2, 0.9)
@@ -486,7 +522,7 @@ def test_the_progress_bar_shows_loss_and_speed(capsys, tmp_path):
 
 
 def test_a_collapse_is_warned_of(monkeypatch, kept, capsys):
-    monkeypatch.setattr(train, "warn_if_collapsing", lambda loss, ratio: "it collapses")
+    monkeypatch.setattr(loop, "collapse_warning", lambda *args: "it collapses")
     run = pretrain(pretrain_config(), random_data(), **kept)
     assert "it collapses" in (run.folder / "train.log").read_text()
     assert "epoch 1: it collapses" in capsys.readouterr().out
@@ -518,7 +554,8 @@ def test_a_loss_that_becomes_nan_stops_and_leaves_the_last_checkpoint_whole(entr
     with train.claim(
         "pretrain" if entry is pretrain else "supervised",
         train.resolve(config, data, own),
-        {"data": data.digest(), "encoder": train.module_digest(own)}, kept["folder"],
+        {"data": data.digest(), "encoder": train.module_digest(own), "method": "", "augment": ""},
+        kept["folder"],
     ) as run:  # fmt: skip
         assert not run.finished
         state = run.load_checkpoint()
@@ -579,13 +616,13 @@ def test_unlabeled_images_are_what_pretraining_sees(monkeypatch, kept):
     more = Images(noise(48, 2)[:, None], torch.full((48,), -1), data.classes)
     data = Dataset("more", data.train, data.test, more)
     seen = []
-    batch_losses = tasks.Pretraining.batch_losses
+    loss = SimSiamModule.loss
 
-    def spy(self, index, views):
+    def spy(self, views, generator, progress):
         seen.append(len(views[0]))
-        return batch_losses(self, index, views)
+        return loss(self, views, generator, progress)
 
-    monkeypatch.setattr(tasks.Pretraining, "batch_losses", spy)
+    monkeypatch.setattr(SimSiamModule, "loss", spy)
     run = pretrain(pretrain_config(), data, **kept)
     assert seen == [16] * 3 and "knn" in run.result["final"]
 
@@ -642,9 +679,9 @@ def test_a_label_budget_has_as_many_of_each_class_and_comes_from_the_seed():
     data = random_data(80)
 
     def chosen(**changes):
-        task = tasks.Supervised(supervised_config(labels=12, **changes), data, flat(), 12)
-        assert task.images.labels.bincount().tolist() == [3, 3, 3, 3]
-        return sorted(image.numpy().tobytes() for image in task.images.images)
+        images = task_of(supervised_config(labels=12, **changes), data, flat()).views.images
+        assert images.labels.bincount().tolist() == [3, 3, 3, 3]
+        return sorted(image.numpy().tobytes() for image in images.images)
 
     assert chosen() == chosen() != chosen(seed=1)
     assert set(chosen()) <= {image.numpy().tobytes() for image in data.train.images}
@@ -659,14 +696,14 @@ def test_a_label_budget_that_does_not_fit_is_refused(labels, kept):
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision_computes_in_it_and_keeps_float32_weights(precision, monkeypatch, kept):
     seen = set()
-    forward = tasks.SimSiam.forward
+    forward = SimSiamModule.forward
 
     def spy(self, x):
-        out = forward(self, x)
-        seen.add(out.p.dtype)
-        return out
+        z, p = forward(self, x)
+        seen.add(p.dtype)
+        return z, p
 
-    monkeypatch.setattr(tasks.SimSiam, "forward", spy)
+    monkeypatch.setattr(SimSiamModule, "forward", spy)
     run = pretrain(pretrain_config(precision=precision), random_data(), **kept)
     assert seen == {getattr(torch, precision)}
     state = run.load_checkpoint()
@@ -679,11 +716,11 @@ def test_half_precision_computes_in_it_and_keeps_float32_weights(precision, monk
 
 
 def test_simclr_trains_by_the_same_loop_and_learns_to_match_the_views(kept):
-    config = pretrain_config(method="simclr", epochs=4, augment="none", lr=1.0)
+    config = pretrain_config(method=SIMCLR, epochs=4, augment="none", lr=1.0)
     run = pretrain(config, easy_data(), **kept)
     loss = run.history["loss"]
     assert loss.iloc[-1] < loss.iloc[0] and "knn" in run.result["final"]
-    assert run.config["temperature"] == 0.5
+    assert run.config["method"] == "simclr temperature=0.5 proj_layers=2 proj_dim=16 head_bn=all"
 
 
 @pytest.mark.parametrize("kind", ["pretrain", "supervised"])
@@ -706,10 +743,9 @@ def test_sim_is_logged_apart_and_taken_off_again(kind, kept):
 def test_sims_projections_learn_with_the_encoder():
     config = pretrain_config(sim_layers="blocks.0,blocks.2", encoder="tiny")
     data = random_data()
-    config = train.resolve(config, data)
-    encoder, dim = train.build_encoder("tiny", data.train.channels, data.train.size)
-    task = tasks.Pretraining(config, data, encoder, dim)
-    learned = {id(p) for group in task.groups() for p in group["params"]}
+    task = task_of(config, data)
+    encoder = task.network.encoder
+    learned = {id(p) for group in task.network.parameter_groups() for p in group.params}
     assert all(id(p) in learned for p in encoder.blocks[0].sim.parameters())
     assert not hasattr(encoder.blocks[1], "sim")
 

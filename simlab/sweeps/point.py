@@ -1,0 +1,197 @@
+"""One point of a sweep: its process, its status, and the shell command that does the same."""
+
+import contextlib
+import importlib.metadata
+import math
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import yaml
+
+from simlab.runs import code_digest, read_json, write_json
+
+from .parameters import papermill_path
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+LONGEST_TRACEBACK = 20_000  # characters of a failed point's log that its status keeps
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a process, here or on a worker, needs to know to run one point.
+
+    Attributes:
+        folder: The point's folder.
+        notebook: The copy that runs.
+        cwd: The folder in which it runs, its original's.
+        changes: The parameters that differ from the notebook's defaults.
+        parameters: All parameters.
+        threads: Threads of the process.
+    """
+
+    folder: str
+    notebook: str
+    cwd: str
+    changes: dict[str, Any]
+    parameters: dict[str, Any]
+    threads: int
+
+
+class Processes:
+    """The processes of the points that run here: all end when the sweep is stopped."""
+
+    def __init__(self) -> None:
+        self._running: list[subprocess.Popen[bytes]] = []
+        self._lock = threading.Lock()
+        self.stopped = False
+
+    def add(self, process: subprocess.Popen[bytes]) -> None:
+        """Remember a process; where everything is being stopped, end it at once."""
+        with self._lock:
+            self._running.append(process)
+            if self.stopped:
+                _end_input(process)
+
+    def stop(self) -> None:
+        """End them all: each one watches its standard input."""
+        with self._lock:
+            self.stopped = True
+            for process in self._running:
+                _end_input(process)
+
+
+def run_point(task: Task, processes: Processes | None = None) -> dict[str, Any]:
+    """Run one point in a process of its own, here or on a Dask worker.
+
+    Args:
+        task: The point.
+        processes: Where its process is remembered, if somebody may want to stop it.
+
+    Returns:
+        The point's status, as its status.json has it. A point that was stopped has none stored.
+    """
+    started = time.time()
+    process = start_process(task)
+    if processes:
+        processes.add(process)
+    exit_code = process.wait()
+    _end_input(process)
+    if processes and processes.stopped:
+        return {"status": "unfinished", "error": "stopped"}
+    folder = Path(task.folder)
+    log = (folder / "log").read_text("utf-8", errors="replace").strip()
+    error = _error_of(exit_code, folder, log)
+    status = {
+        "status": "failed" if error else "done",
+        "error": error,
+        "traceback": log[-LONGEST_TRACEBACK:] if error else None,
+        "duration": time.time() - started,
+        "started": started,
+        "threads": task.threads,
+        "versions": versions(),
+    }
+    write_json(folder / "status.json", status)
+    return status
+
+
+def start_process(task: Task) -> subprocess.Popen[bytes]:
+    """Start a process for one point, which locks it as long as it lives."""
+    folder = Path(task.folder)
+    lock = folder.parents[1] / f".{folder.name}.lock"
+    with filelock.FileLock(lock, timeout=30):  # a worker whose sweep was killed may be at it
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()  # and not its parents: a worker must see the sweep's own folder
+        write_json(folder / "parameters.json", task.parameters)
+    script = Path(__file__).with_name("point_process.py")
+    with open(folder / "log", "wb") as log:
+        return subprocess.Popen(
+            [sys.executable, str(script), str(lock), *papermill_arguments(task)],
+            cwd=folder,
+            env=os.environ | environment_of(task),
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+
+def _end_input(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin:
+        process.stdin.close()
+
+
+def _error_of(exit_code: int, folder: Path, log: str) -> str | None:
+    if exit_code:
+        last_line = log.splitlines()[-1] if log else "it said nothing"
+        return f"{last_line} (exit code {exit_code})"
+    if not read_object(folder / "metrics.json"):
+        return "the notebook wrote no metrics.json, a JSON object, to $SIMLAB_OUT"
+    return None
+
+
+def environment_of(task: Task) -> dict[str, str]:
+    """Return the environment variables of a point's process."""
+    names = (*THREAD_VARIABLES, "NUMEXPR_NUM_THREADS")
+    return {
+        "SIMLAB_OUT": task.folder,
+        **dict.fromkeys(names, str(task.threads)),
+        # of several kernels that are called python3 this interpreter's
+        "JUPYTER_PREFER_ENV_PATH": "1",
+    }
+
+
+def papermill_arguments(task: Task) -> list[str]:
+    """Return papermill's arguments.
+
+    The parameters are YAML by its own writer: with -p 'true' is a string, and JSON's 1e-05 is one
+    to papermill's YAML.
+    """
+    style: dict[str, Any] = {"default_flow_style": True, "width": math.inf, "sort_keys": False}
+    text = yaml.safe_dump(task.changes, **style).strip()
+    if "\n" in text:  # a line break inside of a string
+        text = yaml.safe_dump(task.changes, **style, default_style='"').strip()
+    executed = f"{task.folder}/notebook.ipynb"
+    kernel = ["--kernel", "python3", "--language", "python", "--no-progress-bar"]
+    return [
+        *kernel,
+        "--cwd",
+        task.cwd,
+        "-y",
+        text,
+        papermill_path(task.notebook),
+        papermill_path(executed),
+    ]
+
+
+def shell_command(task: Task) -> str:
+    """Return a line for bash that does what `run_point` does, and leaves the shortest status."""
+    environment = [f"{name}={shlex.quote(value)}" for name, value in environment_of(task).items()]
+    words = shlex.join([sys.executable, "-m", "papermill", *papermill_arguments(task)])
+    folder = shlex.quote(task.folder)
+    return (
+        f"mkdir -p {folder} && {' '.join(environment)} {words} && test -s {folder}/metrics.json && "
+        f'echo \'{{"status": "done"}}\' > {folder}/status.json'
+    )
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result may depend on."""
+    packages = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "papermill")}
+    return {"python": sys.version.split()[0], "code": code_digest(), **packages}
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object; {} where there is none."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        content = read_json(path)
+        return content if isinstance(content, dict) else {}
+    return {}

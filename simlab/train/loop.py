@@ -1,0 +1,156 @@
+"""The training loop: views, loss, backward, step, after_step, log, checkpoint.
+
+`fit` is all of it, in the order in which it happens; what it calls is below, or in `views` (what a
+batch is), `seeds` (where random numbers come from), `optim`, `monitor` and `progress`. Methods
+differ in what `network.loss` and `network.after_step` do, and in nothing else.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from simlab.compute import autocast, distributed
+from simlab.config import TrainConfig
+from simlab.methods.base import MethodModule, Views
+from simlab.runs import Run
+from simlab.sim import LossSimTracker
+
+from .monitor import LossSums, Pretraining, StepLog, SupervisedTraining, refuse_nan
+from .optim import build_optimizer, set_lr
+from .progress import Row, averaged, postfix, progress_bar, record
+from .seeds import seed_epoch
+from .views import ViewMaker
+
+CHECK_EVERY = 20  # steps between two looks at the loss; each look waits for the device
+
+
+@dataclass
+class Task:
+    """What is trained on what, and how it is measured."""
+
+    network: MethodModule
+    views: ViewMaker
+    monitor: Pretraining | SupervisedTraining
+    loss_at_collapse: float | None
+    sim: LossSimTracker | None = None  # of the encoder's blocks that have SIM
+
+    def losses(
+        self, views: Views, generator: torch.Generator, progress: float
+    ) -> dict[str, Tensor]:
+        """The terms whose sum is minimised: the method's, and SIM's."""
+        terms = self.network.loss(views, generator, progress)
+        if self.sim is not None:
+            terms = terms | {"sim_loss": self.sim.compute_loss_sim()}
+        return terms
+
+
+def fit(
+    task: Task,
+    config: TrainConfig,
+    run: Run,
+    device: torch.device,
+    progress: bool = True,
+    on_epoch: Callable[[list[Row]], None] | None = None,
+) -> list[Row]:
+    """Train from the newest checkpoint, or from the start.
+
+    Args:
+        task: What is trained; its network is moved to the device.
+        config: Resolved.
+        run: Where log, history and checkpoints go.
+        device: Where it is computed.
+        progress: Whether a bar is shown.
+        on_epoch: Called with the history after every epoch.
+
+    Returns:
+        The history, a row an epoch.
+    """
+    check_batch_size(config)
+    network = task.network.to(device).to(memory_format=torch.channels_last)
+    distributed.with_global_batch_norm(network, device)  # in place: the network is no BatchNorm
+    optimizer = build_optimizer(config, network.parameter_groups())
+    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
+    stored: dict[str, Any] = {"network": network, "optimizer": optimizer, "scaler": scaler}
+    history = resume(run, stored)
+
+    network.train()
+    start = time.monotonic() - (history[-1]["seconds"] if history else 0)
+    steps = task.views.steps
+    total_steps = steps * config.epochs
+    with progress_bar(run, config, steps, len(history), progress) as bar:
+        for epoch in range(len(history), config.epochs):
+            generators = seed_epoch(config, epoch, len(task.views.crops), device)
+            log = StepLog(epoch + 1, steps, total_steps - epoch * steps)
+            sums = LossSums(config.accumulate)
+            batches = task.views.epoch(generators, log.waiting)
+            for step in range(steps):
+                done = epoch * steps + step
+                for _ in range(config.accumulate):
+                    views = next(batches)
+                    with autocast(config.precision, device):
+                        terms = task.losses(views, generators.loss, done / total_steps)
+                    loss = sums.add(terms)
+                    scaler.scale(loss / config.accumulate).backward()
+                lr = set_lr(optimizer, config, epoch + step / steps)
+                distributed.average_gradients(network)
+                scaler.step(optimizer)
+                scaler.update()
+                optimizer.zero_grad()
+                with torch.no_grad():
+                    network.after_step((done + 1) / total_steps)
+
+                if step % CHECK_EVERY == 0 or step == steps - 1:
+                    where = (
+                        f"by step {step + 1} of epoch {epoch + 1}, at a learning rate of {lr:.3g}"
+                    )
+                    refuse_nan([sums.sums, *network.parameters(), *network.buffers()], where)
+                    bar.set_postfix_str(postfix(history, sums.loss() / (step + 1)), refresh=False)
+                if config.log_every and (step + 1) % config.log_every == 0:
+                    run.log(log.line(step + 1, averaged(sums.loss())))
+                bar.update(config.batch_size)
+
+            distributed.average([sums.sums])
+            row: Row = {"epoch": epoch + 1} | sums.means(steps) | {"lr": lr}
+            row |= task.monitor.measure(network, epoch + 1)
+            row["seconds"] = time.monotonic() - start
+            history.append(row)
+            record(run, row, config.epochs, task.loss_at_collapse)
+            run.save_history(history)
+            state = {name: module.state_dict() for name, module in stored.items()}
+            state |= {"epoch": epoch + 1, "history": history}
+            run.save_checkpoint(epoch + 1, state, config.keep_checkpoints)
+            if on_epoch:
+                on_epoch(history)
+    return history
+
+
+def check_batch_size(config: TrainConfig) -> None:
+    """Refuse a batch that cannot be cut into equal parts for every process.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    batch_size = config.batch_size
+    parts = config.accumulate
+    world = distributed.world()
+    if batch_size % (parts * world) or batch_size == parts:
+        raise ValueError(
+            f"batch_size={batch_size} can't be cut into {parts} (accumulate) x {world} "
+            "(processes) equal parts; one of `accumulate` parts needs at least two images"
+        )
+
+
+def resume(run: Run, stored: dict[str, Any]) -> list[Row]:
+    """Load the newest checkpoint, where there is one; returns the history so far."""
+    state: Any = distributed.from_first(run.load_checkpoint)
+    if not state:
+        return []
+    for name, module in stored.items():
+        module.load_state_dict(state[name])
+    history: list[Row] = state["history"]
+    run.log(f"resumes after epoch {len(history)}")
+    return history

@@ -1,0 +1,101 @@
+"""The field's words in code, docstrings and messages: what nobody else says is not said here.
+
+The right-hand side of BANNED says what to write instead. Names are checked apart: a variable that
+is called by an adjective or a participle where a noun exists tells its reader nothing.
+"""
+
+import ast
+import io
+import re
+import tokenize
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted(
+    path
+    for folder in ("simlab", "simlab_course", "notebooks")
+    for path in (ROOT / folder).rglob("*.py")
+)
+every_file = pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+
+BANNED = {
+    r"pictures?": "image, sample",
+    r"exams?": "evaluation, protocol",
+    r"distort\w*": "augmentation, to augment",
+    r"yardstick": "reference, upper bound",
+    r"(comes?|came) along( with)?": "bundled, included",
+    r"so-manieth": "every n-th",
+    r"an own": "its own, an independent",
+    r"beforehand": "precomputed, cached",
+    r"data[- ]sets?": "dataset",
+    r"guess(es|ed)?": "prediction",
+    r"found again": "cached, reused",
+    r"goes on after": "resumes after",
+    r"CKA and its kin": "CKA and related measures",
+    r"strangers": "unrelated networks",
+    r"is alive|keeps? \w+ alive": "trains stably, prevents collapse",
+    r"no finite number": "NaN or infinite",
+    r"go gently|spoiled": "contaminated",
+    r"by heart": "overfit, memorise",
+    r"said to be": "labelled, predicted",
+    r"twins?": "near-duplicates (but: the untrained twin of a network)",
+}
+# A word that is allowed in a phrase which the field uses.
+ALLOWED = re.compile(r"untrained twin|Barlow Twins|BarlowTwins|barlow_twins|barlow-twins", re.I)
+
+VARIABLES = {"own", "found", "told", "part", "some", "whole", "which", "few", "gone", "kept"}
+VARIABLES |= {"shown", "asked", "picture", "pictures", "known"}
+
+
+def words_of(source):
+    """Comments, docstrings and messages of a file, as (line, text)."""
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type in (tokenize.COMMENT, tokenize.STRING):
+            yield token.start[0], token.string
+
+
+def banned_in(text):
+    text = ALLOWED.sub("", re.sub(r"\s+", " ", text))
+    for pattern, better in BANNED.items():
+        match = re.search(rf"\b({pattern})\b", text, re.IGNORECASE)
+        if match:
+            yield f"{match[0]!r}: write {better}"
+
+
+def names_bound_in(source):
+    """Variables, arguments, functions and classes that a file names, with their lines."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.id
+        elif isinstance(node, ast.arg):
+            yield node.lineno, node.arg
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.lineno, node.name
+
+
+@every_file
+def test_words_are_the_fields(path):
+    source = path.read_text(encoding="utf-8")
+    problems = [f"{line}: {p}" for line, text in words_of(source) for p in banned_in(text)]
+    assert not problems, "\n".join(problems)
+
+
+@every_file
+def test_names_are_nouns_of_the_field(path):
+    problems = []
+    for line, name in names_bound_in(path.read_text(encoding="utf-8")):
+        pieces = set(re.findall(r"[a-z]+", name.lower()))
+        if name.lstrip("_") in VARIABLES or pieces & {"picture", "pictures", "exam", "exams"}:
+            problems.append(f"{line}: {name}")
+    assert not problems, "\n".join(problems)
+
+
+def test_a_banned_word_is_seen_in_all_three():
+    source = 'def f(own):\n    """Ask a picture."""\n    raise ValueError("an exam")  # by heart\n'
+    texts = [p for _, text in words_of(source) for p in banned_in(text)]
+    assert len(texts) == 3 and "write image" in texts[0]
+    assert ("own" in dict((n, i) for i, n in names_bound_in(source))) and not list(
+        banned_in("Barlow Twins of an untrained twin")
+    )
