@@ -30,6 +30,7 @@ class AtLeast:
     least: float
 
     def allows(self, value: float) -> bool:
+        """Tell whether a field may hold the value."""
         return value >= self.least
 
     def __str__(self) -> str:
@@ -43,6 +44,7 @@ class MoreThan:
     limit: float
 
     def allows(self, value: float) -> bool:
+        """Tell whether a field may hold the value."""
         return value > self.limit
 
     def __str__(self) -> str:
@@ -56,6 +58,7 @@ class LessThan:
     limit: float
 
     def allows(self, value: float) -> bool:
+        """Tell whether a field may hold the value."""
         return value < self.limit
 
     def __str__(self) -> str:
@@ -129,11 +132,11 @@ def descriptions(cls: type) -> dict[str, str]:
     Where the source of a class is not to be had (it was typed in at a prompt), its fields are
     left out.
     """
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if dataclasses.is_dataclass(base):
-            found |= _strings_below_fields(base)
-    return found
+            texts |= _strings_below_fields(base)
+    return texts
 
 
 def _strings_below_fields(cls: type) -> dict[str, str]:
