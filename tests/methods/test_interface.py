@@ -219,7 +219,7 @@ def test_masks_hide_the_same_number_of_patches_of_every_image(ratio):
         assert len({mask.numpy().tobytes() for mask in masks}) > 40
 
 
-# ---------------------------------------------------------------------------------- what is refused
+# ------------------------------------------------------------------------------------ what is refused
 
 
 def test_what_is_no_method_is_refused(tmp_path):
