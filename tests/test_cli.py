@@ -413,7 +413,7 @@ def test_resuming_is_what_happens_unless_fresh_is_said(tmp_path, monkeypatch, ca
     (run / "metrics.json").unlink()
     sorted((run / "checkpoints").glob("epoch-000002*"))[0].unlink()
     assert main(words) == 0
-    assert "resumes after epoch 1" in (run / "train.log").read_text()
+    assert "goes on after epoch 1" in (run / "train.log").read_text()
     assert main([*words, "--fresh"]) == 0
     log = (run / "train.log").read_text()
     assert log.count("starts with") == 1 and "goes on" not in log

@@ -9,12 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simlab._fields import descriptions, kinds
 from simlab.config import (
     NOT_IDENTITY,
     PretrainConfig,
     SupervisedConfig,
-    descriptions,
-    kinds,
     make_config,
     milestones,
 )

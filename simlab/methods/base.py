@@ -31,8 +31,8 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from simlab._fields import check_fields
 from simlab.compute import distributed
-from simlab.config import check_fields
 from simlab.sim import SIM, detach_sim
 
 # ------------------------------------------------------------------------- what a method asks for

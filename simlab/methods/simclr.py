@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from simlab._fields import AtLeast, MoreThan, documented
 from simlab.compute import full_precision
 from simlab.compute.distributed import gather
-from simlab.config import AtLeast, MoreThan, documented
 from simlab.models import SMALL_IMAGE, HeadNorm, build_projector
 
 from .base import Method, MethodModule

@@ -20,7 +20,7 @@ from simlab.config import NOT_IDENTITY, TrainConfig
 from .files import digest
 
 PACKAGE = Path(__file__).parents[1]
-# The code that decides what a training run computes; config does so by its values alone.
+# The code that decides what a training run computes; config.py does so by its values alone.
 TRAINING_SOURCES = (
     "augment",
     "compute",

@@ -1,4 +1,14 @@
-"""What is measured while training: sums of the loss, collapse, kNN accuracy, test accuracy."""
+"""What is measured and said while training: losses, times, collapse, kNN accuracy.
+
+A line of train.log within an epoch tells how long the steps take, what for, and the loss:
+
+epoch 3 step 200/390  time 0.084 (0.085)  data 0.000 (0.000)  loss -0.716 (-0.703)  left 1:52:07
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -6,10 +16,14 @@ from torch import Tensor, nn
 from simlab.compute.distributed import gather_rows, rows
 from simlab.config import PretrainConfig
 from simlab.data import Dataset, Images
-from simlab.evaluate import accuracy, collapse_metrics, features, knn_accuracy
+from simlab.evaluate import WARN_STD_RATIO, accuracy, collapse_metrics, features, knn_accuracy
 from simlab.methods.base import MethodModule
 
 MONITOR_IMAGES = 1000  # clean images on which std and rank of the embedding are measured
+COLLAPSED_LOSS = 0.05  # how near to the loss at collapse is near, as a fraction of it
+
+Item = TypeVar("Item")
+
 
 # ------------------------------------------------------------------------------------- the losses
 
@@ -44,6 +58,52 @@ class LossSums:
             return means
         loss = sum(value for name, value in means.items() if name != "sim_loss")
         return {"loss": loss} | means
+
+
+class StepLog:
+    """Sums of an epoch: seconds, those of them that were spent waiting for images, and the loss.
+
+    A line has their means per step: over the steps since the line before and, in brackets, over
+    the epoch.
+
+    Args:
+        epoch: From 1.
+        steps: Steps of an epoch.
+        steps_left: Steps from the epoch's start to the run's end.
+    """
+
+    def __init__(self, epoch: int, steps: int, steps_left: int) -> None:
+        self.epoch = epoch
+        self.steps = steps
+        self.steps_left = steps_left
+        self.start = time.monotonic()
+        self.seconds_waited = 0.0
+        self.last_step = 0
+        self.last_sums = {"time": 0.0, "data": 0.0, "loss": 0.0}
+
+    def waiting(self, batches: Iterable[Item]) -> Iterator[Item]:
+        """Yield the batches, with a clock running while they are waited for."""
+        start = time.monotonic()
+        for batch in batches:
+            self.seconds_waited += time.monotonic() - start
+            yield batch
+            start = time.monotonic()
+
+    def line(self, step: int, loss: Tensor) -> str:
+        """Write the line after `step` steps, whose losses add up to `loss`.
+
+        Reading the loss waits for the device.
+        """
+        sums = {"loss": float(loss)}
+        sums = {"time": time.monotonic() - self.start, "data": self.seconds_waited} | sums
+        means = []
+        for name, value in sums.items():
+            recent = (value - self.last_sums[name]) / (step - self.last_step)
+            means.append(f"{name} {recent:.4f} ({value / step:.4f})")
+        self.last_sums = sums
+        self.last_step = step
+        left = timedelta(seconds=round(sums["time"] / step * (self.steps_left - step)))
+        return "  ".join([f"epoch {self.epoch} step {step}/{self.steps}", *means, f"left {left}"])
 
 
 def refuse_nan(values: list[Tensor], where: str) -> None:
@@ -134,5 +194,31 @@ class _Embedder(nn.Module):
 
 def features_of_all(encoder: nn.Module, images: Images) -> Tensor:
     """The features [N, D] of all images, each process making those of its part."""
-    local = features(encoder, images, only=rows(len(images)))
-    return gather_rows(local, len(images))
+    part = features(encoder, images, only=rows(len(images)))
+    return gather_rows(part, len(images))
+
+
+def collapse_warning(loss: float, loss_at_collapse: float | None, std_ratio: float) -> str | None:
+    """Warn when the loss is that of a collapsed network and the embedding's std goes to 0.
+
+    Args:
+        loss: Mean of an epoch.
+        loss_at_collapse: The method's; None where it has none: then the std alone counts.
+        std_ratio: Std of the normalised embedding times sqrt(d), 1 for spread-out ones.
+
+    Returns:
+        A sentence, or None.
+    """
+    if not std_ratio <= WARN_STD_RATIO:
+        return None
+    finding = (
+        f"the std of z is {std_ratio:.0%} of 1/sqrt(d): all images get nearly the same features"
+    )
+    if loss_at_collapse is None:
+        return f"collapsing? {finding}"
+    if abs(loss - loss_at_collapse) > COLLAPSED_LOSS * max(1.0, abs(loss_at_collapse)):
+        return None
+    return (
+        f"collapsing? the loss is {loss:.3f}, near the {loss_at_collapse:.3f} of a complete "
+        f"collapse, and {finding}"
+    )

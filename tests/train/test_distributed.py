@@ -395,7 +395,7 @@ launch(config, 2, folder={str(runs)!r})"""
     config = PretrainConfig(**SMALL | HEADS | {"data": str(tmp_path / "images"), "epochs": many})
     run = pretrain(config, folder=str(runs), progress=False)
     log = (run.folder / "train.log").read_text()
-    assert run.finished and re.search(r"resumes after epoch \d", log)
+    assert run.finished and re.search(r"goes on after epoch \d", log)
 
 
 def dies_once(folder):
@@ -420,7 +420,7 @@ def test_a_killed_process_is_started_again_and_goes_on_from_the_last_checkpoint(
     torchrun(__file__, "--dies", str(tmp_path), restarts=1, processes=len(found))
     assert (tmp_path / "died").exists()
     run = next(tmp_path.glob("pretrain-*"))
-    assert "resumes after epoch 1" in (run / "train.log").read_text()
+    assert "goes on after epoch 1" in (run / "train.log").read_text()
     never = folder / run.name
     for row, other in zip(*((f / "metrics.csv").read_text().splitlines() for f in (run, never)),
                           strict=True):  # fmt: skip

@@ -15,8 +15,8 @@ from simlab.data import Dataset, Images, from_arrays
 from simlab.methods import Crops, SimSiam
 from simlab.train import pretrain, resolve
 from simlab.train.custom import augmentation_name, source_digest
+from simlab.train.monitor import collapse_warning
 from simlab.train.partners import draw_partners, partner_groups
-from simlab.train.report import collapse_warning
 from simlab.train.seeds import seed_epoch
 from simlab.train.views import ViewMaker
 

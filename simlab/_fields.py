@@ -30,7 +30,6 @@ class AtLeast:
     least: float
 
     def allows(self, value: float) -> bool:
-        """Tell whether a field may hold the value."""
         return value >= self.least
 
     def __str__(self) -> str:
@@ -44,7 +43,6 @@ class MoreThan:
     limit: float
 
     def allows(self, value: float) -> bool:
-        """Tell whether a field may hold the value."""
         return value > self.limit
 
     def __str__(self) -> str:
@@ -58,7 +56,6 @@ class LessThan:
     limit: float
 
     def allows(self, value: float) -> bool:
-        """Tell whether a field may hold the value."""
         return value < self.limit
 
     def __str__(self) -> str:
@@ -132,11 +129,11 @@ def descriptions(cls: type) -> dict[str, str]:
     Where the source of a class is not to be had (it was typed in at a prompt), its fields are
     left out.
     """
-    texts: dict[str, str] = {}
+    found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if dataclasses.is_dataclass(base):
-            texts |= _strings_below_fields(base)
-    return texts
+            found |= _strings_below_fields(base)
+    return found
 
 
 def _strings_below_fields(cls: type) -> dict[str, str]:
