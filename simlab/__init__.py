@@ -4,7 +4,7 @@ The packages, in the order of the method:
 
     data, augment, models     images, their augmented views, encoders and heads
     methods                   SimSiam, SimCLR, supervised: one file each
-    train, runs               the training loop; where runs are kept and found again
+    train, runs               the training loop; where runs are kept, cached by configuration
     evaluate                  kNN, linear probe, collapse: what frozen features know
     sweeps, stats             many runs, and what they show together
 
@@ -67,7 +67,7 @@ __all__ = list(_HOMES)
 def __getattr__(name: str) -> object:
     """Import a public name when it is first used (PEP 562)."""
     if name not in _HOMES:
-        from simlab._names import near
+        from simlab._checks import near
 
         raise AttributeError(f"simlab has no {name!r}{near(name, _HOMES)}")
     value = getattr(importlib.import_module(f"simlab.{_HOMES[name]}"), name)

@@ -27,7 +27,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
-from simlab._names import near
+from simlab._checks import near
 from simlab.config import RECIPES, PretrainConfig, SupervisedConfig, make_config
 
 REFUSED = 2  # exit code for input that can't be meant
@@ -188,7 +188,7 @@ def probe(
     augment = parse_augment(runs.config_of(opened).augment)
     encoded = evaluate.encode(opened.encoder, data, views, augment, seed)
     result = evaluate.linear_probe(encoded, labels, seed, solver, epochs)
-    for name, value in result.summary().items():
+    for name, value in result.numbers().items():
         print(f"{name:<16} {value}")
 
 
@@ -285,7 +285,7 @@ def sweep(
     table = sweeps.sweep(notebook, points, out, jobs, threads, dry_run, scheduler or None)
     if dry_run:
         return 0
-    columns = [name for name in table if not name.startswith("version.")]
+    columns = [name for name in table if not str(name).startswith("version.")]
     print(table[columns].to_string())
     return int((table["status"] != "done").any())
 

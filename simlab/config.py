@@ -12,8 +12,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
-from simlab._fields import AtLeast, LessThan, MoreThan, check_fields, documented
-from simlab._names import near
+from simlab._checks import AtLeast, LessThan, MoreThan, check_fields, documented, near
 
 # fields that say where and how a run is computed and shown, not what it computes
 NOT_IDENTITY = frozenset(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from simlab._names import near
+from simlab._checks import near
 
 CONFIDENCE = 0.95  # of every interval
 POWER = 0.80  # share of repetitions in which a true difference of size `visible` would be found
@@ -45,7 +45,7 @@ def paired_differences(
     if base not in wide:
         raise ValueError(f"{change} is never {base!r}: {', '.join(map(str, wide.columns))}")
     rows = []
-    for value in wide.columns.drop(base):
+    for value in wide.columns.drop([base]):
         pairs = wide[[base, value]].dropna()
         groups = pairs.groupby(list(group)) if group else [((), pairs)]
         for names, members in groups:

@@ -153,8 +153,14 @@ def feature_map(points: Mapping[str, np.ndarray], labels: Tensor, classes: Seque
         label(ax, name)
         ax.set(xticks=[], yticks=[])
     handles, names = axes[0].get_legend_handles_labels()
-    place = "outside right center"
-    figure.legend(handles, names, loc=place, fontsize=FONT - 2, frameon=False, markerscale=2)
+    figure.legend(
+        handles,
+        names,
+        loc="outside right center",
+        fontsize=FONT - 2,
+        frameon=False,
+        markerscale=2,
+    )
     return figure
 
 
@@ -224,7 +230,7 @@ def plot_sweep(table: pd.DataFrame, x: str, y: str, group: str | None = None) ->
             color=PALETTE[i % len(PALETTE)],
             marker=MARKERS[i % len(MARKERS)],
             capsize=3,
-            label=f"{group} = {name}",
+            label=f"{group} = {name!s}",
         )
     label(ax, f"mean, 95 % t interval; {rows['n'].min()} or more seeds", x, y)
     if group:

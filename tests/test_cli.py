@@ -151,7 +151,7 @@ def test_stopping_a_command_is_no_traceback(monkeypatch, capsys):
 
     monkeypatch.setattr(train, "pretrain", stopped)
     assert main(["pretrain"]) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command resumes" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -413,10 +413,10 @@ def test_resuming_is_what_happens_unless_fresh_is_said(tmp_path, monkeypatch, ca
     (run / "metrics.json").unlink()
     sorted((run / "checkpoints").glob("epoch-000002*"))[0].unlink()
     assert main(words) == 0
-    assert "goes on after epoch 1" in (run / "train.log").read_text()
+    assert "resumes after epoch 1" in (run / "train.log").read_text()
     assert main([*words, "--fresh"]) == 0
     log = (run / "train.log").read_text()
-    assert log.count("starts with") == 1 and "goes on" not in log
+    assert log.count("starts with") == 1 and "resumes" not in log
 
 
 @pytest.mark.long

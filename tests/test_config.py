@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simlab._fields import descriptions, kinds
+from simlab._checks import descriptions, kinds
 from simlab.config import (
     NOT_IDENTITY,
     PretrainConfig,

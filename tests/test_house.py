@@ -29,7 +29,7 @@ FLOORS = (
     {"simlab.augment", "simlab.models"},
     {"simlab.config", "simlab.stats"},
     {"simlab.compute"},
-    {"simlab._names", "simlab.sim", "simlab.similarity", "simlab.vector"},
+    {"simlab._checks", "simlab.sim", "simlab.similarity", "simlab.vector"},
     {"simlab.layers"},
 )
 # These are copied into other projects: sim and similarity with layers.py, vector.py alone.
@@ -58,12 +58,23 @@ def module_of(path):
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+def _walk_what_runs(tree):
+    """Every node but those below `if TYPE_CHECKING:`, which only a type checker reads."""
+    ahead = [tree]
+    while ahead:
+        node = ahead.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            continue
+        yield node
+        ahead += ast.iter_child_nodes(node)
+
+
 def imported_modules(path):
     """The modules of the house that a file imports, at its top or inside of a function."""
     module = module_of(path)
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in _walk_what_runs(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

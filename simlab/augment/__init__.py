@@ -4,7 +4,8 @@ Read in this order:
 
     recipes      `Augment`, the strength of each step; `RECIPES`; `parse_augment` reads a text
     transforms   the steps themselves, on a batch; `Normalize`, uint8 images to float and back
-    views        `two_views` and `view`: the random draw for each image, and the steps in turn
+    views        `two_views` and `view`: the steps in turn
+    drawing      the random numbers of each image, and the order of a batch's images
 """
 
 from .recipes import RECIPES, Augment, parse_augment

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from simlab._names import near
+from simlab._checks import near
 
 SMALLEST_CROP = 0.001  # share of the image's area
 SMALLEST_SIGMA = 0.01  # pixels

@@ -164,7 +164,7 @@ def color_jitter(
     if hue_factor is not None:
         x = x.clone()  # its parts are overwritten
     if hue_bounds is None:
-        hue_bounds = [part * len(x) // (steps + 1) for part in range(steps + 2)]
+        hue_bounds = [k * len(x) // (steps + 1) for k in range(steps + 2)]
     factors = factors.gather(1, order)  # [N, M], in the order of the steps
     if not is_colour:
         factors = factors.masked_fill(order == 2, 1)
@@ -174,8 +174,8 @@ def color_jitter(
     is_saturation = _one_row_a_step(order == 2, x)
     for step in range(steps + 1):
         if hue_factor is not None:
-            part = slice(hue_bounds[step], hue_bounds[step + 1])
-            x[part] = adjust_hue(x[part], hue_factor[part])
+            rows = slice(hue_bounds[step], hue_bounds[step + 1])
+            x[rows] = adjust_hue(x[rows], hue_factor[rows])
         if step < steps:
             luma = rgb_to_grayscale(x) if is_colour else x
             target = luma.mean((2, 3), keepdim=True) * is_contrast[step]

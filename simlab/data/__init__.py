@@ -2,7 +2,8 @@
 
 Read in this order:
 
-    images        `Images`, one split; `Dataset`, the splits and their normalisation
+    images        `Images`, one split
+    dataset       `Dataset`, the splits and the normalisation that they share
     registry      `load_data`: the datasets by name, and folders by their path
     fashion       the bundled Fashion-MNIST; nuisances: its random poses and colours
     arrays        `from_arrays`: what is in memory already
@@ -13,10 +14,11 @@ Read in this order:
 """
 
 from .arrays import from_arrays
+from .dataset import Dataset
 from .domains import Domains, by_colour, by_factor, domain_folder
 from .downloads import download_folder
 from .folders import StreamedImages, load_folder
-from .images import Dataset, Images
+from .images import Images
 from .registry import DATASETS, load_data
 
 __all__ = [

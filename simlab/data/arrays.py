@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .images import UNLABELLED, Dataset, Images
+from .dataset import Dataset
+from .images import UNLABELLED, Images
 
 HOLD_OUT = 5  # every fifth image is a test image where there is no test split
 

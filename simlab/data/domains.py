@@ -18,11 +18,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from simlab._names import near
+from simlab._checks import near
 
+from .dataset import Dataset
 from .files import image_files, image_paths
 from .folders import FITS
-from .images import Dataset, Images
+from .images import Images
 
 Colour = tuple[float, float, float]  # red, green and blue in 0 .. 1
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
+from .dataset import Dataset
 from .downloads import download_folder, open_torchvision
-from .images import Dataset, Images
+from .images import Images
 from .nuisances import COLOUR_FACTORS, POSE_FACTORS, random_colours, random_pose
 
 FASHION_CLASSES = (

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from simlab.augment import Normalize
 
+from .dataset import Dataset
 from .files import THREADS, ImageFiles, image_files, image_paths
-from .images import DIGEST_LENGTH, UNLABELLED, Dataset, Images
+from .images import DIGEST_LENGTH, UNLABELLED, Images
 
 FITS = 2 * 2**30  # bytes of decoded images that are kept in memory
 AHEAD = 4  # batches decoded ahead of the training, which may take as many at once

@@ -2,15 +2,14 @@
 
 import base64
 import io
+from collections.abc import Mapping
 from html import escape
-from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-if TYPE_CHECKING:  # images.py imports this file
-    from .images import Dataset, Images
+from .images import Images
 
 COLUMNS = 10  # classes of which thumbnails are shown
 ROWS = 3  # thumbnails of each
@@ -19,28 +18,33 @@ GAP = 4  # pixels between two
 TABLE_CLASSES = 20  # classes listed in the table
 
 
-def dataset_html(data: "Dataset") -> str:
-    """Name and shape, thumbnails with a text for who can't see them, and counts by class."""
-    size = data.train.size
-    colour = "grey" if data.train.channels == 1 else "colour"
-    head = f"<b>{escape(data.name)}</b>: {colour} images of {size} × {size} pixels"
-    if data.train.factor_names:
-        head += f", factors {escape(', '.join(data.train.factor_names))}"
-    return f"<div><p>{head}</p>{_thumbnails_html(data)}{_counts_html(data)}</div>"
+def dataset_html(name: str, splits: Mapping[str, Images]) -> str:
+    """Name and shape, thumbnails with a text for who can't see them, and counts by class.
+
+    Args:
+        name: the dataset's.
+        splits: its splits by name, of which "train" gives the thumbnails.
+    """
+    train = splits["train"]
+    colour = "grey" if train.channels == 1 else "colour"
+    head = f"<b>{escape(name)}</b>: {colour} images of {train.size} × {train.size} pixels"
+    if train.factor_names:
+        head += f", factors {escape(', '.join(train.factor_names))}"
+    return f"<div><p>{head}</p>{_thumbnails_html(name, train)}{_counts_html(splits)}</div>"
 
 
-def _thumbnails_html(data: "Dataset") -> str:
-    columns = _columns_of_indices(data.train)
+def _thumbnails_html(name: str, train: Images) -> str:
+    columns = _columns_of_indices(train)
     try:
-        png = _thumbnails_png(data.train, columns)
+        png = _thumbnails_png(train, columns)
     except ValueError as error:  # a streamed image that can't be decoded
         return f"<p>No thumbnails: {escape(str(error))}</p>"
     source = base64.b64encode(png).decode()
-    alt = escape(_alternative_text(data), quote=True)
+    alt = escape(_alternative_text(name, train), quote=True)
     return f'<img alt="{alt}" src="data:image/png;base64,{source}">'
 
 
-def _columns_of_indices(images: "Images") -> list[list[int]]:
+def _columns_of_indices(images: Images) -> list[list[int]]:
     """Indices of the first images of each class, a column a class; without labels of any images."""
     columns = []
     for label in range(min(COLUMNS, len(images.classes))):
@@ -51,7 +55,7 @@ def _columns_of_indices(images: "Images") -> list[list[int]]:
     return [column.tolist() for column in indices.split(ROWS)]
 
 
-def _thumbnails_png(images: "Images", columns: list[list[int]]) -> bytes:
+def _thumbnails_png(images: Images, columns: list[list[int]]) -> bytes:
     """The images at these indices as one PNG, column beside column."""
     step = SIDE + GAP
     sheet = Image.new("RGB", (step * len(columns) - GAP, step * ROWS - GAP), "white")
@@ -73,26 +77,26 @@ def _thumbnail(image: Tensor) -> Image.Image:
     return Image.fromarray(pixels).resize((SIDE, SIDE), method)
 
 
-def _alternative_text(data: "Dataset") -> str:
-    if not bool((data.train.labels >= 0).any()):
-        return f"The first training images of {data.name}, which have no labels."
-    text = f"Training images of {data.name}, a column for each class: "
-    text += ", ".join(data.classes[:COLUMNS])
-    if len(data.classes) > COLUMNS:
-        text += f"; {COLUMNS} of {len(data.classes)} classes are shown"
+def _alternative_text(name: str, train: Images) -> str:
+    if not bool((train.labels >= 0).any()):
+        return f"The first training images of {name}, which have no labels."
+    text = f"Training images of {name}, a column for each class: "
+    text += ", ".join(train.classes[:COLUMNS])
+    if len(train.classes) > COLUMNS:
+        text += f"; {COLUMNS} of {len(train.classes)} classes are shown"
     return text + "."
 
 
-def _counts_html(data: "Dataset") -> str:
+def _counts_html(splits: Mapping[str, Images]) -> str:
     """A table: a row for each class, a column for each split."""
-    splits = data.splits()
+    classes = splits["train"].classes
     rows = [_row_html("th", ["class", *splits])]
     counts = {name: _counts_of_classes(images) for name, images in splits.items()}  # [K] each
-    for label, name in enumerate(data.classes[:TABLE_CLASSES]):
+    for label, name in enumerate(classes[:TABLE_CLASSES]):
         rows.append(_row_html("td", [name, *(c[label] for c in counts.values())]))
-    if len(data.classes) > TABLE_CLASSES:
+    if len(classes) > TABLE_CLASSES:
         rest = [sum(c[TABLE_CLASSES:]) for c in counts.values()]
-        rows.append(_row_html("td", [f"{len(data.classes) - TABLE_CLASSES} more classes", *rest]))
+        rows.append(_row_html("td", [f"{len(classes) - TABLE_CLASSES} more classes", *rest]))
     unlabelled = [int((images.labels < 0).sum()) for images in splits.values()]
     if any(unlabelled):
         rows.append(_row_html("td", ["unlabelled", *unlabelled]))
@@ -100,7 +104,7 @@ def _counts_html(data: "Dataset") -> str:
     return f"<table>{''.join(rows)}</table>"
 
 
-def _counts_of_classes(images: "Images") -> list[int]:
+def _counts_of_classes(images: Images) -> list[int]:
     labelled = images.labels[images.labels >= 0]
     return torch.bincount(labelled, minlength=len(images.classes)).tolist()
 

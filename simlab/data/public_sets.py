@@ -6,8 +6,9 @@ from typing import Any
 from torchvision import datasets
 
 from .arrays import as_images, as_labels
+from .dataset import Dataset
 from .downloads import open_torchvision
-from .images import Dataset, Images
+from .images import Images
 
 
 def load_cifar10(folder: str, download: bool) -> Dataset:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from simlab._names import near
+from simlab._checks import near
 
+from .dataset import Dataset
 from .fashion import load_fashion, load_fashion_coloured, load_fashion_scattered
 from .folders import load_folder
-from .images import Dataset
 from .public_sets import load_cifar10, load_cifar100, load_stl10
 
 # each takes (folder, download), as `load_data` does

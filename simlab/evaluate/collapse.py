@@ -160,7 +160,8 @@ def _unit(z: Tensor) -> Tensor:
         )
     if z.device.type == "mps":  # that device has no float64
         z = z.cpu()
-    return nn.functional.normalize(z.double(), dim=1)
+    unit: Tensor = nn.functional.normalize(z.double(), dim=1)
+    return unit
 
 
 def _std_of(u: Tensor) -> float:
@@ -173,7 +174,8 @@ def _gram(u: Tensor) -> Tensor:
 
 
 def _spectrum_of(u: Tensor) -> Tensor:
-    return torch.linalg.eigvalsh(_gram(u)).flip(0).clamp_min(0).sqrt()
+    eigenvalues: Tensor = torch.linalg.eigvalsh(_gram(u))  # ascending
+    return eigenvalues.flip(0).clamp_min(0).sqrt()
 
 
 def _rank_of(u: Tensor) -> float:

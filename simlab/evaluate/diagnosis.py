@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from simlab._names import near
+from simlab._checks import near
 
 from .collapse import collapse_metrics
 

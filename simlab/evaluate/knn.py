@@ -6,7 +6,7 @@ much.
 """
 
 import torch
-import torch.nn.functional as F  # noqa: N812  # the name that torch's own documentation uses
+import torch.nn.functional as F
 from torch import Tensor
 
 from simlab.data import Dataset, Images

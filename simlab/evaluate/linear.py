@@ -8,7 +8,7 @@ import warnings
 from typing import Self
 
 import torch
-import torch.nn.functional as F  # noqa: N812  # the name that torch's own documentation uses
+import torch.nn.functional as F
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn

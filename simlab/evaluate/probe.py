@@ -9,15 +9,16 @@ accuracy.
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import NamedTuple
 
 import pandas as pd
 import torch
-import torch.nn.functional as F  # noqa: N812  # the name that torch's own documentation uses
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from simlab._names import near
+from simlab._checks import near
 from simlab.augment import Augment, view
 from simlab.data import Dataset
 
@@ -85,13 +86,11 @@ def encode(
     if views < 1 or (views > 1 and augment is None):
         raise ValueError(f"views={views}: expected 1, or more together with a recipe in `augment`")
     generator = torch.Generator(data.train.device).manual_seed(seed)
-
-    def augmented(images: Tensor) -> Tensor:
-        return view(images, augment, data.normalize, generator=generator)
-
     train = [features(encoder, data.train)]
-    for _ in range(views - 1):
-        train.append(features(encoder, data.train, normalize=augmented))
+    if augment is not None:
+        draw_view = partial(view, augment=augment, normalize=data.normalize, generator=generator)
+        for _ in range(views - 1):
+            train.append(features(encoder, data.train, normalize=draw_view))
     test = features(encoder, data.test)
     return Features(torch.cat(train), data.train.labels, test, data.test.labels, views)
 
@@ -223,9 +222,9 @@ def probe_table(
     Returns:
         A row for each, with the column `encoder` and the numbers of `Probe`.
     """
-    rows = []
+    rows: list[dict[str, object]] = []
     jobs = list(itertools.product(encoded, budgets, seeds))
     for name, labels, seed in tqdm(jobs, "linear probes", leave=False):
         probe = linear_probe(encoded[name], labels, seed, solver, epochs)
-        rows.append({"encoder": name} | probe.numbers())
+        rows.append({"encoder": name, **probe.numbers()})
     return pd.DataFrame(rows)

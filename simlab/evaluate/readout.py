@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F  # noqa: N812  # the name that torch's own documentation uses
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simlab.data import Dataset, Images
@@ -91,7 +91,9 @@ def what_is_kept(
     names = list(select_layers(encoder, layers))
     maps: dict[str, list[Tensor]] = defaultdict(list)  # of the training and of the test images
 
-    def collect(name: str, inputs: Any, output: Tensor) -> None:
+    def collect(name: str, module: nn.Module, output: Tensor | None) -> None:
+        if output is None:
+            raise ValueError(f"layer {name!r} gives no tensor: expected a map [N, C, H, W]")
         maps[name].append(output.float())
 
     with tapped(encoder, names, collect) as forward:

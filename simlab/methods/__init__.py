@@ -16,8 +16,7 @@ import importlib
 import inspect
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from simlab._fields import Kind, descriptions, kinds
-from simlab._names import near
+from simlab._checks import Kind, descriptions, kinds, near
 
 if TYPE_CHECKING:
     from .base import Crops, Masks, Method, MethodModule, ParameterGroup, Views
@@ -174,8 +173,8 @@ def with_method_option(text: str, option: str, value: Any) -> str:
         ValueError: As `parse_method`.
     """
     name, *changes = text.split() or [""]
-    kept = [change for change in changes if change.partition("=")[0] != option]
-    changed = " ".join([name, *kept, f"{option}={_format_value(value)}"])
+    others = [change for change in changes if change.partition("=")[0] != option]
+    changed = " ".join([name, *others, f"{option}={_format_value(value)}"])
     parse_method(changed)
     return changed
 

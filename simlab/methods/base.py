@@ -31,7 +31,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from simlab._fields import check_fields
+from simlab._checks import check_fields
 from simlab.compute import distributed
 from simlab.sim import SIM, detach_sim
 

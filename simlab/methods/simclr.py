@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from simlab._fields import AtLeast, MoreThan, documented
+from simlab._checks import AtLeast, MoreThan, documented
 from simlab.compute import full_precision
 from simlab.compute.distributed import gather
 from simlab.models import SMALL_IMAGE, HeadNorm, build_projector

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from simlab._fields import AtLeast, documented
+from simlab._checks import AtLeast, documented
 from simlab.compute import full_precision
 from simlab.models import SMALL_IMAGE, HeadNorm, build_predictor, build_projector
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from simlab._fields import AtLeast, documented
+from simlab._checks import AtLeast, documented
 
 from .base import Crops, Method, MethodModule, Views
 

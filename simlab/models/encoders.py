@@ -16,7 +16,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from simlab._names import near
+from simlab._checks import near
 
 TINY_IMAGE = 40  # pixels; up to here "auto" is the tiny encoder
 SMALL_IMAGE = 64  # pixels; up to here a ResNet keeps its resolution in the stem

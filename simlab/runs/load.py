@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from simlab._names import near
+from simlab._checks import near
 from simlab.compute import channels_last, resolve_device
 from simlab.config import PretrainConfig, SupervisedConfig, TrainConfig, make_config
 from simlab.data import Dataset, load_data

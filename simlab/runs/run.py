@@ -43,8 +43,6 @@ class Run:
     Attributes:
         folder: Where the run is kept.
         identity: What it is made of: the content of config.json.
-        encoder: The encoder with its final weights, in evaluation mode; None until training or
-            `load_run` has set it.
         read_only: A process beside the first one, or somebody who only looks, writes nothing.
     """
 
@@ -52,7 +50,7 @@ class Run:
         self.folder = folder
         self.identity = identity
         self.checkpoints = folder / "checkpoints"
-        self.encoder: nn.Module | None = None
+        self._encoder: nn.Module | None = None
         self.read_only = read_only
 
     def __repr__(self) -> str:
@@ -65,6 +63,21 @@ class Run:
         cells = [_html_row(name, value) for name, value in (rows | self.config).items()]
         heading = f"<caption>{html.escape(self.folder.name)}: {state}</caption>"
         return f"<table>{heading}{''.join(cells)}</table>"
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The encoder with its final weights, in evaluation mode; training or `load_run` sets it.
+
+        Raises:
+            ValueError: Nobody has set it.
+        """
+        if self._encoder is None:
+            raise ValueError(f"{self.folder}: load the run's encoder first, with load_run")
+        return self._encoder
+
+    @encoder.setter
+    def encoder(self, encoder: nn.Module) -> None:
+        self._encoder = encoder
 
     @property
     def finished(self) -> bool:
@@ -196,8 +209,6 @@ class Run:
         paths = self.checkpoint_paths()
         if epoch not in paths:
             raise ValueError(f"epoch={epoch}: expected one that is stored, of {sorted(paths)}")
-        if self.encoder is None:
-            raise ValueError(f"{self.folder}: load the run's encoder first, with load_run")
         state = self.read_checkpoint(paths[epoch])["network"]
         encoder = copy.deepcopy(self.encoder)
         encoder.load_state_dict({name: state[f"encoder.{name}"] for name in encoder.state_dict()})
@@ -255,5 +266,5 @@ class Run:
 
 
 def _html_row(name: str, value: object) -> str:
-    shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return f"<tr><th>{html.escape(name)}</th><td>{html.escape(shown)}</td></tr>"
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>"

@@ -14,7 +14,7 @@ Reading order:
   plan (what is computed), batches (the samples), passes (the models), sums (one pass over batches),
   sample_set (all samples at once)
 - result and info: what comes back; figures: how it is drawn
-- preview: a look at the layers beforehand; compat: simtorch's API
+- preview: a look at the layers before anything runs; compat: simtorch's API
 """
 
 from ..layers import contains, select_layers

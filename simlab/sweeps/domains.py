@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pandas as pd
-import torch.nn.functional as F  # noqa: N812  # the name that torch's own documentation uses
+import torch.nn.functional as F
 from torch import Tensor
 
 from simlab.config import PretrainConfig, SupervisedConfig, TrainConfig

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from simlab._names import near
+from simlab._checks import near
 from simlab.methods import parse_method, with_method_option
 from simlab.runs import digest
 

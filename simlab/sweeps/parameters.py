@@ -70,14 +70,16 @@ def _read_line(node: ast.stmt) -> tuple[str, str, Any]:
         target: ast.expr = node.target
         annotation = ast.unparse(node.annotation).strip("'")
         kind = annotation.partition("[")[0]  # list[str] is a list
+        literal = node.value
     elif isinstance(node, ast.Assign) and len(node.targets) == 1:
         target = node.targets[0]
         kind = ""
+        literal = node.value
     else:
         raise ValueError("this is not an assignment of one value to one name")
     if not isinstance(target, ast.Name):
         raise ValueError(f"{ast.unparse(target)} is not a plain name")
-    value = ast.literal_eval(node.value)
+    value = ast.literal_eval(literal)
     return target.id, kind or type(value).__name__, value
 
 

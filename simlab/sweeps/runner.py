@@ -28,7 +28,7 @@ import nbformat
 import pandas as pd
 from tqdm.auto import tqdm
 
-from simlab._names import near
+from simlab._checks import near
 from simlab.runs import write_bytes, write_json
 
 from .grid import Point, grid_points, hash_of, notebook_parameters

@@ -5,7 +5,7 @@ loop        views, loss, backward, step, after_step, log, checkpoint
 views       from the order of an epoch to the views of a batch; partners: two images as two views
 seeds       where the random numbers of an epoch come from
 optim       optimizers and learning rates
-monitor     losses, times, collapse, kNN accuracy
+monitor     losses, times, collapse, kNN accuracy; progress: the bar and the log
 resolve     the choices that a configuration leaves open
 custom      what code of the user's is identified by
 launch      several processes from a notebook

@@ -1,11 +1,10 @@
 """The training loop: views, loss, backward, step, after_step, log, checkpoint.
 
 `fit` is all of it, in the order in which it happens; what it calls is below, or in `views` (what a
-batch is), `seeds` (where random numbers come from), `optim` and `monitor`. Methods differ in what
-`network.loss` and `network.after_step` do, and in nothing else.
+batch is), `seeds` (where random numbers come from), `optim`, `monitor` and `progress`. Methods
+differ in what `network.loss` and `network.after_step` do, and in nothing else.
 """
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from simlab.compute import autocast, distributed
 from simlab.config import TrainConfig
@@ -21,21 +19,13 @@ from simlab.methods.base import MethodModule, Views
 from simlab.runs import Run
 from simlab.sim import LossSimTracker
 
-from .monitor import (
-    LossSums,
-    Pretraining,
-    StepLog,
-    SupervisedTraining,
-    collapse_warning,
-    refuse_nan,
-)
+from .monitor import LossSums, Pretraining, StepLog, SupervisedTraining, refuse_nan
 from .optim import build_optimizer, set_lr
+from .progress import Row, averaged, postfix, progress_bar, record
 from .seeds import seed_epoch
 from .views import ViewMaker
 
 CHECK_EVERY = 20  # steps between two looks at the loss; each look waits for the device
-
-Row = dict[str, float]  # what is recorded of an epoch
 
 
 @dataclass
@@ -130,7 +120,7 @@ def fit(
             history.append(row)
             record(run, row, config.epochs, task.loss_at_collapse)
             run.save_history(history)
-            state = {name: part.state_dict() for name, part in stored.items()}
+            state = {name: module.state_dict() for name, module in stored.items()}
             state |= {"epoch": epoch + 1, "history": history}
             run.save_checkpoint(epoch + 1, state, config.keep_checkpoints)
             if on_epoch:
@@ -159,52 +149,8 @@ def resume(run: Run, stored: dict[str, Any]) -> list[Row]:
     state: Any = distributed.from_first(run.load_checkpoint)
     if not state:
         return []
-    for name, part in stored.items():
-        part.load_state_dict(state[name])
+    for name, module in stored.items():
+        module.load_state_dict(state[name])
     history: list[Row] = state["history"]
-    run.log(f"goes on after epoch {len(history)}")
+    run.log(f"resumes after epoch {len(history)}")
     return history
-
-
-def progress_bar(run: Run, config: TrainConfig, steps: int, epochs_done: int, shown: bool) -> tqdm:
-    """A bar that counts images; shown by the first process alone."""
-    images = steps * config.batch_size
-    return tqdm(
-        total=config.epochs * images,
-        initial=epochs_done * images,
-        desc=run.folder.name.split("-")[0],
-        unit=" images",
-        unit_scale=True,
-        mininterval=0.5,
-        disable=not shown or distributed.rank() > 0,
-    )
-
-
-def postfix(history: list[Row], loss: Tensor) -> str:
-    """What the progress bar shows: this epoch's loss, and the last epoch's std and kNN accuracy."""
-    last_row = history[-1] if history else {}
-    shown = {"loss": float(loss)}
-    shown |= {name: last_row[name] for name in ("std_ratio", "knn") if name in last_row}
-    return "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
-
-
-def averaged(loss: Tensor) -> Tensor:
-    """The mean of a loss over all processes."""
-    mean = loss.clone().reshape(1)
-    distributed.average([mean])
-    return mean[0]
-
-
-def record(run: Run, row: Row, epochs: int, loss_at_collapse: float | None) -> None:
-    """Write an epoch's line into train.log, its kNN accuracy into knn.csv, and any warning."""
-    epoch = int(row["epoch"])
-    seconds_left = row["seconds"] / epoch * (epochs - epoch)
-    line = "  ".join(f"{name} {value:.4g}" for name, value in row.items())
-    run.log(f"{line}  left {seconds_left:.0f} s")
-    if "knn" in row:
-        run.log_knn(epoch, row["knn"])
-    warning = collapse_warning(row["loss"], loss_at_collapse, row.get("std_ratio", math.inf))
-    if warning:
-        run.log(warning)
-        if distributed.rank() == 0:
-            tqdm.write(f"epoch {epoch}: {warning}")

@@ -193,9 +193,9 @@ class _Embedder(nn.Module):
 
 
 def features_of_all(encoder: nn.Module, images: Images) -> Tensor:
-    """The features [N, D] of all images, each process making those of its part."""
-    part = features(encoder, images, only=rows(len(images)))
-    return gather_rows(part, len(images))
+    """The features [N, D] of all images, each process computing those of its slice."""
+    local = features(encoder, images, only=rows(len(images)))
+    return gather_rows(local, len(images))
 
 
 def collapse_warning(loss: float, loss_at_collapse: float | None, std_ratio: float) -> str | None:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from simlab._names import near
+from simlab._checks import near
 from simlab.data import Images
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-import torch.nn.functional as F  # noqa: N812  # the name that torch's own documentation uses
+import torch.nn.functional as F
 
 from simlab.data import Dataset
 from simlab.evaluate import Features
@@ -75,7 +75,7 @@ def budget_slider(table: pd.DataFrame) -> Explorer:
     means = table.pivot_table("accuracy", "labels", "encoder", sort=False).sort_index()
 
     def draw(encoder: str, labels: int) -> Drawing:
-        target = means.loc[labels, encoder]
+        target = float(means[encoder][labels])
         needs = "; ".join(_labels_needed(means.drop(columns=encoder), target))
         figure = figures.budget_curves(table)
         ax = figure.axes[0]
@@ -100,9 +100,9 @@ def _labels_needed(means: pd.DataFrame, target: Any) -> list[str]:
     for name, mean in means.items():
         enough = mean.index[mean >= target]
         if len(enough):
-            needs.append(f"{name} {enough[0]:,}")
+            needs.append(f"{name!s} {enough[0]:,}")
         else:
-            needs.append(f"{name} more than {mean.last_valid_index():,}")
+            needs.append(f"{name!s} more than {mean.last_valid_index()!s}")
     return needs
 
 

@@ -15,7 +15,6 @@ from simlab_course import figures
 from .explorer import Drawing, Explorer, buttons, slider, steps
 
 MOUSE_CELLS = 900  # cells of a heat map that can be clicked; each is a button
-FEWEST_BATCHES = 10  # from which an interval over batches is shown
 LONGEST_NAME = 16  # characters of a layer's name beside the map
 
 
@@ -92,14 +91,12 @@ def layer_heatmap(result: Result) -> Explorer:
     Args:
         result: What `simlab.similarity.compare` returns.
     """
-    rows = result.of(None)
-    columns = result.of(None, -1)
+    rows = result.layers_of(result.models[0])
+    columns = result.layers_of(result.models[-1])
     blocks = {name: result.block(measure=name) for name in result.values}
-    intervals = {}
-    if result.info.batches >= FEWEST_BATCHES:
-        intervals = {
-            name: result.interval(measure=name) for name in blocks if name in result.groups
-        }
+    intervals = {
+        name: result.interval(measure=name) for name in blocks if result.has_interval(name)
+    }
 
     def draw(row: int, column: int, measure: str) -> Drawing:
         a, b, block = rows[row], columns[column], blocks[measure]

@@ -15,6 +15,7 @@ from simlab.augment import (
     Augment,
     Normalize,
     color_jitter,
+    drawing,
     parse_augment,
     two_views,
     view,
@@ -159,12 +160,12 @@ def test_the_views_of_several_batches_at_once_are_those_of_each_batch(name, chan
 def test_every_number_that_is_drawn_is_used(monkeypatch, name, channels):
     made = []
 
-    class Draw(module._Draw):
+    class Draw(drawing.Draw):
         def __init__(self, *args):
             super().__init__(*args)
             made.append(self)
 
-    monkeypatch.setattr(module, "_Draw", Draw)
+    monkeypatch.setattr(module, "Draw", Draw)
     two_views(images(6)[:, :channels], parse_augment(name), NORMALIZE[channels])
     assert [draw.used for draw in made] == [made[0].numbers.shape[1]]
 
@@ -199,8 +200,8 @@ def test_every_order_of_the_jitter_is_equally_likely_for_every_image(monkeypatch
 )
 def test_crops_are_distributed_as_torchvisions(crop_min, ratio, h, w):
     recipe = replace(NONE, crop_min=crop_min, ratio=ratio)
-    draw = module._Draw(1, 8000, recipe, 3, CPU, seeded(8))
-    ours = module._draw_crops(draw, recipe, h, w)[0]
+    draw = drawing.Draw(1, 8000, recipe, 3, CPU, seeded(8))
+    ours = drawing.draw_crops(draw, recipe, h, w)[0]
     torch.manual_seed(9)
     x = torch.empty(1, h, w)
     args = x, [crop_min, 1.0], [1 / ratio, ratio]

@@ -77,7 +77,7 @@ def run_all(page, address: str, images: int):
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=90_000)
     page.wait_for_function(KERNEL, timeout=90_000)
     page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
-    page.wait_for_function(ENDED, timeout=600_000)
+    page.wait_for_function(ENDED, timeout=1_200_000)
     error = page.query_selector(ERROR)
     assert not error, error.inner_text()
     page.wait_for_function(

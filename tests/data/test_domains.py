@@ -126,9 +126,7 @@ def test_the_table_holds_the_accuracy_of_each_left_out_domain_and_of_the_validat
 
 
 def test_a_pretraining_configuration_is_answered_for_by_a_probe(tmp_path):
-    config = PretrainConfig(
-        **SMALL, method="simsiam proj_dim=16 pred_dim=8", sim_layers="blocks.*"
-    )
+    config = PretrainConfig(**SMALL, method="simsiam proj_dim=16 pred_dim=8", sim_layers="blocks.*")
     domains = by_factor(numbered(), "x", parts=2)
     table = leave_each_out(domains, config, progress=False, folder=str(tmp_path))
     assert len(table) == 2 and table["test"].between(0, 1).all()

@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from simlab._fields import AtLeast, LessThan
+from simlab._checks import AtLeast, LessThan
 from simlab.methods.base import Method, MethodModule, frozen_copy, update_teacher
 from simlab.methods.simsiam import simsiam_loss
 from simlab.models.heads import build_predictor, build_projector

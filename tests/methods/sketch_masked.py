@@ -7,7 +7,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from simlab._fields import AtLeast, LessThan
+from simlab._checks import AtLeast, LessThan
 from simlab.methods.base import Crops, Masks, Method, MethodModule
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simlab._fields import descriptions
+from simlab._checks import descriptions
 from simlab.methods import (
     METHODS,
     SimCLR,

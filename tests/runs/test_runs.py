@@ -440,7 +440,7 @@ def test_killed_in_an_epoch_one_that_waited_goes_on_bit_for_bit_and_the_other_lo
     assert sorted(one["steps"] for one in found) == [0, 6]  # epochs three and four, and nothing
     assert {one["run"] for one in found} == {whole.folder.name}
     assert same(outcome(run), outcome(whole))
-    assert "goes on after epoch 2" in (run.folder / "train.log").read_text()
+    assert "resumes after epoch 2" in (run.folder / "train.log").read_text()
 
 
 @pytest.mark.parametrize(
@@ -628,7 +628,7 @@ def test_a_bad_checkpoint_is_named_and_the_one_before_it_is_used(
     log = (run.folder / "train.log").read_text()
     for text in (told, log):
         assert str(path) in text and says in text
-    assert "goes on after epoch 2" in log
+    assert "resumes after epoch 2" in log
     assert not (tmp_path / "executed").exists()
     assert path.with_suffix(".damaged").exists()  # nothing is thrown away
     assert same(outcome(run), outcome(whole))

@@ -513,7 +513,7 @@ def test_ctrl_c_ends_every_process_and_the_same_command_goes_on(notebook, tmp_pa
     assert alive(kernel)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: everything in the group
     errors = process.communicate(timeout=60)[1]
-    assert process.returncode == 130 and "the same command goes on" in errors
+    assert process.returncode == 130 and "the same command resumes" in errors
     wait(lambda: not alive(kernel), 20)
     assert list(collect(out)["status"]) == ["done", "unfinished", "unfinished"]
     (folder / "slow").unlink()

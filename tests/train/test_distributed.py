@@ -110,7 +110,7 @@ def passed(layer, x):
     return {"y": y.detach(), "x": x.grad, "own": own, "buffers": buffers}
 
 
-def worker(folder):
+def worker(folder, names=(*PRETRAINING, "supervised")):
     distributed.start()
     rank, own, found = distributed.rank(), distributed.rows(12), {}
     for name, (layer, x) in norms().items():
@@ -119,7 +119,7 @@ def worker(folder):
     z = [torch.arange(36.0).view(12, 3).sin()[own].requires_grad_() for _ in range(2)]
     nt_xent(distributed.gather(z[0]), distributed.gather(z[1].cos())).backward()
     found["gathered"] = [part.grad for part in z]
-    for name in (*PRETRAINING, "supervised"):
+    for name in names:
         run = train(name, folder)
         found[f"encoder {name}"] = run.encoder.state_dict()
         found[f"kind {name}"] = type(run).__name__
@@ -143,7 +143,10 @@ def free_port():
 def as_rank(rank, processes, port, folder):
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(processes), "LOCAL_RANK": str(rank),
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
-    worker(folder)
+    if processes == 2:
+        worker(folder)
+    else:
+        worker(folder, names=["simsiam"])
 
 
 def fork(processes, folder):
@@ -170,16 +173,19 @@ def torchrun(*arguments, restarts=0, processes=2):
            f"--max-restarts={restarts}", *arguments)  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=[2, 3, pytest.param("torchrun's 3", marks=pytest.mark.slow)])
+def found_by_each(folder):
+    return [torch.load(path, weights_only=True) for path in sorted(folder.glob("?.pt"))]
+
+
+@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
 def several(request, tmp_path_factory):
     """What each of two, or three, processes found, and the folder of their runs."""
     folder = tmp_path_factory.mktemp("several")
-    if request.param in (2, 3):
-        python(__file__, "--fork", str(request.param), str(folder))
+    if request.param == 2:  # those that torchrun starts are below: killed, stopped, on two machines
+        python(__file__, "--fork", "2", str(folder))
     else:
         torchrun(__file__, str(folder), processes=3)
-    ranks = sorted(folder.glob("?.pt"))
-    return [torch.load(path, weights_only=True) for path in ranks], folder
+    return found_by_each(folder), folder
 
 
 @pytest.fixture(scope="module")
@@ -223,12 +229,10 @@ def test_shards_of_an_epoch_do_not_overlap_and_make_up_each_batch(monkeypatch):
     assert torch.equal(together, order.view(4, 12))
 
 
-@pytest.mark.distributed
-@pytest.mark.parametrize("name", norms())
-def test_batch_norm_is_that_of_all_processes_images(name, several):
+def check_batch_norm(name, found):
     layer, x = norms()[name]
     one = passed(layer, x)
-    parts = [found[name] for found in several[0]]
+    parts = [own[name] for own in found]
     close = {"rtol": 2e-2, "atol": 2e-2} if name == "bfloat16" else {"rtol": 1e-4, "atol": 1e-5}
     torch.testing.assert_close(torch.cat([part["y"] for part in parts]), one["y"], **close)
     # each process' loss is the mean over its share of the images
@@ -242,23 +246,29 @@ def test_batch_norm_is_that_of_all_processes_images(name, several):
         assert all(torch.equal(part["buffers"][key], parts[0]["buffers"][key]) for part in parts)
 
 
-@pytest.mark.distributed
-def test_simclrs_negatives_are_everybodys_and_carry_gradients(several):
+def check_negatives(found):
     z = [torch.arange(36.0).sin().view(12, 3).requires_grad_() for _ in range(2)]
     nt_xent(z[0], z[1].cos()).backward()
     for which in range(2):
-        together = torch.cat([found["gathered"][which] for found in several[0]])
-        torch.testing.assert_close(together / len(several[0]), z[which].grad)
+        together = torch.cat([own["gathered"][which] for own in found])
+        torch.testing.assert_close(together / len(found), z[which].grad)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("name", norms())
+def test_batch_norm_is_that_of_all_processes_images(name, several):
+    check_batch_norm(name, several[0])
+
+
+@pytest.mark.distributed
+def test_simclrs_negatives_are_everybodys_and_carry_gradients(several):
+    check_negatives(several[0])
 
 
 # ---------------------------------------------------------------------------------------- whole runs
 
 
-@pytest.mark.distributed
-@pytest.mark.parametrize("name", [*PRETRAINING, "supervised"])
-def test_several_processes_train_as_one_at_the_same_batch(name, several, alone):
-    found, folder = several
-    one = alone(name)
+def check_trained_as_one(name, found, folder, one):
     together = run_in(folder, one)
     assert together.finished, "the same configuration is the same run"
     assert list(one.history.columns) == list(together.history.columns)
@@ -278,6 +288,25 @@ def test_several_processes_train_as_one_at_the_same_batch(name, several, alone):
         apart += float((value.detach() - theirs).square().sum())
     print("RATIO", name, (apart / moved) ** 0.5)
     assert moved > 0 and (apart / moved) ** 0.5 < TOLERANCE, (apart / moved) ** 0.5
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("name", [*PRETRAINING, "supervised"])
+def test_several_processes_train_as_one_at_the_same_batch(name, several, alone):
+    check_trained_as_one(name, *several, alone(name))
+
+
+@pytest.mark.distributed
+@pytest.mark.xdist_group("three processes")
+def test_three_processes_do_the_same_in_small(tmp_path, alone):
+    """All the layers, the negatives and one run; the slow tests have every run."""
+    python(__file__, "--fork", "3", str(tmp_path))
+    found = found_by_each(tmp_path)
+    assert len(found) == 3
+    for name in norms():
+        check_batch_norm(name, found)
+    check_negatives(found)
+    check_trained_as_one("simsiam", found, tmp_path, alone("simsiam"))
 
 
 @pytest.mark.distributed
@@ -395,7 +424,7 @@ launch(config, 2, folder={str(runs)!r})"""
     config = PretrainConfig(**SMALL | HEADS | {"data": str(tmp_path / "images"), "epochs": many})
     run = pretrain(config, folder=str(runs), progress=False)
     log = (run.folder / "train.log").read_text()
-    assert run.finished and re.search(r"goes on after epoch \d", log)
+    assert run.finished and re.search(r"resumes after epoch \d", log)
 
 
 def dies_once(folder):
@@ -420,7 +449,7 @@ def test_a_killed_process_is_started_again_and_goes_on_from_the_last_checkpoint(
     torchrun(__file__, "--dies", str(tmp_path), restarts=1, processes=len(found))
     assert (tmp_path / "died").exists()
     run = next(tmp_path.glob("pretrain-*"))
-    assert "goes on after epoch 1" in (run / "train.log").read_text()
+    assert "resumes after epoch 1" in (run / "train.log").read_text()
     never = folder / run.name
     for row, other in zip(*((f / "metrics.csv").read_text().splitlines() for f in (run, never)),
                           strict=True):  # fmt: skip

@@ -110,7 +110,7 @@ def assert_same_bits(killed, never, epochs):
     assert (killed / "encoder.pt").read_bytes() == (never / "encoder.pt").read_bytes()
     rows = [Run(folder, {}).history.drop(columns="seconds") for folder in (killed, never)]
     assert rows[0].equals(rows[1]) and list(rows[0]["epoch"]) == list(range(1, epochs + 1))
-    assert "goes on after epoch" in (killed / "train.log").read_text()
+    assert "resumes after epoch" in (killed / "train.log").read_text()
     rows = [line.split(",") for line in (killed / "knn.csv").read_text().splitlines()]
     assert rows[0] == ["now", "name", "epoch", "knn_acc"]
     epochs = [int(row[2]) for row in rows[1:]]
@@ -180,7 +180,7 @@ print(len(run.history), "epochs")"""
             texts = [o["text"] for o in notebook.cells[0].outputs if "text" in o]
     assert "3 epochs" in "".join(texts)
     log = next((tmp_path / "runs").glob("*/train.log")).read_text()
-    assert "goes on after epoch 2" in log
+    assert "resumes after epoch 2" in log
 
 
 def test_a_run_stopped_by_the_user_keeps_what_it_has(tmp_path):
@@ -191,7 +191,7 @@ def test_a_run_stopped_by_the_user_keeps_what_it_has(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         pretrain(config, data(), folder=str(tmp_path), progress=False, on_epoch=stop)
     run = pretrain(config, data(), folder=str(tmp_path), progress=False)
-    assert run.finished and "goes on after epoch 1" in (run.folder / "train.log").read_text()
+    assert run.finished and "resumes after epoch 1" in (run.folder / "train.log").read_text()
 
 
 def streamed(folder):

@@ -1,6 +1,7 @@
-"""Frozen dataclasses of options: what each field may hold, and what it says about itself.
+"""What is checked alike everywhere: names by the nearest right one, fields by their bounds.
 
-Bounds stand beside the field that they belong to, and its description below it:
+Of a frozen dataclass of options, bounds stand beside the field that they belong to, and its
+description below it:
 
     lr: Annotated[float, AtLeast(0)] = 0.5
     '''Learning rate for a batch of 256 images.'''
@@ -15,12 +16,26 @@ import inspect
 import math
 import textwrap
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, Literal, TypeVar
 
-from simlab._names import near
-
 Class = TypeVar("Class", bound=type)
+
+
+def near(name: object, choices: Iterable[object]) -> str:
+    """Return "; did you mean ...?" with the nearest right name, or else all names that exist.
+
+    Args:
+        name: What was given.
+        choices: The names that would have been right.
+    """
+    names = [str(choice) for choice in choices]
+    matches = get_close_matches(str(name), names, n=1)
+    if matches:
+        return f"; did you mean {matches[0]!r}?"
+    return f"; known: {', '.join(sorted(names)) or 'none'}"
 
 
 @dataclass(frozen=True)
@@ -129,11 +144,11 @@ def descriptions(cls: type) -> dict[str, str]:
     Where the source of a class is not to be had (it was typed in at a prompt), its fields are
     left out.
     """
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if dataclasses.is_dataclass(base):
-            found |= _strings_below_fields(base)
-    return found
+            texts |= _strings_below_fields(base)
+    return texts
 
 
 def _strings_below_fields(cls: type) -> dict[str, str]:
