@@ -23,10 +23,10 @@ NBVAL := --dist loadfile --nbval --nbval-current-env --nbval-sanitize-with tests
 
 help:
 	@echo "make run        set up, then run the course's notebooks into runs/ with an index to look at"
-	@echo "make lab        set up, then JupyterLab at the start page"
-	@echo "make check      the quick tests, in a minute"
-	@echo "make lint       the linter"
 	@echo "make test       set up, then the tests; they run the notebooks with parameters of seconds"
+	@echo "make lab        set up, then JupyterLab at the start page"
+	@echo "make lint       ruff check, ruff format --check and mypy"
+	@echo "make check      the quick tests, in a minute"
 	@echo "make test-notebooks  the notebooks with their defaults, outputs compared (nbval)"
 	@echo "make test-slow  the long runs: faults, three processes, Dask, the wheel"
 	@echo "make bench      measure against other libraries (installs them)"
@@ -62,7 +62,9 @@ check: $(BIN)/.ready
 	@$(PYTEST) $(TESTS) -q -m "not slow and not long and not notebook and not browser and not distributed"
 
 lint: $(BIN)/.ready
-	@$(BIN)/ruff check simlab tests benchmarks data notebooks
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
 
 lab: $(BIN)/.ready
 	@echo "JupyterLab opens notebooks/00_start_here.ipynb; where no browser opens, go to an address that it prints."
@@ -78,5 +80,5 @@ notebooks: $(BIN)/.ready
 	@$(BIN)/python docs/make_figures.py
 
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .hypothesis .ruff_cache
+	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

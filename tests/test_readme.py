@@ -1,6 +1,7 @@
 """The README's lines run as they stand."""
 
 import re
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+import simlab
 from simlab.stats import mean_and_interval
 
 TABLES = Path(__file__).parent.parent / "notebooks" / "tables"
@@ -26,7 +28,9 @@ def test_the_readmes_python_runs(lines, tmp_path, monkeypatch, capsys):
         for i in range(40):
             image = generator.integers(0, 256, (40, 48, 3), dtype=np.uint8)
             Image.fromarray(image).save(tmp_path / "images" / name / f"{i}.jpg")
-    exec(compile(lines.replace("path/to/images", "images"), "README.md", "exec"), {})
+    script = tmp_path / "lines.py"
+    script.write_text(lines.replace("path/to/images", "images"), encoding="utf-8")
+    runpy.run_path(str(script), run_name="__main__")
     assert capsys.readouterr().out
 
 
@@ -38,7 +42,8 @@ def test_what_the_readme_links_to_exists():
 
 def test_the_two_commands_stand_on_the_first_screen():
     first = "\n".join(README.splitlines()[:30])
-    assert "make run" in first and "make test" in first and "make lab" in first
+    for command in ("make run", "make test", "make lab", "pip install -e", "conda env create"):
+        assert command in first, command
 
 
 def results(name):
@@ -49,7 +54,7 @@ def results(name):
 
 def test_the_results_are_those_of_the_tables():
     rows = {
-        "SimSiam, scattered clothes": ("default_run", "SimSiam"),
+        "SimSiam, scattered clothing": ("default_run", "SimSiam"),
         "the same, 60 epochs": ("longer_run", "SimSiam"),
         "the same network, untrained": ("default_run", "untrained encoder"),
         "raw pixels": ("default_run", "raw pixels"),
@@ -66,3 +71,13 @@ def test_the_default_run_knows_far_more_than_pixels_and_chance_weights():
     mean, _ = results("default_run")["probe_1000"]
     assert mean["SimSiam"] > mean["untrained encoder"] + 0.22
     assert mean["SimSiam"] > mean["raw pixels"] + 0.35
+
+
+def test_the_packages_of_the_readme_are_those_of_simlab():
+    table = README.split("## What is inside")[1]
+    first_cells = re.findall(r"^\| (`[^|]*) \|", table, re.MULTILINE)
+    named = re.findall(r"`(?:simlab/)?([\w.]+)/?`", " ".join(first_cells))
+    folder = Path(simlab.__file__).parent
+    packages = {p.parent.name for p in folder.glob("*/__init__.py")}
+    modules = {p.name for p in folder.glob("*.py") if not p.name.startswith("_")}
+    assert sorted(named) == sorted(packages | modules | {"simlab_course"})

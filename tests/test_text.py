@@ -165,4 +165,14 @@ def test_the_settings_page_names_fields_that_exist_and_their_values():
     for field, value in values.items():
         said = re.search(rf"\| `{field}` \| (\S+) \| (\S+) \|", first).groups()
         assert tuple(map(float, said)) == value, field
+    defaults = vars(PretrainConfig())
+    for field in ("knn_k", "knn_temperature", "sim_beta", "sim_tokens", "sim_sampling", "sim_loss"):
+        assert re.search(rf"\| `{field}` \| (\S+) \|", text)[1] == str(defaults[field]), field
+    projectors = re.findall(
+        r"`proj_layers`, `proj_dim` \| .*?, (\d+) \| (\d) layers, (\d+) \|", text
+    )
+    simclr = parse_method(RECIPES["cifar-simclr"]["method"])
+    pairs = ((SimSiam(), paper), (SimCLR(), simclr))
+    expected = [(d.proj_dim, full.proj_layers, full.proj_dim) for d, full in pairs]
+    assert [tuple(map(int, numbers)) for numbers in projectors] == expected
     assert text.count("were not\nreproduced here") + text.count("not reproduced here") >= 1

@@ -1,4 +1,4 @@
-"""The field's words in code, docstrings and messages: what nobody else says is not said here.
+"""The field's words in code, messages and prose: what nobody else says is not said here.
 
 The right-hand side of BANNED says what to write instead. Names are checked apart: a variable that
 is called by an adjective or a participle where a noun exists tells its reader nothing.
@@ -6,6 +6,7 @@ is called by an adjective or a participle where a noun exists tells its reader n
 
 import ast
 import io
+import json
 import re
 import tokenize
 from pathlib import Path
@@ -19,6 +20,14 @@ FILES = sorted(
     for path in (ROOT / folder).rglob("*.py")
 )
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+TEXTS = sorted(
+    [
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "data/README.md")),
+        *(ROOT / "docs").glob("*.md"),
+        *(p for p in (ROOT / "notebooks").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts),
+    ]
+)
+every_text = pytest.mark.parametrize("path", TEXTS, ids=lambda p: str(p.relative_to(ROOT)))
 
 BANNED = {
     r"pictures?": "image, sample",
@@ -73,6 +82,57 @@ def names_bound_in(source):
             yield node.lineno, node.arg
         elif isinstance(node, ast.FunctionDef | ast.ClassDef):
             yield node.lineno, node.name
+
+
+def string_literals(source):
+    """The text of the strings in a cell, f-strings included; lines for Jupyter alone are left out."""
+    code = re.sub(r"^\s*[!%].*$", "pass", source, flags=re.MULTILINE)
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def prose_of(path):
+    """Prose of a Markdown file or notebook: its Markdown cells, and what its figures are called.
+
+    The latter are the strings in code cells (titles, labels, text alternatives) and the text
+    alternatives of the outputs.
+    """
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        yield path.name, text
+        return
+    for number, cell in enumerate(json.loads(text)["cells"]):
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            yield f"cell {number}", source
+            continue
+        yield from ((f"string in cell {number}", value) for value in string_literals(source))
+        for output in cell.get("outputs", []):
+            alternative = output.get("metadata", {}).get("image/png", {}).get("alt", "")
+            yield f"figure of cell {number}", "".join(alternative)
+
+
+@every_text
+def test_prose_has_the_fields_words(path):
+    problems = [f"{place}: {p}" for place, text in prose_of(path) for p in banned_in(text)]
+    assert not problems, "\n".join(problems)
+
+
+def test_a_banned_word_is_seen_in_prose_and_in_figures(tmp_path):
+    code = 'figures.show(figure, alt=f"{n} pictures")\nexams = 1'
+    cells = [
+        {"cell_type": "markdown", "source": ["The usual\n", "exam."]},
+        {
+            "cell_type": "code",
+            "source": code,
+            "outputs": [{"metadata": {"image/png": {"alt": "a\ndata set"}}}],
+        },
+    ]
+    path = tmp_path / "a.ipynb"
+    path.write_text(json.dumps({"cells": cells}))
+    places = [place for place, text in prose_of(path) if list(banned_in(text))]
+    assert places == ["cell 0", "string in cell 1", "figure of cell 1"]
 
 
 @every_file
