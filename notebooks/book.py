@@ -73,9 +73,7 @@ def run_book(notebooks: list[Path], out: Path) -> int:
     print(f"simlab runs {len(notebooks)} notebook(s) on the bundled images:")
     for path in notebooks:
         print(f"  {path.stem:<32} {pages.title_of(path)}")
-    print(
-        f"About {max(1, round(total / 60))} minutes on two cores; what was trained before is reused."
-    )
+    print(f"About {max(1, round(total / 60))} minutes on two cores; finished runs are reused.")
     print(f"Results go to {out}\n", flush=True)
     cards = []
     for path in notebooks:

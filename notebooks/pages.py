@@ -216,7 +216,7 @@ def last_figure(path: Path) -> tuple[bytes, str]:
     return base64.b64decode(outputs[-1].data["image/png"]), alt
 
 
-# ------------------------------------------------------------------------------ cards, tables, index
+# ------------------------------------------------------------------------ cards, tables, index
 
 
 def as_text(value) -> str:
