@@ -8,16 +8,17 @@ import torchvision
 SNIPPET = """\
 from simlab.similarity import compare, preview
 
-data = my_images        # a float tensor [N, C, H, W], normalised as in training; or a DataLoader,
-                          # of which `preview` gets one batch: next(iter(data))[0]
-models = {"mine": my_model, "theirs": their_model}     # any two nn.Modules, or many
-print(preview(my_model, data[:2], "layer?.*"))         # the layers: name, type, shape, size
+# a float tensor [N, C, H, W], normalised as in training; or a DataLoader, of which `preview` gets
+# one batch: next(iter(data))[0]
+data = my_images
+models = {"mine": my_model, "theirs": their_model}  # any two nn.Modules, or many
+print(preview(my_model, data[:2], "layer?.*"))  # the layers: name, type, shape, size
 result = compare(models, data, "layer?", ["cka", "deconfounded_cka"], batch_size=16)
-print(result.to_frame())                               # debiased CKA with layer names
-low, high = result.interval()                          # 95 %, by resampling batches: ten or more
-ax = result.plot()                                     # layers by layers
+print(result.to_frame())  # debiased CKA with layer names
+low, high = result.interval()  # 95 %, by resampling batches: ten or more
+ax = result.plot()  # layers by layers
 ax = result.plot("depth", measure="deconfounded_cka")  # a curve, the images' share taken out
-result.save("similarity.npz")                          # Result.load reads it back
+result.save("similarity.npz")  # Result.load reads it back
 """
 
 

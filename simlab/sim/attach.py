@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ..layers import Layers, select_layers
 from .blocks import Projection, SimHolder, add_sim, first_tensor, keep_sim_loss
-from .options import SimOptions
+from .options import LossType, ProjectionType, SamplingType, SimOptions
 
 
 class SIM(nn.Module):
@@ -37,7 +37,15 @@ def attach_sim(
     layers: Layers,
     sample_input: Any = None,
     sim_cfg: SimOptions | Mapping[str, Any] | None = None,
-    **options: Any,
+    *,
+    proj_type: ProjectionType = SimOptions.proj_type,
+    token_sampling_ratio: float = SimOptions.token_sampling_ratio,
+    channel_sampling_ratio: float = SimOptions.channel_sampling_ratio,
+    token_sampling_type: SamplingType = SimOptions.token_sampling_type,
+    loss_type: LossType = SimOptions.loss_type,
+    beta: float = SimOptions.beta,
+    proj_hidden: int = SimOptions.proj_hidden,
+    proj_dim: int = SimOptions.proj_dim,
 ) -> list[str]:
     """Put SIM on blocks of a finished model without touching its source.
 
@@ -52,8 +60,15 @@ def attach_sim(
         sample_input: An input of the model (a tuple: its positional arguments), run once in eval
             mode to see the blocks' dims. Without it they are read off the modules: in_channels,
             in_features, ... of the block or its first layer, out_channels, ... of its last.
-        sim_cfg: Options that override those below ("loss_beta" is "beta"), or `SimOptions`.
-        **options: Fields of `SimOptions`.
+        sim_cfg: Options that override all others ("loss_beta" is "beta"), or `SimOptions`.
+        proj_type: See `SimOptions`.
+        token_sampling_ratio: See `SimOptions`.
+        channel_sampling_ratio: See `SimOptions`.
+        token_sampling_type: See `SimOptions`.
+        loss_type: See `SimOptions`.
+        beta: See `SimOptions`.
+        proj_hidden: See `SimOptions`.
+        proj_dim: See `SimOptions`.
 
     Returns:
         Names of the blocks, in the model's order.
@@ -63,7 +78,16 @@ def attach_sim(
             seen, or a block has SIM already or cannot have it.
         TypeError: If an entry of `layers` selects nothing by its type.
     """
-    sim_options = SimOptions.read(options, sim_cfg)
+    options = SimOptions(
+        proj_type=proj_type,
+        token_sampling_ratio=token_sampling_ratio,
+        channel_sampling_ratio=channel_sampling_ratio,
+        token_sampling_type=token_sampling_type,
+        loss_type=loss_type,
+        beta=beta,
+        proj_hidden=proj_hidden,
+        proj_dim=proj_dim,
+    ).override(sim_cfg)
     if isinstance(model, nn.parallel.DistributedDataParallel):
         raise ValueError(
             "attach_sim: attach before DistributedDataParallel is made, which would "
@@ -77,7 +101,7 @@ def attach_sim(
     else:
         dims = _dims_of_run(model, blocks, sample_input)
     # all of them before the first is attached
-    sims = {name: SIM(*dims[name], sim_options) for name in blocks}
+    sims = {name: SIM(*dims[name], options) for name in blocks}
     for name, block in blocks.items():
         sim = sims[name].to(_first_float_tensor(block, model)).train(block.training)
         sim.handle = block.register_forward_hook(_after_forward, with_kwargs=True)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from ..layers import nearest, tensors_in
 from . import fast
 from .loss import compute_sim_loss, fewest_tokens
-from .options import LossType, SamplingType, SimOptions
+from .options import LossType, ProjectionType, SamplingType, SimOptions
 from .pending import PendingLosses
 from .sampling import count_channels, pair_positions, sample_tokens
 
@@ -192,9 +192,15 @@ def first_tensor(value: Any) -> Tensor | None:
 def init_proj(
     input_dim_name: str | int,
     output_dim_name: str | int | None = None,
-    *,
+    proj_type: ProjectionType = SimOptions.proj_type,
+    token_sampling_ratio: float = SimOptions.token_sampling_ratio,
+    channel_sampling_ratio: float = SimOptions.channel_sampling_ratio,
+    token_sampling_type: SamplingType = SimOptions.token_sampling_type,
+    loss_type: LossType = SimOptions.loss_type,
     sim_cfg: SimOptions | Mapping[str, Any] | None = None,
-    **options: Any,
+    beta: float = SimOptions.beta,
+    proj_hidden: int = SimOptions.proj_hidden,
+    proj_dim: int = SimOptions.proj_dim,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorate a block's `__init__`: SIM's projections are created after it.
 
@@ -202,17 +208,33 @@ def init_proj(
         input_dim_name: Channels of the block's input: an int, or the name of an attribute that
             `__init__` sets.
         output_dim_name: Channels of its output, likewise; those of the input if left out.
-        sim_cfg: Options that override those below ("loss_beta" is "beta"), or `SimOptions`.
-        **options: Fields of `SimOptions`.
+        proj_type: See `SimOptions`.
+        token_sampling_ratio: See `SimOptions`.
+        channel_sampling_ratio: See `SimOptions`.
+        token_sampling_type: See `SimOptions`.
+        loss_type: See `SimOptions`.
+        sim_cfg: Options that override all others ("loss_beta" is "beta"), or `SimOptions`.
+        beta: See `SimOptions`.
+        proj_hidden: See `SimOptions`.
+        proj_dim: See `SimOptions`.
 
     Returns:
         A decorator of `__init__`. When a block is built it raises AttributeError if it has no such
         attribute and TypeError if the attribute is no positive int.
 
     Raises:
-        ValueError: If an option's name or value is wrong.
+        ValueError: If an option's value or a name in `sim_cfg` is wrong.
     """
-    sim_options = SimOptions.read(options, sim_cfg)
+    options = SimOptions(
+        proj_type=proj_type,
+        token_sampling_ratio=token_sampling_ratio,
+        channel_sampling_ratio=channel_sampling_ratio,
+        token_sampling_type=token_sampling_type,
+        loss_type=loss_type,
+        beta=beta,
+        proj_hidden=proj_hidden,
+        proj_dim=proj_dim,
+    ).override(sim_cfg)
 
     def decorator(init: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(init)
@@ -222,7 +244,7 @@ def init_proj(
             dim_out = dim_in
             if output_dim_name is not None:
                 dim_out = _read_dim(self, "output_dim_name", output_dim_name)
-            add_sim(self, dim_in, dim_out, sim_options)
+            add_sim(self, dim_in, dim_out, options)
 
         return wrapper
 

@@ -75,41 +75,39 @@ class SimOptions:
         _check_width("proj_hidden", self.proj_hidden)
         _check_width("proj_dim", self.proj_dim)
 
-    @classmethod
-    def read(
-        cls, options: Mapping[str, Any], sim_cfg: SimOptions | Mapping[str, Any] | None = None
-    ) -> SimOptions:
-        """Read options that were given as keywords, as `sim_cfg`, or as both.
+    def override(self, sim_cfg: SimOptions | Mapping[str, Any] | None) -> SimOptions:
+        """Replace the options that `sim_cfg` names.
 
         Args:
-            options: Options by name.
-            sim_cfg: More options by name, which override `options`; the published name "loss_beta"
-                stands for "beta". Or complete `SimOptions`, with no `options` beside them.
+            sim_cfg: Options by name; the published name "loss_beta" stands for "beta". Or complete
+                `SimOptions`, beside which no other options may be given.
 
         Returns:
             The options, checked.
 
         Raises:
-            ValueError: If a name or value is wrong, or if `SimOptions` are given twice over.
+            ValueError: If a name or value is wrong, or if options stand beside `SimOptions`.
         """
+        names = [field.name for field in dataclasses.fields(self)]
         if isinstance(sim_cfg, SimOptions):
-            if options:
+            defaults = SimOptions()
+            beside = [name for name in names if getattr(self, name) != getattr(defaults, name)]
+            if beside:
                 raise ValueError(
                     "SIM: sim_cfg is a SimOptions, expected no options beside it but got "
-                    + ", ".join(options)
+                    + ", ".join(beside)
                 )
             return sim_cfg
-        merged = dict(options)
+        changes = {}
         for name, value in (sim_cfg or {}).items():
-            merged["beta" if name == "loss_beta" else name] = value
-        names = [field.name for field in dataclasses.fields(cls)]
-        for name in merged:
-            if name not in names:
+            field = "beta" if name == "loss_beta" else name
+            if field not in names:
                 raise ValueError(
                     f"SIM has no option {name!r}, expected one of {', '.join(names)}"
                     + nearest(name, names)
                 )
-        return cls(**merged)
+            changes[field] = value
+        return dataclasses.replace(self, **changes)
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

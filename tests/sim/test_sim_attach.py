@@ -1,6 +1,7 @@
 """SIM on a finished model, and off again."""
 
 import ast
+import math
 import re
 import sys
 from pathlib import Path
@@ -95,7 +96,9 @@ def test_nothing_matched_is_an_error_with_near_misses_that_leaves_the_model_alon
     with pytest.raises(ValueError, match="no dims can be read off 'relu'.*sample_input"):
         attach_sim(model, ["layer1.0", "relu"])
     with pytest.raises(ValueError, match="no option 'betta'.*'beta'"):
-        attach_sim(model, "layer1.0", betta=1.0)
+        attach_sim(model, "layer1.0", sim_cfg={"betta": 1.0})
+    with pytest.raises(ValueError, match="beta=nan, expected a finite number"):
+        attach_sim(model, "layer1.0", beta=math.nan)
     with pytest.raises(ValueError, match="name its children"):
         attach_sim(nn.ModuleList([nn.Linear(2, 2)]), "")
     assert not any(isinstance(m, SIM) for m in model.modules())

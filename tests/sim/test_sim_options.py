@@ -1,6 +1,7 @@
 """Every option has its effect or a clear error."""
 
 import dataclasses
+import inspect
 import math
 
 import pytest
@@ -16,6 +17,7 @@ from torch import nn
 from simlab.sim import (
     LossSimTracker,
     SimOptions,
+    attach_sim,
     compute_loss_sim,
     compute_sim_loss,
     forward_with_sim_cache,
@@ -88,6 +90,28 @@ def test_the_options_of_a_sim_options_are_those_given_by_name():
         init_proj(6, sim_cfg=SimOptions(), beta=1.0, proj_dim=3)
     with pytest.raises(dataclasses.FrozenInstanceError):
         SimOptions().beta = 1.0
+
+
+@pytest.mark.parametrize("function", [init_proj, attach_sim])
+def test_every_option_is_a_keyword_with_the_same_default(function):
+    parameters = inspect.signature(function).parameters
+    for field in dataclasses.fields(SimOptions):
+        assert parameters[field.name].default == field.default
+
+
+def test_an_attached_block_has_the_options_given_by_keyword():
+    options = dict(
+        token_sampling_ratio=0.5,
+        channel_sampling_ratio=0.5,
+        token_sampling_type="v1",
+        loss_type="cos",
+        proj_hidden=20,
+        proj_dim=10,
+    )
+    model = nn.Conv2d(6, 6, 1)
+    attach_sim(model, "", beta=0.25, **options)
+    assert {name: getattr(model.sim, name) for name in options} == options
+    assert model.sim.loss_beta == 0.25
 
 
 def test_every_option_is_documented():
