@@ -181,13 +181,14 @@ def timed_rows(name, tools, rounds):
         if "error" in run:
             out.append(f"| {name} | {tool} | fails: {run['error'][:90]} | | | | | |")
             continue
-        forward, own = (np.array(run["times"][k]) for k in ("forward", "tool"))
-        best = own[:, 0].min() / forward[:, 0].min()
-        cpu = own[:, 1].min() / forward[:, 1].min()
-        first = (run["load"] + own[0, 0]) / forward[:, 0].min()
+        forward = np.array(run["times"]["forward"])  # [rounds, wall and CPU seconds]
+        with_tool = np.array(run["times"]["tool"])
+        best = with_tool[:, 0].min() / forward[:, 0].min()
+        cpu = with_tool[:, 1].min() / forward[:, 1].min()
+        first = (run["load"] + with_tool[0, 0]) / forward[:, 0].min()
         extra = run["peak"] - base["peak"]
         out.append(
-            f"| {name} | {tool} | {forward[:, 0].min():.2f} | {own[:, 0].min():.2f} | "
+            f"| {name} | {tool} | {forward[:, 0].min():.2f} | {with_tool[:, 0].min():.2f} | "
             f"{best:.2f} | {first:.2f} | {cpu:.2f} | {extra:.0f} (Grams {grams:.1f}) |"
         )
     return out
@@ -197,7 +198,7 @@ def timed_rows(name, tools, rounds):
 
 
 class Two(nn.Module):
-    """Hands on the half of its input that it is told to; layers by name."""
+    """Returns one half of its input; layers by name."""
 
     def __init__(self, part, mean=0.0, constant=False, last=False):
         super().__init__()
@@ -334,14 +335,14 @@ def correctness(tools):
     lstms = [Tuple(0), Tuple(1)]
 
     def lstm_truth(parts):
-        twins = [nn.LSTM(1, 4, batch_first=True).double() for _ in lstms]
-        for twin, own in zip(twins, lstms, strict=True):
-            twin.load_state_dict({k: v.double() for k, v in own.feature.state_dict().items()})
+        exact = [nn.LSTM(1, 4, batch_first=True).double() for _ in lstms]
+        for lstm, single in zip(exact, lstms, strict=True):
+            lstm.load_state_dict({k: v.double() for k, v in single.feature.state_dict().items()})
         with torch.no_grad():
             return minibatch_truth(
                 lambda x: [
-                    twin(v[:, :, None])[0].flatten(1)
-                    for twin, v in zip(twins, x.chunk(2, 1), strict=True)
+                    lstm(v[:, :, None])[0].flatten(1)
+                    for lstm, v in zip(exact, x.chunk(2, 1), strict=True)
                 ],
                 parts,
             )

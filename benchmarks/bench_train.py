@@ -4,7 +4,7 @@
 
 1. The default network, one epoch of the default run: images per second of the whole training loop
    (batches, two views, optimizer, log, checkpoint) over those of the bare forward and backward pass
-   on ready-made views. What is measured on the features in between is told apart.
+   on ready-made views. The time of the measures on the features is reported separately.
 2. A SimSiam step with ResNet-18, 128 colour images of 32 x 32: bfloat16 with channels_last over
    plain float32, only where the processor multiplies in bfloat16.
 
@@ -34,22 +34,25 @@ DEVICE = resolve_device("auto")
 
 
 def loop_against_bare() -> tuple[list[float], list[float], list[float]]:
-    """Images a second of each round, of the loop and of forward + backward; seconds to measure
-    z on some images, and kNN as well."""
+    """Images a second of each round, of the loop and of forward + backward.
+
+    And seconds to measure z on a sample of the images, without kNN and with it.
+    """
     data = load_data("fashion-scattered").to(DEVICE)
-    config = c = resolve(PretrainConfig(epochs=1), data)
+    config = resolve(PretrainConfig(epochs=1), data)
     task = build_task(config, data)
-    measure, task.monitor.measure = task.monitor.measure, lambda network, epoch: {}
+    measure = task.monitor.measure
+    task.monitor.measure = lambda network, epoch: {}
     generator = torch.Generator(DEVICE)
-    views = torch.randn(2, c.batch_size, 1, c.view_size, c.view_size, device=DEVICE)
+    views = torch.randn(2, config.batch_size, 1, config.view_size, config.view_size, device=DEVICE)
     x1, x2 = (x.contiguous(memory_format=torch.channels_last) for x in views)
-    steps = len(data.train) // c.batch_size
+    steps = len(data.train) // config.batch_size
     loop, bare = [], []
     for _ in range(ROUNDS):
         with tempfile.TemporaryDirectory() as folder, claim("bench", config, {}, folder) as run:
             start = time.perf_counter()
             fit(task, config, run, DEVICE, progress=False)
-            loop.append(steps * c.batch_size / (time.perf_counter() - start))
+            loop.append(steps * config.batch_size / (time.perf_counter() - start))
         task.network.train()
         start = time.perf_counter()
         for _ in range(steps):
@@ -57,7 +60,7 @@ def loop_against_bare() -> tuple[list[float], list[float], list[float]]:
                 loss = task.network.loss((x1, x2), generator, 0.0)["loss"]
             task.network.zero_grad()
             loss.backward()
-        bare.append(steps * c.batch_size / (time.perf_counter() - start))
+        bare.append(steps * config.batch_size / (time.perf_counter() - start))
     seconds = []
     for epoch in (2, 5):  # kNN is due after the second of them
         start = time.perf_counter()
@@ -93,9 +96,9 @@ def resnet18_steps(batch: int = 128) -> dict[str, list[float]]:
     return speeds
 
 
-def row(name: str, own: list[float], other: list[float]) -> str:
-    ratio = statistics.median(a / b for a, b in zip(own, other, strict=True))
-    return f"| {name} | {statistics.median(own):,.0f} | {ratio:.2f} |"
+def row(name: str, speeds: list[float], reference: list[float]) -> str:
+    ratio = statistics.median(a / b for a, b in zip(speeds, reference, strict=True))
+    return f"| {name} | {statistics.median(speeds):,.0f} | {ratio:.2f} |"
 
 
 def main():

@@ -4,9 +4,9 @@
     python benchmarks/collapse_lab.py cifar --seeds 5 --folder PATH     a folder of CIFAR-10's images
     python benchmarks/collapse_lab.py others --seeds 1                  for tests of the diagnosis
 
-Each part trains its settings over the seeds and writes notebooks/tables/collapse_PART.csv: a row an
+Each sweep trains its settings over the seeds and writes notebooks/tables/collapse_SWEEP.csv: a row an
 epoch, the last one with what the finished encoder's features hold. The lines that begin with # say
-how the table was made. Runs are kept in runs/ and found again; one takes 16 seconds on one core.
+how the table was made. Runs are kept in runs/ and reused; one takes 16 seconds on one core.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import torch
 
 from simlab.compute.devices import environment, resolve_device
 from simlab.config import PretrainConfig
-from simlab.data import Dataset, load_data
+from simlab.data import Dataset, Images, load_data
 from simlab.evaluate import collapse_metrics, factor_scores, features, knn
 from simlab.methods import parse_method, with_method_option
 from simlab.runs import write_bytes
@@ -28,7 +28,7 @@ IMAGES, EPOCHS = 3000, 6  # small enough for seconds
 COLOURS = "simsiam-cifar rotate=180 crop_min=0.4"
 METHODS = {"SimSiam": {"method": "simsiam"}, "SimCLR": {"method": "simclr"}}
 # "method.NAME" is an option of the method, as in a sweep
-PARTS = {
+SWEEPS = {
     "switches": {
         f"{method}, {bn}": {
             "method.stop_gradient": stop, "method.predictor": predictor, "method.head_bn": head_bn,
@@ -77,14 +77,17 @@ DATA = {"coloured": "fashion-coloured"}  # else fashion-scattered, or the folder
 
 
 def lab_data(name: str = "fashion-scattered", images: int = IMAGES) -> Dataset:
-    """Some of a set's images, evenly spread over it, and 1500 to test on."""
-    whole = load_data(name)
-    train, test = (
-        part.subset(torch.linspace(0, len(part) - 1, min(n, len(part))).long())
-        for part, n in ((whole.train, images), (whole.test, IMAGES // 2))
-    )
-    called = "CIFAR-10 (JPEG copy)" if Path(name).is_dir() else name
-    return Dataset(f"{called}, {len(train)}", train, test)
+    """A dataset of that many training images, evenly spread over the split, and 1500 to test on."""
+    data = load_data(name)
+    train = evenly_spaced(data.train, images)
+    test = evenly_spaced(data.test, IMAGES // 2)
+    title = "CIFAR-10 (JPEG copy)" if Path(name).is_dir() else name
+    return Dataset(f"{title}, {len(train)}", train, test)
+
+
+def evenly_spaced(split: Images, number: int) -> Images:
+    """A subset of that many images, from the first to the last."""
+    return split.subset(torch.linspace(0, len(split) - 1, min(number, len(split))).long())
 
 
 def lab_config(data: Dataset, **changes) -> PretrainConfig:
@@ -114,22 +117,22 @@ def measured(config: PretrainConfig, data: Dataset) -> pd.DataFrame:
     run = pretrain(config, data, progress=False)
     table = run.history.drop(columns=["lr", "knn_k", "knn_temperature"])
     h = collapse_metrics(features(run.encoder, data.test))
-    found = {f"h_{name}": value for name, value in h.items()}
+    measures = {f"h_{name}": value for name, value in h.items()}
     if data.train.factor_names:
-        found |= {f"R2 {name}": r2 for name, r2 in factor_scores(run.encoder, data).items()}
-    found["knn_random"] = knn(untrained(resolve(config, data), data), data, config.knn_k)
-    for name, value in found.items():
+        measures |= {f"R2 {name}": r2 for name, r2 in factor_scores(run.encoder, data).items()}
+    measures["knn_random"] = knn(untrained(resolve(config, data), data), data, config.knn_k)
+    for name, value in measures.items():
         table.loc[table.index[-1], name] = value
     return table
 
 
-def sweep(part: str, seeds: int, folder: str):
-    if part == "cifar" and not folder:
+def sweep(name: str, seeds: int, folder: str):
+    if name == "cifar" and not folder:
         raise SystemExit("cifar needs --folder, with CIFAR-10's images as train/<class>/*.jpg")
-    data = lab_data(folder if part == "cifar" else DATA.get(part, "fashion-scattered"))
-    varied = list(dict.fromkeys(name for changes in PARTS[part].values() for name in changes))
+    data = lab_data(folder if name == "cifar" else DATA.get(name, "fashion-scattered"))
+    varied = list(dict.fromkeys(field for changes in SWEEPS[name].values() for field in changes))
     tables = []
-    for setting, changes in PARTS[part].items():
+    for setting, changes in SWEEPS[name].items():
         for seed in range(seeds):
             config = lab_config(data, seed=seed, **changes)
             table = measured(config, data)
@@ -137,30 +140,32 @@ def sweep(part: str, seeds: int, folder: str):
             print(
                 f"{setting}, {seed}: kNN {last['knn']:.3f}, std {last['std_ratio']:.3f}", flush=True
             )
-            own = {name.removeprefix("method."): value_of(config, name) for name in varied}
-            tables.append(table.assign(setting=setting, **own, seed=seed))
-    head = ["setting", *own, "seed"]
+            values = {field.removeprefix("method."): value_of(config, field) for field in varied}
+            tables.append(table.assign(setting=setting, **values, seed=seed))
+    head = ["setting", *[field.removeprefix("method.") for field in varied], "seed"]
     table = pd.concat(tables)
-    table = table[[*head, *[name for name in table if name not in head]]]
+    table = table[[*head, *[column for column in table if column not in head]]]
+    command = f"python benchmarks/collapse_lab.py {name} --seeds {seeds}"
+    if folder:
+        command += " --folder PATH"
     made = [
-        f"python benchmarks/collapse_lab.py {part} --seeds {seeds}"
-        + " --folder PATH" * bool(folder),
+        command,
         f"data: {data.name} training images, {len(data.test)} for testing",
         str(resolve(lab_config(data), data)),
         str(environment(resolve_device("auto"))),
     ]
     TABLES.mkdir(exist_ok=True)
     text = "".join(f"# {line}\n" for line in made) + table.to_csv(index=False, float_format="%.4g")
-    write_bytes(TABLES / f"collapse_{part}.csv", text.encode())
+    write_bytes(TABLES / f"collapse_{name}.csv", text.encode())
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("parts", nargs="+", choices=PARTS)
+    parser.add_argument("sweeps", nargs="+", choices=SWEEPS)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument(
         "--folder", default="", help="of CIFAR-10 as JPEG files: train/<class>/*.jpg"
     )
     options = parser.parse_args()
-    for name in options.parts:
+    for name in options.sweeps:
         sweep(name, options.seeds, options.folder)

@@ -5,7 +5,7 @@
 
 For each seed one pretraining, its kNN accuracy and its linear probe with 1,000 labels, beside raw pixels
 and the untrained encoder under the same protocol. Fields of `PretrainConfig` may be changed. Runs are
-kept in runs/ and found again. Writes notebooks/tables/<name>.md and .csv.
+kept in runs/ and reused. Writes notebooks/tables/<name>.md and .csv.
 """
 
 import argparse
@@ -60,12 +60,11 @@ def main():
     table = pd.DataFrame(rows)
     table.to_csv(RESULTS / f"{arguments.name}.csv", index=False)
     environment = run.result["environment"]
-    shown = {
-        k: v for k, v in dataclasses.asdict(config).items() if k not in ("data_folder", "seed")
-    }
-    shown["data"] = Path(shown["data"]).name
+    fields = dataclasses.asdict(config)
+    del fields["data_folder"], fields["seed"]
+    fields["data"] = Path(fields["data"]).name
     words = [f"{k}={v}" for k, v in changes.items() if k != "data"]
-    words += [f"data=path/to/{shown['data']}"] if "data" in changes else []
+    words += [f"data=path/to/{fields['data']}"] if "data" in changes else []
     lines = [
         f"`python benchmarks/default_run.py {' '.join([arguments.name, *words])} --seeds "
         f"{' '.join(map(str, arguments.seeds))}`", "",
@@ -75,13 +74,13 @@ def main():
         "| encoder | kNN, k = 200 | kNN, k = 20 | linear probe, 1,000 labels |", "|---|---|---|---|",
     ]  # fmt: skip
     for name in table["encoder"].unique():
-        own = table[table["encoder"] == name].groupby("encoder")
+        rows_of_encoder = table[table["encoder"] == name].groupby("encoder")
         cells = []
         for column in ("knn_200", "knn_20", "probe_1000"):
-            mean, half = mean_and_interval(own[column])
+            mean, half = mean_and_interval(rows_of_encoder[column])
             cells.append(f"{mean[name]:.3f} ± {half[name]:.3f}")
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += ["", "The configuration:", "", "```json", json.dumps(shown, indent=1), "```"]
+    lines += ["", "The configuration:", "", "```json", json.dumps(fields, indent=1), "```"]
     (RESULTS / f"{arguments.name}.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 

@@ -15,12 +15,16 @@ FIGURES = {  # file: notebook, and how the figure's text alternative begins
 def main():
     for name, (notebook, begins) in FIGURES.items():
         path = HERE.parent / "notebooks" / f"{notebook}.ipynb"
-        outputs = [o for c in nbformat.read(path, as_version=4).cells for o in c.get("outputs", [])]
-        (image,) = [
-            o.data["image/png"] for o in outputs
-            if o.get("metadata", {}).get("image/png", {}).get("alt", "").startswith(begins)
-        ]  # fmt: skip
-        (HERE / name).write_bytes(base64.b64decode(image))
+        cells = nbformat.read(path, as_version=4).cells
+        outputs = [output for cell in cells for output in cell.get("outputs", [])]
+        (figure,) = [output for output in outputs if text_alternative(output).startswith(begins)]
+        (HERE / name).write_bytes(base64.b64decode(figure.data["image/png"]))
+
+
+def text_alternative(output: nbformat.NotebookNode) -> str:
+    """The text alternative of an output's PNG; empty where there is none."""
+    metadata = output.get("metadata", {})
+    return metadata.get("image/png", {}).get("alt", "")
 
 
 if __name__ == "__main__":

@@ -41,8 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cards", action="store_true", help="write cards and tables anew")
     options = parser.parse_args(arguments)
     if options.refresh or options.cards:
-        for notebook in find_notebooks(options.numbers or ["0"]) if options.refresh else ():
-            refresh(notebook)
+        if options.refresh:
+            for notebook in find_notebooks(options.numbers or ["0"]):
+                refresh(notebook)
         for notebook in find_notebooks([]):  # the time after the others is shorter by their runs
             write_card(notebook)
         write_tables()
@@ -53,11 +54,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def find_notebooks(numbers: list[str]) -> list[Path]:
     """The lessons in order, or those notebooks whose names begin with one of `numbers`."""
-    found = sorted(SOURCE.glob("0*.ipynb"))
+    notebooks = sorted(SOURCE.glob("0*.ipynb"))
     wanted = tuple(numbers or (f"0{i}" for i in range(1, 10)))  # 00 is the start page
-    chosen = [p for p in found if p.name.startswith(wanted)]
+    chosen = [path for path in notebooks if path.name.startswith(wanted)]
     if not chosen:
-        raise SystemExit(f"no notebook begins with {numbers}: {', '.join(p.stem for p in found)}")
+        names = ", ".join(path.stem for path in notebooks)
+        raise SystemExit(f"no notebook begins with {numbers}: {names}")
     return chosen
 
 
@@ -68,12 +70,10 @@ def run_book(notebooks: list[Path], out: Path) -> int:
     """Execute, render and index; returns how many failed."""
     measured = durations()
     total = sum(measured.get(p.stem, {}).get("alone", 180) for p in notebooks)
-    print(f"simlab runs {len(notebooks)} notebook(s) on the images that come along:")
+    print(f"simlab runs {len(notebooks)} notebook(s) on the bundled images:")
     for path in notebooks:
         print(f"  {path.stem:<32} {pages.title_of(path)}")
-    print(
-        f"About {max(1, round(total / 60))} minutes on two cores; what was trained before is reused."
-    )
+    print(f"About {max(1, round(total / 60))} minutes on two cores; finished runs are reused.")
     print(f"Results go to {out}\n", flush=True)
     cards = []
     for path in notebooks:
@@ -83,7 +83,7 @@ def run_book(notebooks: list[Path], out: Path) -> int:
     for card in cards:
         print(f"  {card['name']}: {card['status']} in {card['seconds']:.0f} s")
         for name, value in card["metrics"].items():
-            print(f"      {name:<36} {pages.shown(value)}")
+            print(f"      {name:<36} {pages.as_text(value)}")
     print(f"\nLook at  {out / 'index.html'}")
     print("Next     make lab, and change a parameter")
     return sum(card["status"] != "done" for card in cards)
@@ -93,7 +93,8 @@ def run_notebook(path: Path, out: Path) -> dict:
     """One notebook through papermill into `out`, with its metrics.json."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "metrics.json").unlink(missing_ok=True)
-    started, status = time.monotonic(), "done"
+    started = time.monotonic()
+    status = "done"
     os.environ["SIMLAB_OUT"] = str(out)  # the notebook's kernel inherits it
     try:
         papermill.execute_notebook(
@@ -124,26 +125,31 @@ def refresh(path: Path):
     temporary one, or $SIMLAB_RUNS.
     """
     with tempfile.TemporaryDirectory() as temporary:
-        given = os.environ.get("SIMLAB_RUNS")
-        runs = Path(given or f"{temporary}/runs")
+        runs_of_caller = os.environ.get("SIMLAB_RUNS")
+        runs = Path(runs_of_caller or f"{temporary}/runs")
         empty = not runs.exists() or not any(runs.iterdir())
         os.environ["SIMLAB_RUNS"] = str(runs)
-        part = Path(temporary, path.name)
+        executed = Path(temporary, path.name)
         started = time.monotonic()
         try:
             with PeakMemory() as memory:
                 papermill.execute_notebook(
-                    str(path), str(part), cwd=str(path.parent), kernel_name="python3"
+                    str(path), str(executed), cwd=str(path.parent), kernel_name="python3"
                 )
             seconds = round(time.monotonic() - started)
-            notebook = nbformat.read(part, as_version=4)
+            notebook = nbformat.read(executed, as_version=4)
         finally:
-            if not given:
+            if not runs_of_caller:
                 del os.environ["SIMLAB_RUNS"]
         if empty:
-            found = {"alone": seconds, "memory": round(memory.peak / 1e9, 1), "runs": trained(runs)}
-            write_bytes(DURATIONS, (json.dumps(durations() | {path.stem: found}, indent=1,
-                                               sort_keys=True) + "\n").encode())  # fmt: skip
+            measured = durations()
+            measured[path.stem] = {
+                "alone": seconds,
+                "memory": round(memory.peak / 1e9, 1),
+                "runs": trained(runs),
+            }
+            text = json.dumps(measured, indent=1, sort_keys=True)
+            write_bytes(DURATIONS, f"{text}\n".encode())
         else:
             print(f"{path.name}: not measured, since {runs} is not empty")
     write_bytes(path, (nbformat.writes(cleaned(notebook)) + "\n").encode())
@@ -151,10 +157,14 @@ def refresh(path: Path):
 
 
 class PeakMemory:
-    """The most memory that this process's children held at once: `with PeakMemory() as m: m.peak`."""
+    """The most memory that this process's children held at once.
+
+    `with PeakMemory() as memory: ...`, then `memory.peak` in bytes.
+    """
 
     def __enter__(self):
-        self.peak, self._over = 0, threading.Event()
+        self.peak = 0
+        self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
@@ -165,7 +175,7 @@ class PeakMemory:
             for child in psutil.Process().children(recursive=True):
                 try:
                     held += child.memory_info().rss
-                except psutil.Error:  # gone in between
+                except psutil.Error:  # it has ended in between
                     continue
             self.peak = max(self.peak, held)
 
@@ -175,15 +185,15 @@ class PeakMemory:
 
 
 def trained(runs: Path) -> dict[str, float]:
-    """Seconds of every finished run in a folder, by what the run is apart from the code's digest."""
-    found = {}
+    """Seconds of every finished run in a folder, by its identity without the code's digest."""
+    seconds = {}
     for path in runs.rglob("config.json"):
         result = path.with_name("metrics.json")
         if result.exists():
-            what = {k: v for k, v in read_json(path).items() if k != "code"}
-            key = digest(json.dumps(what, sort_keys=True).encode())
-            found[key] = round(float(read_json(result).get("seconds", 0)), 1)
-    return found
+            identity = {k: v for k, v in read_json(path).items() if k != "code"}
+            key = digest(json.dumps(identity, sort_keys=True).encode())
+            seconds[key] = round(float(read_json(result).get("seconds", 0)), 1)
+    return seconds
 
 
 def durations() -> dict[str, dict]:
@@ -192,9 +202,9 @@ def durations() -> dict[str, dict]:
 
 def cleaned(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Without times, papermill's notes, widgets' states and progress bars."""
-    keep = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-            "language_info": {"name": "python"}}  # fmt: skip
-    notebook.metadata = nbformat.from_dict(keep)
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    notebook.metadata = nbformat.from_dict(metadata)
     for cell in notebook.cells:
         tags = cell.metadata.get("tags", [])
         cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})

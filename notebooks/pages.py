@@ -24,10 +24,12 @@ table { border-collapse: collapse; margin: .5rem 0 1.5rem; display: block; overf
 th, td { text-align: left; padding: .2rem 1rem .2rem 0; border-bottom: 1px solid #8886; }
 td { font-variant-numeric: tabular-nums; vertical-align: top; } small { opacity: .75; }
 article { border-top: 1px solid #8886; padding: 1rem 0; overflow: auto; }
-article img { float: right; width: 19rem; max-width: 45%; margin: 0 0 1rem 1rem; background: white; }
+article img { float: right; width: 19rem; max-width: 45%; margin: 0 0 1rem 1rem;
+    background: white; }
 details { margin: .3rem 0; } a.anchor-link { display: none; }
 """
-NAV = """nav.course { font: 16px/1.5 system-ui, sans-serif; padding: .6rem 1rem; margin-bottom: 1rem;
+NAV = """nav.course { font: 16px/1.5 system-ui, sans-serif;
+padding: .6rem 1rem; margin-bottom: 1rem;
 border-bottom: 1px solid #8886; display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; }"""
 
 
@@ -77,7 +79,8 @@ def page_of(path: Path, source: Path | None = None, places: dict[Path, str] | No
             cell.source = with_mathml(with_links(cell.source, source or path, places or {}))
         else:
             cell.outputs = lasting(cell.outputs)
-    # embed_images stays off: it closes every HTML tag within a text at once, formulas' and details';
+    # embed_images stays off: it closes every HTML tag within a text at once, those of formulas
+    # and details as well;
     # figures are outputs, which are inside the page anyway
     exporter = HTMLExporter(
         mathjax_url="", require_js_url="", jquery_url="", widget_renderer_url="",
@@ -206,17 +209,18 @@ def figures(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
 
 def last_figure(path: Path) -> tuple[bytes, str]:
     """The last figure that a notebook drew, where its story ends: PNG and text; empty if none."""
-    found = figures(nbformat.read(path, as_version=4))
-    if not found:
+    outputs = figures(nbformat.read(path, as_version=4))
+    if not outputs:
         return b"", ""
-    alt = found[-1].metadata.get("image/png", {}).get("alt", "")
-    return base64.b64decode(found[-1].data["image/png"]), alt
+    alt = outputs[-1].metadata.get("image/png", {}).get("alt", "")
+    return base64.b64decode(outputs[-1].data["image/png"]), alt
 
 
-# ------------------------------------------------------------------------------- cards, tables, index
+# ------------------------------------------------------------------------ cards, tables, index
 
 
-def shown(value) -> str:
+def as_text(value) -> str:
+    """A result as the pages print it."""
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
@@ -228,11 +232,16 @@ def course() -> dict[str, dict]:
 def measured(name: str) -> tuple[float, float, float]:
     """Seconds alone, seconds after the notebooks before it, and memory in GB; 0: not measured."""
     path = SOURCE / "durations.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    own = known.get(name, {})
-    before = {key for other in known if other < name for key in known[other].get("runs", {})}
-    shared = sum(s for key, s in own.get("runs", {}).items() if key in before)
-    return own.get("alone", 0), own.get("alone", 0) - shared, own.get("memory", 0)
+    durations = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    runs_before = set()
+    for other, measurement in durations.items():
+        if other < name:
+            runs_before.update(measurement.get("runs", {}))
+    measurement = durations.get(name, {})
+    alone = measurement.get("alone", 0)
+    runs = measurement.get("runs", {})
+    shared = sum(seconds for run, seconds in runs.items() if run in runs_before)
+    return alone, alone - shared, measurement.get("memory", 0)
 
 
 def minutes(seconds: float) -> str:
@@ -268,8 +277,9 @@ def card_of(path: Path) -> str:
 
 def work_of(exercises: Path) -> str:
     """How many exercises there are, and for how long."""
-    found = re.findall(r"· (\d+) minutes\*", exercises.read_text(encoding="utf-8"))
-    return f"{len(found)}, {sum(map(int, found))} minutes"
+    text = exercises.read_text(encoding="utf-8")
+    minutes_of_each = [int(digits) for digits in re.findall(r"· (\d+) minutes\*", text)]
+    return f"{len(minutes_of_each)}, {sum(minutes_of_each)} minutes"
 
 
 def course_table(folder: str) -> str:
@@ -298,7 +308,7 @@ def index_page(cards: list[dict], places: dict[Path, str], out: Path) -> str:
         if exercises in places:
             links.append(f'<a href="{places[exercises]}">exercises</a>')
         rows = "".join(
-            f"<tr><td>{html.escape(key)}</td><td>{html.escape(shown(value))}</td></tr>"
+            f"<tr><td>{html.escape(key)}</td><td>{html.escape(as_text(value))}</td></tr>"
             for key, value in card["metrics"].items()
         )
         figure = ""

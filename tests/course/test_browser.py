@@ -29,10 +29,10 @@ def lab(tmp_path_factory):
     """The address and folder of the JupyterLab of all these tests.
 
     In it: a notebook that shows every widget, and every committed one with parameters of seconds.
-    What one lesson has trained another finds again.
+    What one lesson has trained another one reuses.
     """
     home = tmp_path_factory.mktemp("lab")
-    folders = [str(ROOT / "tests"), str(ROOT)]
+    folders = [str(ROOT / "tests" / "course"), str(ROOT)]
     cells = [f"import sys\nsys.path[:0] = {folders}\nimport explorers\nmade = explorers.every()"]
     cells += [f"made[{name!r}]" for name in NAMES]
     cells += ["live = explorers.widgets.live_curves(4)\nlive", "live.on_epoch(explorers.HISTORY[:2])",

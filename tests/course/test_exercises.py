@@ -149,7 +149,7 @@ ONE_DRAW = "(torch.rand(1, generator=generator) < 0.5).expand(len(x))"
 WRONG = [
     wrong("loss", loss("(D(p1, z2) + D(p2, z1)) / 2", COSINE.replace(".detach()", "")),
           "a gradient flows into z"),
-    wrong("loss", loss("(D(z2, p1) + D(z1, p2)) / 2"), "no gradient reaches the guesses"),
+    wrong("loss", loss("(D(z2, p1) + D(z1, p2)) / 2"), "no gradient reaches the predictions"),
     wrong("loss", loss("-(D(p1, z2) + D(p2, z1)) / 2"), "It is the *negative* cosine"),
     wrong("loss", loss("D(p1, z2) + D(p2, z1)"), "each counts one half"),
     wrong("loss", loss("D(p1, z2)"), "add the other direction"),

@@ -1,1 +1,4 @@
-"""The exercises' checks, one module a notebook. They test what must hold, and say why it does not."""
+"""The checks of the exercises, one module a notebook.
+
+They test what must hold, and say why an answer does not.
+"""

@@ -6,12 +6,12 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from .judge import draws, exercise, near, need, number, predictions
+from .judge import all_predicted, draws, exercise, near, need, number, predictions
 
 WHY = {
     "SimSiam as it is": "With stop-gradient and predictor the spread of z stays near 1.",
     "without stop-gradient": "The loss is then smallest when all z are one point, and gradient "
-    "descent finds that: the targets move towards the guesses.",
+    "descent finds that: the targets move towards the predictions.",
     "without predictor": "With p = z the stop-gradient alone does not help: each view pulls the "
     "other one, and all images end in one point.",
     "batches of 32 instead of 128": "No image is pushed away from another, so SimSiam needs no "
@@ -34,36 +34,40 @@ def toy(
     with torch.random.fork_rng():
         torch.manual_seed(0)
         encoder = nn.Sequential(nn.Linear(20, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 32))
-        guess = nn.Sequential(nn.Linear(32, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 32))
-    guess = guess if predictor else nn.Identity()
+        predict = nn.Sequential(nn.Linear(32, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 32))
+    if not predictor:
+        predict = nn.Identity()
     centres = torch.randn(10, 20, generator=generator)
     x = centres[torch.arange(512) % 10] + 0.3 * torch.randn(512, 20, generator=generator)
-    optimizer = torch.optim.SGD([*encoder.parameters(), *guess.parameters()], lr=0.3, momentum=0.9)
+    weights = [*encoder.parameters(), *predict.parameters()]
+    optimizer = torch.optim.SGD(weights, lr=0.3, momentum=0.9)
     for _ in range(150):
-        own = x[torch.randint(512, (batch,), generator=generator)]
-        z1, z2 = (
-            encoder(own + 0.3 * torch.randn(own.shape, generator=generator)) for _ in range(2)
-        )
-        t1, t2 = (z1.detach(), z2.detach()) if stop_gradient else (z1, z2)
-        both = F.cosine_similarity(guess(z1), t2) + F.cosine_similarity(guess(z2), t1)
-        loss = -both.mean() / 2
+        sample = x[torch.randint(512, (batch,), generator=generator)]
+        z1 = encoder(sample + 0.3 * torch.randn(sample.shape, generator=generator))
+        z2 = encoder(sample + 0.3 * torch.randn(sample.shape, generator=generator))
+        target1, target2 = z1, z2
+        if stop_gradient:
+            target1, target2 = z1.detach(), z2.detach()
+        cosine12 = F.cosine_similarity(predict(z1), target2)
+        cosine21 = F.cosine_similarity(predict(z2), target1)
+        loss = -(cosine12 + cosine21).mean() / 2
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return float(loss.detach()), float(F.normalize(z1.detach(), dim=1).std(0).mean() * 32**0.5)
+    spread = F.normalize(z1.detach(), dim=1).std(0).mean() * 32**0.5
+    return float(loss.detach()), float(spread)
 
 
 @exercise
 def ablations(answer) -> str:
     """{run: does it collapse?}; the runs are made here, after the prediction."""
-    truth, shown = {}, {}
-    if isinstance(answer, dict) and all(isinstance(v, bool) for v in answer.values()):
+    truth = dict.fromkeys(OPTIONS, False)
+    if all_predicted(answer):
         for name, options in OPTIONS.items():
             loss, spread = toy(**options)
             truth[name] = spread < 0.5
-            shown[name] = f"{name:<30} loss {loss:6.2f}   spread of z {spread:4.1f}"
-        print("\n".join(shown.values()))
-    predictions(answer, truth or dict.fromkeys(OPTIONS, False), WHY)
+            print(f"{name:<30} loss {loss:6.2f}   spread of z {spread:4.1f}")
+    predictions(answer, truth, WHY)
     return "And see: the collapsed runs have the *lower* loss. The loss alone tells you nothing."
 
 
@@ -85,8 +89,8 @@ def spread(answer) -> str:
     )
     need(
         not near(healthy, 0.25, 0.02),
-        "for features that use all directions it is 1 / sqrt(d), here 0.25. Multiply by sqrt(d), so "
-        "that healthy is 1 whatever the width.",
+        "for features that use all directions it is 1 / sqrt(d), here 0.25. Multiply by sqrt(d), "
+        "so that healthy is 1 whatever the width.",
     )
     need(
         near(healthy, 1, 0.03), f"for features that use all directions it is {healthy:.2f}, not 1."
@@ -97,6 +101,7 @@ def spread(answer) -> str:
 
 
 def _count(strengths: torch.Tensor) -> float:
+    """The exponential of the entropy of the strengths' shares."""
     shares = strengths / strengths.sum()
     return float(torch.exp(torch.special.entr(shares).sum()))
 
@@ -135,9 +140,9 @@ def rank(answer) -> str:
     )
     right = _count(torch.tensor([1.0] + [0.1] * 7))
     need(near(value, right, 0.01), f"one strong and seven weak: {value:.2f}, expected {right:.2f}.")
-    turn, _ = torch.linalg.qr(torch.randn(8, 8, generator=draws(2)))
+    rotation, _ = torch.linalg.qr(torch.randn(8, 8, generator=draws(2)))
     need(
-        near(number(answer, weak @ turn), value, 0.01),
+        near(number(answer, weak @ rotation), value, 0.01),
         "it changes when the features are rotated: look at directions, not at single channels.",
     )
     return "It counts directions by their strength, whatever the scale and the rotation."

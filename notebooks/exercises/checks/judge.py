@@ -1,7 +1,10 @@
-"""What all checks share: a verdict in words. An answer is tried, and the first thing that is wrong
-with it is said together with why it matters."""
+"""What all checks share: a verdict in words.
+
+An answer is tried, and the first thing that is wrong with it is reported, with why it matters.
+"""
 
 import functools
+import math
 from collections.abc import Callable
 
 import torch
@@ -28,6 +31,7 @@ def exercise(check: Callable[..., str]) -> Callable[..., None]:
 
 
 def need(holds, why: str):
+    """Go on if it holds; else the verdict is `why`."""
     if not bool(holds):
         raise NotYet(why)
 
@@ -51,10 +55,10 @@ def tensor(answer: Callable, *args, shape: tuple[int, ...]) -> Tensor:
         isinstance(result, Tensor),
         f"a tensor was expected, and yours is a {type(result).__name__}.",
     )
-    what = f"of shape {list(shape)}" if shape else "with a single number (no dimensions)"
+    expected = f"of shape {list(shape)}" if shape else "with a single number (no dimensions)"
     need(
         tuple(result.shape) == tuple(shape),
-        f"a tensor {what} was expected, and yours has the shape {list(result.shape)}.",
+        f"a tensor {expected} was expected, and yours has the shape {list(result.shape)}.",
     )
     need(
         not result.is_floating_point() or result.isfinite().all(),
@@ -66,9 +70,12 @@ def tensor(answer: Callable, *args, shape: tuple[int, ...]) -> Tensor:
 def number(answer: Callable, *args) -> float:
     """`call`, for an answer that has to be one number."""
     result = call(answer, *args)
-    single = isinstance(result, int | float) or (hasattr(result, "ndim") and result.ndim == 0)
-    need(single, f"one number was expected, and yours is {described(result)}.")
-    need(float(result) == float(result), "it is NaN: look for a division by zero.")
+    is_scalar_array = hasattr(result, "ndim") and result.ndim == 0
+    need(
+        isinstance(result, int | float) or is_scalar_array,
+        f"one number was expected, and yours is {described(result)}.",
+    )
+    need(not math.isnan(float(result)), "it is NaN: look for a division by zero.")
     return float(result)
 
 
@@ -79,20 +86,30 @@ def described(result) -> str:
 
 def near(a, b, tolerance: float = 1e-3) -> bool:
     """Equal within rounding, numbers or tensors."""
-    return bool(torch.allclose(torch.as_tensor(a).double(), torch.as_tensor(b).double(),
-                               atol=tolerance, rtol=1e-4))  # fmt: skip
+    a, b = torch.as_tensor(a).double(), torch.as_tensor(b).double()
+    return torch.allclose(a, b, atol=tolerance, rtol=1e-4)
 
 
 def draws(seed: int = 0) -> torch.Generator:
+    """A generator of random numbers, for `generator=` of torch's functions."""
     return torch.Generator().manual_seed(seed)
 
 
+def all_predicted(answer) -> bool:
+    """Whether it is a dict with True or False for everything in it."""
+    return isinstance(answer, dict) and all(isinstance(value, bool) for value in answer.values())
+
+
 def predictions(answer: dict, truth: dict[str, bool], why: dict[str, str]):
-    """A dict of predictions is complete, and each is right; else the reason of the first wrong one."""
-    need(isinstance(answer, dict) and set(answer) == set(truth),
-         f"a prediction for each of these was expected: {', '.join(truth)}.")  # fmt: skip
-    need(all(isinstance(value, bool) for value in answer.values()),
-         "still blank. Put True or False for each, before you run on: a guess that you wrote down "
-         "is one you can learn from.")  # fmt: skip
+    """Need a complete dict of predictions that are right; else say why the first wrong one is."""
+    need(
+        isinstance(answer, dict) and set(answer) == set(truth),
+        f"a prediction for each of these was expected: {', '.join(truth)}.",
+    )
+    need(
+        all_predicted(answer),
+        "still blank. Put True or False for each, before you run on: a prediction that you wrote "
+        "down is one you can learn from.",
+    )
     for name, value in truth.items():
         need(answer[name] == value, f"{name!r} is {value}. {why[name]}")

@@ -27,47 +27,53 @@ def loss(answer) -> str:
         "for views that agree it is -16, the number of images: take their mean and not their "
         "sum, or the learning rate would depend on the batch size.",
     )
-    need(near(value, tensor(answer, p2, p1, z2, z1, shape=())),
-         "it changes when the two views change places. Neither view is the first one by nature: "
-         "add the other direction, D(p2, z1).")  # fmt: skip
+    need(
+        near(value, tensor(answer, p2, p1, z2, z1, shape=())),
+        "it changes when the two views change places. Neither view is the first one by nature: "
+        "add the other direction, D(p2, z1).",
+    )
     need(
         not near(agree, -2),
         "for views that agree it is -2. There are two directions: each counts one half.",
     )
     need(
         near(tensor(answer, z2, z1, z1, z2, shape=()), -1),
-        "the guess of one view is compared with the same view. p1 has to guess z2, and p2 has to "
-        "guess z1; otherwise the views never meet.",
+        "the prediction of one view is compared with the same view. p1 has to predict z2, and p2 "
+        "has to predict z1; otherwise the views never meet.",
     )
     need(near(agree, -1), f"for views that agree it is {float(agree):.2f} and should be -1.")
     p1, p2, z1, z2 = (t.clone().requires_grad_() for t in (p1, p2, z1, z2))
     value = tensor(answer, p1, p2, z1, z2, shape=())
     if value.requires_grad:
         value.backward()
-    moves = [t.grad is not None and bool(t.grad.abs().max() > 0) for t in (p1, p2, z1, z2)]
     need(
-        moves[0] and moves[1],
-        "no gradient reaches the guesses p1 and p2, so nothing would learn. The stop-gradient "
+        _has_gradient(p1) and _has_gradient(p2),
+        "no gradient reaches the predictions p1 and p2, so nothing would learn. The stop-gradient "
         "belongs to the targets z.",
     )
     need(
-        not moves[2] and not moves[3],
+        not _has_gradient(z1) and not _has_gradient(z2),
         "the value is right, but a gradient flows into z. The target must be taken as it is: "
-        "z.detach(). Without that the targets move towards the guesses, and everything "
+        "z.detach(). Without that the targets move towards the predictions, and everything "
         "collapses into one point (notebook 3).",
     )
     return "It is symmetric, blind to lengths, -1 at best, and z gets no gradient."
+
+
+def _has_gradient(t: Tensor) -> bool:
+    return t.grad is not None and bool(t.grad.abs().max() > 0)
 
 
 @exercise
 def views(answer) -> str:
     """two_views(x, generator): x float [N, 1, H, W] -> two of them."""
     x = 0.5 + torch.rand(256, 1, 4, 4, generator=draws(1))
-    kept = x.clone()
+    original = x.clone()
     pair = call(answer, x, draws())
     need(isinstance(pair, tuple | list) and len(pair) == 2, "two views were expected.")
-    first, second = (tensor(lambda v=v: v, shape=tuple(x.shape)) for v in pair)
-    need(torch.equal(x, kept), "the images themselves were changed. A view is a copy.")
+    first = tensor(lambda: pair[0], shape=tuple(x.shape))
+    second = tensor(lambda: pair[1], shape=tuple(x.shape))
+    need(torch.equal(x, original), "the images themselves were changed. A view is a copy.")
     again = call(answer, x, draws())
     need(
         near(first, again[0]) and near(second, again[1]),
@@ -86,12 +92,15 @@ def views(answer) -> str:
             "all images of the batch are mirrored, or none. Each needs its own draw, [N] numbers "
             "and not one; a known mistake of batched augmentation.",
         )
-        need(factors.std() > 1e-3,
-             "all images of the batch get the same brightness: draw one factor for each, "
-             "shape [N, 1, 1, 1].")  # fmt: skip
+        need(
+            factors.std() > 1e-3,
+            "all images of the batch get the same brightness: draw one factor for each, "
+            "shape [N, 1, 1, 1].",
+        )
         need(
             factors.min() > 0.599 and factors.max() < 1.401,
-            f"the factors go from {factors.min():.2f} to {factors.max():.2f}: 0.6 to 1.4 was asked.",
+            f"the factors go from {factors.min():.2f} to {factors.max():.2f}: "
+            "0.6 to 1.4 was asked.",
         )
         need(
             factors.min() < 0.7 and factors.max() > 1.3,
@@ -135,14 +144,14 @@ def vote(answer) -> str:
     if nearest == [0, 0]:
         need(
             classes(1, 0.1, bank.roll(1, 0)) == [0, 0],
-            "it returns the place of the nearest image in the bank and not its class: look it "
+            "it returns the index of the nearest image in the bank and not its class: look it "
             "up in `labels`.",
         )
     need(
         nearest == [2, 2],
         "with k=1 a query gets the class of its most similar image, which is 2 here.",
     )
-    far = bank * torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0])[:, None]
+    far = bank.clone()
     far[1:3] *= 10
     need(
         classes(1, 0.1, far) == [2, 2],

@@ -1,5 +1,7 @@
 """Checks of the exercises of notebook 02."""
 
+import itertools
+
 import pandas as pd
 import torch
 
@@ -28,7 +30,7 @@ def draw(answer) -> str:
     chosen = tensor(answer, labels, 50, 0, shape=(50,))
     need(
         not chosen.is_floating_point() and chosen.min() >= 0 and chosen.max() < 200,
-        "places in `labels` were expected: whole numbers from 0 to N - 1.",
+        "indices into `labels` were expected: whole numbers from 0 to N - 1.",
     )
     need(
         len(chosen.unique()) == 50,
@@ -65,8 +67,8 @@ def report(answer) -> str:
     )
     need(
         not near(value, 0.73),
-        "0.73 is the validation accuracy by which the setting was chosen: for the same reason it is "
-        "too high. Report the test images' answer for that setting.",
+        "0.73 is the validation accuracy by which the setting was chosen: for the same reason it "
+        "is too high. Report the test images' answer for that setting.",
     )
     need(near(value, 0.69), f"it is {value:.2f}: take the test accuracy where validation is best.")
     need(
@@ -80,40 +82,46 @@ def report(answer) -> str:
 @exercise
 def compare(answer) -> str:
     """{column: two runs of RUNS that differ in it alone, or "no pair"}."""
-    asked = ["augmentation", "labels", "method", "epochs"]
+    factors = ["augmentation", "labels", "method", "epochs"]
     need(
-        isinstance(answer, dict) and set(answer) == set(asked),
-        f"an answer for each of these was expected: {', '.join(asked)}.",
+        isinstance(answer, dict) and set(answer) == set(factors),
+        f"an answer for each of these was expected: {', '.join(factors)}.",
     )
-    for factor in asked:
+    for factor in factors:
         _judge_pair(factor, answer[factor])
     return "A comparison answers a question only where nothing else differs."
 
 
+def _differences(a: str, b: str) -> list[str]:
+    """The factors in which two runs differ."""
+    return [factor for factor in COLUMNS[:-1] if RUNS.loc[a, factor] != RUNS.loc[b, factor]]
+
+
 def _judge_pair(factor: str, pair):
-    others = [c for c in COLUMNS[:-1] if c != factor]
-    possible = [
-        a + b for a in RUNS.index for b in RUNS.index
-        if a < b and RUNS.loc[a, factor] != RUNS.loc[b, factor]
-        and all(RUNS.loc[a, c] == RUNS.loc[b, c] for c in others)
-    ]  # fmt: skip
     need(
         pair is not None and pair != "",
         "still blank. For each question, name two runs, such as ('A', 'B'), or 'no pair'.",
     )
     if pair == "no pair":
-        need(not possible, f"{factor}: there is a pair that differs in nothing else. Look again.")
+        exists = any(
+            _differences(a, b) == [factor] for a, b in itertools.combinations(RUNS.index, 2)
+        )
+        need(not exists, f"{factor}: there is a pair that differs in nothing else. Look again.")
         return
-    known = isinstance(pair, tuple | list | str) and len(pair) == 2 and set(pair) <= set(RUNS.index)
-    need(known, f"{factor}: {pair!r} is no pair of runs from A to F.")
-    a, b = pair
+    is_pair = isinstance(pair, tuple | list | str) and len(pair) == 2
     need(
-        RUNS.loc[a, factor] != RUNS.loc[b, factor],
+        is_pair and set(pair) <= set(RUNS.index),
+        f"{factor}: {pair!r} is no pair of runs from A to F.",
+    )
+    a, b = pair
+    differences = _differences(a, b)
+    need(
+        factor in differences,
         f"{factor}: {a} and {b} have the same {factor}, so they say nothing about it.",
     )
-    confounded = [c for c in others if RUNS.loc[a, c] != RUNS.loc[b, c]]
+    others = [name for name in differences if name != factor]
     need(
-        not confounded,
-        f"{factor}: {a} and {b} also differ in {' and '.join(confounded)}. The difference in "
+        not others,
+        f"{factor}: {a} and {b} also differ in {' and '.join(others)}. The difference in "
         "accuracy may come from either; the comparison is confounded.",
     )

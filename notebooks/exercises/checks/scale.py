@@ -14,8 +14,8 @@ def rate(answer) -> str:
     curve = np.array([number(answer, s, 100, 10, 0.1, 256) for s in range(100)])
     need(
         near(number(answer, 30, 100, 10, 0.1, 1024), 4 * curve[30]),
-        "with batches four times as large the rate should be four times as high: lr * batch_size / "
-        "256 (Goyal et al., 2017).",
+        "with batches four times as large the learning rate should be four times as high: "
+        "lr * batch_size / 256 (Goyal et al., 2017).",
     )
     need(curve.max() < 0.1001, f"it rises to {curve.max():.3f}, above lr = 0.1.")
     need(
@@ -44,15 +44,18 @@ def rate(answer) -> str:
 
 @exercise
 def share(answer) -> str:
-    """share(order [N], rank, world) -> the part of this epoch's order that one process trains on."""
+    """share(order [N], rank, world) -> the piece of an epoch's order that one process trains on."""
     order = torch.randperm(103, generator=torch.Generator().manual_seed(0))
-    parts = [call(answer, order, rank, 4) for rank in range(4)]
-    for part in parts:
-        need(isinstance(part, torch.Tensor) and part.ndim == 1 and part.dtype == torch.int64,
-             f"a part of `order` was expected, whole numbers, not {described(part)}.")  # fmt: skip
-    drawn = torch.cat(parts)
+    shares = [call(answer, order, rank, 4) for rank in range(4)]
+    for piece in shares:
+        is_vector = isinstance(piece, torch.Tensor) and piece.ndim == 1
+        need(
+            is_vector and piece.dtype == torch.int64,
+            f"a piece of `order` was expected, whole numbers, not {described(piece)}.",
+        )
+    drawn = torch.cat(shares)
     need(
-        not all(torch.equal(parts[0], p) for p in parts),
+        not all(torch.equal(shares[0], piece) for piece in shares),
         "every process gets the same images: four GPUs would do the same work four times.",
     )
     counts = drawn.bincount(minlength=103)
@@ -62,7 +65,7 @@ def share(answer) -> str:
         f"{int((counts == 0).sum())} of 103 images go to nobody. With test images this makes the "
         "accuracy depend on the number of GPUs.",
     )
-    sizes = [len(part) for part in parts]
+    sizes = [len(piece) for piece in shares]
     need(max(sizes) - min(sizes) <= 1, f"the shares are {sizes}: the others wait for the largest.")
     again = torch.cat([call(answer, order.flip(0), rank, 4) for rank in range(4)])
     need(
@@ -75,17 +78,19 @@ def share(answer) -> str:
 @exercise
 def difference(answer) -> str:
     """difference(a [n], b [n]) -> (low, high): 95 % interval of the mean of a - b, seeds paired."""
-    a, b = np.array([0.61, 0.55, 0.66, 0.58, 0.63]), np.array([0.60, 0.53, 0.64, 0.57, 0.61])
-    found = call(answer, a, b)
-    need(isinstance(found, tuple | list) and len(found) == 2, "two numbers: (low, high).")
-    low, high = (number(lambda v=value: v) for value in found)
+    a = np.array([0.61, 0.55, 0.66, 0.58, 0.63])
+    b = np.array([0.60, 0.53, 0.64, 0.57, 0.61])
+    interval = call(answer, a, b)
+    need(isinstance(interval, tuple | list) and len(interval) == 2, "two numbers: (low, high).")
+    low = number(lambda: interval[0])
+    high = number(lambda: interval[1])
     d = a - b
-    need(near((low + high) / 2, d.mean(), 1e-4),
-         "its middle is not the mean of a - b.")  # fmt: skip
-    half, error = (high - low) / 2, d.std(ddof=1) / 5**0.5
-    apart = math.sqrt(a.var(ddof=1) / 5 + b.var(ddof=1) / 5)
+    need(near((low + high) / 2, d.mean(), 1e-4), "its middle is not the mean of a - b.")
+    half = (high - low) / 2
+    error = d.std(ddof=1) / 5**0.5
+    unpaired_error = math.sqrt(a.var(ddof=1) / 5 + b.var(ddof=1) / 5)
     need(
-        half < 1.9 * apart,
+        half < 1.9 * unpaired_error,
         "it holds 0 although a is better with every single seed. a and b share their seeds: take "
         "the differences first. The seeds' own ups and downs then cancel.",
     )

@@ -19,7 +19,8 @@ def _places(answer, seed: int, n: int = 8):
     need(
         isinstance(pair, tuple | list) and len(pair) == 2, "the tokens of x and of y: two tensors."
     )
-    chosen, partner = (tensor(lambda t=t: t, shape=(6, n, 3)) for t in pair)
+    chosen = tensor(lambda: pair[0], shape=(6, n, 3))
+    partner = tensor(lambda: pair[1], shape=(6, n, 3))
     need(
         (partner - 1000 == chosen).all(),
         "the tokens of y stand at other places than those of x. SIM rebuilds the input of a place "
@@ -58,17 +59,18 @@ def sample(answer) -> str:
 
 @exercise
 def sample_each(answer) -> str:
-    """sample_each(x, y, n): the same n places of both, an own choice for each image (v1)."""
+    """sample_each(x, y, n): the same n places of both, another choice for each image (v1)."""
     places = _places(answer, 0)
     need(
         not (places == places[:1]).all(),
         "all images of the batch share one choice: that is v0. Draw [B, N] random numbers and "
         "sort each row.",
     )
-    counts = torch.cat([_places(answer, s) for s in range(60)]).flatten().bincount(minlength=40)
+    places = torch.cat([_places(answer, seed) for seed in range(60)])
+    counts = places.flatten().bincount(minlength=40)
     need(counts.min() > 0, "some places never come up: every one needs the same chance.")
     need(counts.max() < 3 * counts.min(), "some places come up far more often than others.")
-    return "An own draw for each image, paired between x and y."
+    return "A draw for each image, paired between x and y."
 
 
 @exercise
@@ -77,7 +79,8 @@ def distance(answer) -> str:
     zy, zx = torch.randn(2, 4, 32, 5, generator=draws())
     value = tensor(answer, zy, zx, shape=())
     need(near(tensor(answer, zx, zx, shape=()), 0, 1e-4), "of equal projections it should be 0.")
-    scale, shift = torch.tensor([1.0, 2.0, 5.0, 10.0, 20.0]), torch.tensor([0.0, 3.0, -3.0, 9.0, 1])
+    scale = torch.tensor([1.0, 2.0, 5.0, 10.0, 20.0])
+    shift = torch.tensor([0.0, 3.0, -3.0, 9.0, 1])
     need(
         near(tensor(answer, zy * scale + shift, zx, shape=()), value, 0.01),
         "it changes when a channel is stretched and shifted. Standardise each channel over the "

@@ -2,7 +2,7 @@
 
 import torch
 
-from .judge import draws, exercise, near, need, number, predictions, tensor
+from .judge import all_predicted, draws, exercise, near, need, number, predictions, tensor
 
 
 def _rotation(d: int, seed: int = 7) -> torch.Tensor:
@@ -14,13 +14,15 @@ def centre(answer) -> str:
     """centre(K [n, n]): the Gram matrix of the centred features."""
     x = 3 + torch.randn(12, 4, generator=draws(), dtype=torch.float64)
     k = x @ x.T
-    kept = k.clone()
+    original = k.clone()
     c = tensor(answer, k, shape=(12, 12))
-    need(near(k, kept), "K itself was changed. Work on a copy: K - ... and not K -= ...")
-    rows, columns = near(c.sum(1), 0), near(c.sum(0), 0)
+    need(near(k, original), "K itself was changed. Work on a copy: K - ... and not K -= ...")
+    rows = near(c.sum(1), 0)
+    columns = near(c.sum(0), 0)
     need(
         rows or columns or not near(c.mean(), 0),
-        "only the grand mean was taken off: K is zero on average, but its rows and columns are not.",
+        "only the grand mean was taken off: K is zero on average, but its rows and columns are "
+        "not.",
     )
     need(
         rows == columns,
@@ -63,11 +65,12 @@ def debiased(answer) -> str:
         "40 images and 60 channels the diagonal alone makes them look alike. U-centre: zero "
         "the diagonal before and after the row means are taken off.",
     )
-    few = x[:8], x[:8].tanh()  # with few images the denominators matter most
+    small_x, small_y = x[:8], x[:8].tanh()  # with few images the denominators matter most
+    small = number(answer, small_x, small_y)
     need(
-        abs(mean) < 0.05 and near(number(answer, *few), _reference(*few), 1e-6),
-        "it is nearly without bias, but not quite. Look at the denominators: n - 2 for the row means, "
-        "2 (n - 1) for the grand one; and zero the diagonal both times.",
+        abs(mean) < 0.05 and near(small, _reference(small_x, small_y), 1e-6),
+        "it is nearly without bias, but not quite. Look at the denominators: n - 2 for the row "
+        "means, 2 (n - 1) for the grand one; and zero the diagonal both times.",
     )
     y = x @ torch.randn(30, 20, generator=draws(2), dtype=torch.float64)
     value = number(answer, x, y)
@@ -81,10 +84,12 @@ def debiased(answer) -> str:
         value < 0.999 and near(value, _reference(x, y)),
         f"for a linear image of x it is {value:.3f} and should be {_reference(x, y):.3f}.",
     )
-    return "1 with itself, 0 on average for strangers, blind to rotation, scale and shift."
+    return "1 with itself, 0 on average for unrelated networks, blind to rotation, scale and shift."
 
 
 def _reference(x, y) -> float:
+    """Debiased linear CKA of x [n, p] and y [n, q]."""
+
     def u_centred(z):
         z = z - z.mean(0)
         k = (z @ z.T).fill_diagonal_(0)
@@ -116,13 +121,13 @@ def unchanged(answer) -> str:
         "rotated": "A Gram matrix holds inner products, and rotations keep them.",
         "all multiplied by 7": "The denominator grows as the numerator does.",
         "a constant added": "Centring takes it off again.",
-        "one channel multiplied by 20": "That one channel then makes up nearly the whole Gram matrix: "
-        "CKA looks at the directions with the most variance. CCA would not mind.",
+        "one channel multiplied by 20": "That one channel then makes up nearly the whole Gram "
+        "matrix: CKA looks at the directions with the most variance. CCA would not mind.",
         "the channels in another order": "That is a rotation (and a mirror).",
         "the images in another order": "CKA compares image with image: both encoders must see "
         "the same ones in the same order. Two shuffled loaders are a common mistake.",
     }
-    if isinstance(answer, dict) and all(isinstance(v, bool) for v in answer.values()):
+    if all_predicted(answer):
         for name, z in changes.items():
             print(f"{name:<32} CKA {_reference(x, y):5.2f} -> {_reference(x, z):5.2f}")
     truth = {name: near(_reference(x, z), _reference(x, y)) for name, z in changes.items()}
