@@ -1,5 +1,6 @@
-"""Paired differences against textbook numbers, and what layers keep where the answer is known."""
+"""Intervals and paired differences against textbook numbers, and what layers keep where the answer is known."""
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +9,8 @@ import torch.nn as nn
 
 from simlab.data import Dataset, Images
 from simlab.evaluate import ridge_r2, what_is_kept
-from simlab.stats import paired_differences
+from simlab.stats import interval_table, paired_differences
+from simlab_course.figures import plot_sweep
 
 
 def runs(**columns):
@@ -63,6 +65,57 @@ def test_only_seeds_with_both_runs_count_and_groups_stay_apart():
         paired_differences(table, "beta", "scores", 0.0, group=["labels"])
     with pytest.raises(ValueError, match="never 2.0"):
         paired_differences(table, "beta", "score", 2.0, group=["labels"])
+
+
+def results(**columns) -> pd.DataFrame:
+    return pd.DataFrame(columns | {"status": "done"})
+
+
+def test_the_interval_is_students_over_the_seeds():
+    table = results(
+        beta=[0.0] * 3 + [1.0] * 5 + [2.0],
+        seed=[0, 1, 2, *range(5), 0],
+        score=[1.0, 2.0, 3.0, 1, 2, 3, 4, 5, 9.0],
+    )
+    rows = interval_table(table, "beta", "score")
+    assert list(rows["n"]) == [3, 5, 1] and list(rows["mean"]) == [2.0, 3.0, 9.0]
+    # t(0.975; 2) = 4.3026527, sd 1 over sqrt(3); t(0.975; 4) = 2.7764451, sd sqrt(2.5) over sqrt(5)
+    half = (rows["high"] - rows["low"]) / 2
+    assert half[0] == pytest.approx(4.3026527 / 3**0.5, rel=1e-7)
+    assert half[1] == pytest.approx(2.7764451 * 0.5**0.5, rel=1e-7)
+    assert np.isnan(half[2])
+
+
+def test_a_mean_over_more_than_seeds_is_refused():
+    table = results(lr=[1, 1, 2, 2], seed=[0, 1, 0, 1], x=[1] * 4, score=[1.0, 2, 3, 4])
+    with pytest.raises(ValueError, match="more than the seed"):
+        interval_table(table, "x", "score")
+    assert len(interval_table(table, "x", "score", group="lr")) == 2
+    with pytest.raises(ValueError, match="did you mean 'score'"):
+        interval_table(table, "x", "scores")
+
+
+def test_points_without_a_number_are_warned_of():
+    table = results(x=[1, 1], seed=[0, 1], score=[1.0, float("nan")])
+    with pytest.warns(UserWarning, match="1 of 2 points"):
+        assert list(interval_table(table, "x", "score")["n"]) == [1]
+
+
+def test_the_plot_draws_means_bars_and_bare_points():
+    table = results(
+        beta=[0.0, 0.0, 1.0] * 2,
+        seed=[0, 1, 0] * 2,
+        lr=[1] * 3 + [2] * 3,
+        score=[1.0, 3, 5, 2, 4, 6],
+    )
+    figure = plot_sweep(table, "beta", "score", group="lr")
+    assert isinstance(figure, matplotlib.figure.Figure)
+    (axes,) = figure.axes
+    lines = [container.lines[0] for container in axes.containers]
+    assert [list(line.get_ydata()) for line in lines] == [[2.0, 5.0], [3.0, 6.0]]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["lr = 1", "lr = 2"]
+    segments = axes.containers[0].lines[2][0].get_segments()
+    assert segments[0][0][1] == pytest.approx(2 - 12.7062047) and len(segments[1]) == 0
 
 
 def scattered(n=300, size=8):

@@ -255,8 +255,9 @@ class Run:
     def _set_aside_a_damaged_encoder(self) -> None:
         """Make the run unfinished where encoder.pt is damaged: its last checkpoint is as good."""
         path = self.folder / "encoder.pt"
+        expected = self.result.get("encoder_digest")  # metrics.json may be damaged, and is not this
         try:
-            read_checked(path, self.result.get("encoder_digest"))
+            read_checked(path, expected)
         except ValueError as error:
             self._set_aside(path, error)
 

@@ -15,7 +15,7 @@ from typing import Any
 import filelock
 
 from simlab.compute import distributed
-from simlab.config import TrainConfig
+from simlab.config import PretrainConfig, TrainConfig
 
 from .files import digest, name_in_errors, write_json
 from .identity import code_digest, fields_that_count
@@ -47,14 +47,16 @@ def claim(
     Args:
         kind: What the run does, the first part of its folder's name.
         config: Resolved, so that no choice is left open.
-        extra: What else decides the result: the dataset's digest, a model of the user's.
+        extra: What else decides the result: the digests of the dataset, and of a method, an
+            augmentation and an encoder of the user's; empty where there is none.
         folder: Where runs are kept; empty: `runs_folder()`.
         fresh: Delete what is stored of this run.
 
     Yields:
         The run, its folder prepared.
     """
-    identity = {"kind": kind, "config": fields_that_count(config), "code": code_digest(), **extra}
+    code = code_digest(_method_of_simlab(config, extra))
+    identity = {"kind": kind, "config": fields_that_count(config), "code": code, **extra}
     name = f"{kind}-{digest(json.dumps(identity, sort_keys=True).encode())[:12]}"
     home = Path(folder or runs_folder())
     if distributed.rank() > 0:
@@ -66,6 +68,15 @@ def claim(
             shutil.rmtree(run.folder)
         run.prepare()
         yield run
+
+
+def _method_of_simlab(config: TrainConfig, extra: dict[str, Any]) -> str:
+    """Return the name of the method in use; empty where it is one of the user's."""
+    if extra.get("method"):  # the digest of its source, which only a user's has
+        return ""
+    if isinstance(config, PretrainConfig):
+        return config.method.split()[0]
+    return "supervised"
 
 
 def _lock(home: Path, name: str) -> contextlib.AbstractContextManager[object]:

@@ -12,7 +12,6 @@ import sys
 import time
 from pathlib import Path
 
-import matplotlib
 import nbformat
 import numpy as np
 import pandas as pd
@@ -23,12 +22,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from papermill.iorw import NoDatesSafeLoader
 
+from simlab import cli
+from simlab.methods import parse_method
 from simlab.stats import interval_table
-from simlab.sweeps import collect, grid_points, main, parse_grid, read_parameters, sweep
-from simlab_course.figures import plot_sweep
+from simlab.sweeps import collect, grid_points, parse_grid, point, read_parameters, runner, sweep
+from simlab.sweeps.grid import notebook_parameters
 
-module = sys.modules["simlab.sweeps.runner"]
-ROOT = Path(module.__file__).parents[2]
+ROOT = Path(__file__).parents[2]
 ENV = os.environ | {"PYTHONPATH": str(ROOT)}
 CELL = """
 epochs: int = 5  # passes
@@ -60,6 +60,11 @@ DEFAULTS = {
     "layers": ["x"],
     "extra": {},
 }
+
+
+def main(words: list[str]) -> int:
+    """The exit code of `simlab sweep`."""
+    return cli.main(["sweep", *words])
 
 
 def write_notebook(path: Path, cell=CELL, body=BODY, text="A title", tag="parameters") -> Path:
@@ -108,6 +113,37 @@ def test_a_misspelled_parameter_starts_nothing_and_names_the_right_one(notebook,
     with pytest.raises(ValueError, match="did you mean 'layers'"):
         sweep(notebook, {"layer": [["a"]]}, out)
     assert not out.exists() and not (notebook.parent / "runs.txt").exists()
+
+
+def test_options_may_stand_before_between_and_behind_the_notebook_and_its_grid(notebook, tmp_path):
+    """A dry run of each order plans the same two points; what is left over is refused."""
+    out = ["--out", str(tmp_path / "out")]
+    book, words, dry = str(notebook), ["seed=0:2"], ["--jobs", "2", "--dry-run"]
+    orders = [
+        [book, *words, *out, *dry],
+        [*dry, *out, book, *words],
+        [*dry, book, *words, *out],
+        [book, *out, *words, *dry],
+        [book, *dry, *out, *words],
+    ]
+    for order in orders:
+        assert main(order) == 0
+        plan = json.loads((tmp_path / "out" / "sweep.json").read_text())
+        assert [values["seed"] for values in plan["points"].values()] == [0, 1]
+        assert plan["command"].endswith("--jobs 2 --threads 1")
+
+
+def test_words_that_are_left_over_and_a_missing_folder_are_refused(notebook, tmp_path, capsys):
+    out = ["--out", str(tmp_path / "out")]
+    for words, says in (
+        ([*out, "--dry-run", "lr=.5"], "lr=.5"),
+        ([], "--out"),
+        (["--job=2"], "--job"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main([str(notebook), "seed=0", *words])
+        assert caught.value.code == 2 and says in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -346,15 +382,73 @@ def test_any_text_is_typed_values_or_a_clear_error(name, text):
 @settings(max_examples=60, deadline=None)
 @given(st.fixed_dictionaries({}, optional=VALUES))
 @example({"name": "a\nb: 'c' \"d\"", "lr": 1e-05})
-def test_the_yaml_for_papermill_gives_every_value_back_on_one_line(point):
-    task = {"point": point, "folder": "f", "notebook": "n", "cwd": "c"}
-    arguments = module._arguments(task)
+def test_the_yaml_for_papermill_gives_every_value_back_on_one_line(changes):
+    task = point.Task("f", "n", "c", changes=changes, parameters=changes, threads=1)
+    arguments = point.papermill_arguments(task)
     text = arguments[arguments.index("-y") + 1]
     assert "\n" not in text
-    assert repr(yaml.load(text, Loader=NoDatesSafeLoader)) == repr(point)
+    assert repr(yaml.load(text, Loader=NoDatesSafeLoader)) == repr(changes)
 
 
 # ---------------------------------------- what is run
+
+
+# ---------------------------------------- options of a method
+
+METHOD = {"method": "simclr proj_dim=64", "seed": 0}
+
+
+def test_an_option_of_the_method_is_put_into_its_text():
+    grid = parse_grid(["method.temperature=.1,.2", "seed=0,1"], METHOD)
+    assert repr(grid) == "{'method.temperature': [0.1, 0.2], 'seed': [0, 1]}"
+    points = grid_points(grid, METHOD).values()
+    changes = [notebook_parameters(values, METHOD) for values in points]
+    texts = [f"simclr proj_dim=64 temperature={value}" for value in (0.1, 0.1, 0.2, 0.2)]
+    assert [change["method"] for change in changes] == texts
+    assert [change["seed"] for change in changes] == [0, 1, 0, 1]
+    assert {parse_method(text).temperature for text in texts} == {0.1, 0.2}
+
+
+def test_an_option_takes_the_place_of_the_texts_own_in_every_method_of_the_grid():
+    words = ["method=simclr temperature=.5,simsiam", "method.proj_dim=8"]
+    points = grid_points(parse_grid(words, METHOD), METHOD).values()
+    texts = [notebook_parameters(values, METHOD)["method"] for values in points]
+    assert texts == ["simclr temperature=.5 proj_dim=8", "simsiam proj_dim=8"]
+
+
+@pytest.mark.parametrize(
+    "word, message",
+    [
+        ("method.temprature=.1", "no option 'temprature'; did you mean 'temperature'"),
+        ("method.pred_dim=8", "simclr has no option 'pred_dim'"),
+        ("seed.x=1", "only an option of 'method'"),
+        ("methods.temperature=.1", "did you mean 'method'"),
+        ("method.temperature=a", "method.temperature=a"),
+        ("method.temperature=-1", "temperature"),
+        ("method.proj_dim=.5", "method.proj_dim=0.5"),
+        ("method.temperature=.1,0.10", "twice"),
+    ],
+)
+def test_an_option_that_the_method_lacks_or_refuses_is_refused(word, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        grid_points(parse_grid([word], METHOD), METHOD)
+
+
+@pytest.mark.notebook
+def test_the_notebook_gets_the_methods_text_and_the_table_its_option_as_a_number(tmp_path):
+    body = (
+        "import json, os, pathlib\npath = pathlib.Path(os.environ['SIMLAB_OUT'], 'metrics.json')\n"
+        "path.write_text(json.dumps({'text': method}))"
+    )
+    book = write_notebook(tmp_path / "a.ipynb", 'method: str = "simclr"', body)
+    assert main([str(book), "method.temperature=.1,.2", "--out", str(tmp_path / "out")]) == 0
+    table = pd.read_csv(tmp_path / "out" / "table.csv")
+    assert list(table["method.temperature"]) == [0.1, 0.2]
+    assert list(table["text"]) == ["simclr temperature=0.1", "simclr temperature=0.2"]
+    assert list(table["method"]) == list(table["text"])
+
+
+# ---------------------------------------- the kernels
 
 
 @pytest.mark.notebook
@@ -397,8 +491,8 @@ def test_two_jobs_run_at_the_same_time(finished):
 def test_finished_points_are_not_run_again(finished, monkeypatch):
     book, out, grid, table = finished
     versions = json.loads((out / "sweep.json").read_text())["versions"]
-    monkeypatch.setattr(module, "_versions", lambda: versions)
-    monkeypatch.setattr(module, "_start", lambda task: pytest.fail(f"started {task}"))
+    monkeypatch.setattr(runner, "versions", lambda: versions)
+    monkeypatch.setattr(point, "start_process", lambda task: pytest.fail(f"started {task}"))
     before = stamps(out)
     assert sweep(book, grid, out)["score"].equals(table["score"])
     assert len(sweep(book, {"lr": [1.0], "seed": 1}, out)) == 1 and len(collect(out)) == 4
@@ -422,7 +516,7 @@ def test_changed_code_in_the_same_folder_is_refused(finished, monkeypatch):
 @pytest.mark.notebook
 def test_other_versions_are_warned_of(finished, monkeypatch):
     book, out, grid, _ = finished
-    monkeypatch.setattr(module, "_versions", lambda: {"python": "0"})
+    monkeypatch.setattr(runner, "versions", lambda: {"python": "0"})
     with pytest.warns(UserWarning, match="other versions"):
         sweep(book, grid, out)
 
@@ -442,9 +536,9 @@ def test_a_failed_point_is_recorded_with_its_traceback_and_the_others_go_on(tmp_
     assert table.loc[1, "error"].startswith("ZeroDivisionError: division by zero")
     assert "Kernel died" in table.loc[2, "error"] and "no metrics.json" in table.loc[3, "error"]
     assert table["score"].notna().tolist() == [True, False, False, False]
-    point = tmp_path / "out" / "points" / table.loc[1, "point"]
-    assert "1 / 0" in json.loads((point / "status.json").read_text())["traceback"]
-    assert "ZeroDivisionError" in (point / "notebook.ipynb").read_text()
+    failed = tmp_path / "out" / "points" / table.loc[1, "point"]
+    assert "1 / 0" in json.loads((failed / "status.json").read_text())["traceback"]
+    assert "ZeroDivisionError" in (failed / "notebook.ipynb").read_text()
     assert "failed: ZeroDivisionError" in capsys.readouterr().err
     (tmp_path / "mended").touch()  # failed points are tried again, the finished one is not
     before = stamps(tmp_path / "out")
@@ -506,7 +600,7 @@ def test_ctrl_c_ends_every_process_and_the_same_command_goes_on(notebook, tmp_pa
     (folder / "slow").touch()
     process = start(str(notebook), "seed=0:3", "--out", "out")
     wait(lambda: len(runs(folder)) == 2)  # seed 0 is done, seed 1 sleeps
-    with pytest.raises(RuntimeError, match="another sweep is at work"):
+    with pytest.raises(RuntimeError, match="another sweep is working"):
         sweep(notebook, {"seed": range(3)}, out)
     assert list(collect(out)["status"]) == ["done", "unfinished", "unfinished"]
     kernel = runs(folder)[1][1]
@@ -571,8 +665,8 @@ def test_the_dry_runs_commands_give_in_bash_what_the_sweep_gives(finished, capsy
     assert list(table["status"]) == ["done"] * 2 and (table["duration"] > 0).all()
     got = [json.loads(text) for text in table["got"]]
     for seed in range(2):
-        point = {"lr": 1e-05, "seed": seed, "name": grid["name"], "layers": grid["layers"][0]}
-        assert repr(got[seed]) == repr(DEFAULTS | point)
+        changes = {"lr": 1e-05, "seed": seed, "name": grid["name"], "layers": grid["layers"][0]}
+        assert repr(got[seed]) == repr(DEFAULTS | changes)
     assert set(table["threads"]) == {"2"} and set(table["where"]) == {str(book.parent)}
 
 
@@ -581,7 +675,7 @@ def test_dask_runs_the_same_points_in_its_workers(tmp_path, monkeypatch):
     """A scheduler and a worker in this process; with processes of their own: the next test."""
     from dask import distributed
 
-    monkeypatch.setattr(module, "_run_here", None)
+    monkeypatch.setattr(runner, "_here", None)
     book = write_notebook(tmp_path / "a.ipynb", body=BODY + "\nif seed == 3: 1 / 0")
     with distributed.LocalCluster(
         n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
@@ -610,57 +704,3 @@ def test_dask_runs_the_same_points_on_two_worker_processes(tmp_path):
     assert list(table["status"]) == ["done", "done", "failed"]
     assert list(table["score"][:2]) == [0.5, 1.5]
     assert len(set(table["worker"].dropna())) == 2 and os.getpid() not in set(table["worker"])
-
-
-# ---------------------------------------- the figure
-
-
-def results(**columns) -> pd.DataFrame:
-    return pd.DataFrame(columns | {"status": "done"})
-
-
-def test_the_interval_is_students_over_the_seeds():
-    table = results(
-        beta=[0.0] * 3 + [1.0] * 5 + [2.0],
-        seed=[0, 1, 2, *range(5), 0],
-        score=[1.0, 2.0, 3.0, 1, 2, 3, 4, 5, 9.0],
-    )
-    rows = interval_table(table, "beta", "score")
-    assert list(rows["n"]) == [3, 5, 1] and list(rows["mean"]) == [2.0, 3.0, 9.0]
-    # t(0.975; 2) = 4.3026527, sd 1 over sqrt(3); t(0.975; 4) = 2.7764451, sd sqrt(2.5) over sqrt(5)
-    half = (rows["high"] - rows["low"]) / 2
-    assert half[0] == pytest.approx(4.3026527 / 3**0.5, rel=1e-7)
-    assert half[1] == pytest.approx(2.7764451 * 0.5**0.5, rel=1e-7)
-    assert np.isnan(half[2])
-
-
-def test_a_mean_over_more_than_seeds_is_refused():
-    table = results(lr=[1, 1, 2, 2], seed=[0, 1, 0, 1], x=[1] * 4, score=[1.0, 2, 3, 4])
-    with pytest.raises(ValueError, match="more than the seed"):
-        interval_table(table, "x", "score")
-    assert len(interval_table(table, "x", "score", group="lr")) == 2
-    with pytest.raises(ValueError, match="did you mean 'score'"):
-        interval_table(table, "x", "scores")
-
-
-def test_points_without_a_number_are_warned_of():
-    table = results(x=[1, 1], seed=[0, 1], score=[1.0, float("nan")])
-    with pytest.warns(UserWarning, match="1 of 2 points"):
-        assert list(interval_table(table, "x", "score")["n"]) == [1]
-
-
-def test_the_plot_draws_means_bars_and_bare_points():
-    table = results(
-        beta=[0.0, 0.0, 1.0] * 2,
-        seed=[0, 1, 0] * 2,
-        lr=[1] * 3 + [2] * 3,
-        score=[1.0, 3, 5, 2, 4, 6],
-    )
-    figure = plot_sweep(table, "beta", "score", group="lr")
-    assert isinstance(figure, matplotlib.figure.Figure)
-    (axes,) = figure.axes
-    lines = [container.lines[0] for container in axes.containers]
-    assert [list(line.get_ydata()) for line in lines] == [[2.0, 5.0], [3.0, 6.0]]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["lr = 1", "lr = 2"]
-    segments = axes.containers[0].lines[2][0].get_segments()
-    assert segments[0][0][1] == pytest.approx(2 - 12.7062047) and len(segments[1]) == 0
