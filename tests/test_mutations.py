@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.long  # starts pytest twenty times
 TOOLS = Path(__file__).parent / "tools"
 PROJECT = '[tool.hatch.build.targets.wheel]\npackages = ["shop"]\n'
 PRICES = '''"""Prices."""
@@ -58,7 +59,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
     old = checkout(tmp_path_factory.mktemp("old"))
     new = checkout(tmp_path_factory.mktemp("new"), mark="second", other=2)
     table = old / "table.csv"
-    command = [sys.executable, "tests/tools/mutations.py", "--number", "30", "--out", str(table)]
+    command = [sys.executable, "tests/tools/mutations.py", "--number", "12", "--out", str(table)]
     command += ["--suite", f"old={old / 'tests'}", "--suite", f"new={new / 'tests'}"]
     done = subprocess.run(command, cwd=old, capture_output=True, text=True)
     assert not done.returncode, done.stdout + done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 MUTANT = ["place", "kind", "before", "after"]
@@ -19,6 +20,10 @@ class Table:
             with path.open(newline="") as file:
                 self.rows = list(csv.DictReader(file))
             print(f"{path}: {len(self.rows)} results are there already and are not run again")
+        self.usual_path = path and path.with_suffix(".usual.json")
+        self.usual: dict[str, dict[str, list]] = {}  # suite and marks -> file -> seconds, failing
+        if self.usual_path and self.usual_path.exists():
+            self.usual = json.loads(self.usual_path.read_text())
 
     def add(self, row: dict[str, str]) -> None:
         print(
@@ -34,15 +39,18 @@ class Table:
                     writer.writeheader()
                 writer.writerow(row)
 
-    def killers(self, mutant: dict[str, str]) -> list[tuple[str, str]]:
-        """Return the suites and tests that are known to kill a mutant."""
-        same = [row for row in self.rows if all(row[name] == mutant[name] for name in MUTANT)]
-        return [(row["suite"], row["test"]) for row in same if row["verdict"] == "killed"]
+    def keep_usual(self, name: str, usual: dict[str, list]) -> None:
+        """Keep how long a suite's files take without a mutation, and what fails in them anyhow."""
+        self.usual[name] = usual
+        if self.usual_path:
+            self.usual_path.write_text(json.dumps(self.usual, indent=1) + "\n")
 
-
-def key(row: dict[str, str]) -> tuple[str, ...]:
-    """Return what tells a result from the others."""
-    return tuple(row[name] for name in [*MUTANT, "suite", "marks"])
+    def result(self, wanted: dict[str, str]) -> dict[str, str] | None:
+        """Return what is known of a mutant, a suite and its marks."""
+        for row in self.rows:
+            if all(row[name] == wanted[name] for name in [*MUTANT, "suite", "marks"]):
+                return row
+        return None
 
 
 def markdown(rows: list[dict[str, str]]) -> str:

@@ -159,6 +159,7 @@ class Suite:
         tree = parse(path)
         modules = self.package.imported_by(tree)
         for name in imported_names(tree) | self.conftest_of(tree):
+            name = name.rpartition(".")[2]  # tests.helpers or helpers
             helper = self.helpers.get(name)
             if helper and helper not in seen:
                 modules |= self.imported_by(helper, seen | {path})
@@ -196,19 +197,20 @@ class Suite:
             for name, text in fingerprints(path, self.helpers.get("conftest")).items()
         }
 
-    def fingerprint(self, test_id: str) -> str | None:
-        """Return the text of a test, given its id with or without class members and parameters."""
-        return self.fingerprints.get("::".join(test_id.split("[")[0].split("::")[:2]))
+
+def without_parameters(test: str) -> str:
+    """Return the id of a test function or class: no parameters, no members of the class."""
+    return "::".join(test.split("[")[0].split("::")[:2])
 
 
 def imported_names(tree: ast.AST) -> set[str]:
-    """Return the first part of every module name that a source imports."""
+    """Return the modules that a source imports by their full names, as they are written."""
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module.split(".")[0])
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module)
     return names
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
 import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
-from suites import Suite
+from suites import Suite, imported_names, parse
 
+FORK = multiprocessing.get_context("fork")
 SKIPPED_ANYWHERE = shutil.ignore_patterns(
     ".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info"
 )
@@ -52,41 +57,14 @@ class Workspace:
         """
         shutil.rmtree(self.scratch, ignore_errors=True)
         self.scratch.mkdir()
-        environment = os.environ | {
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(self.root),
-            "TMPDIR": str(self.scratch),
-            "HYPOTHESIS_STORAGE_DIRECTORY": str(self.scratch / "hypothesis"),
-        }
         log = self.scratch / "log.txt"
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "--tb=line",
-            "-rfE",
-            "-p",
-            "no:cacheprovider",
-            "-p",
-            "no:nbval",  # no notebook is run here, and its import takes seconds
-            *arguments,
-        ]
-        with log.open("w") as output:
-            process = subprocess.Popen(
-                command,
-                cwd=self.root,
-                env=environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-            try:
-                status: int | None = process.wait(timeout)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-                status = None
+        process = FORK.Process(target=run_pytest, args=(self.root, log, arguments))
+        process.start()
+        process.join(timeout)
+        status = process.exitcode
+        if status is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.join()
         return status, log.read_text(errors="replace")
 
     def write(self, path: str, source: bytes) -> None:
@@ -94,3 +72,41 @@ class Workspace:
         file = self.root / path
         file.write_bytes(source)
         Path(importlib.util.cache_from_source(str(file))).unlink(missing_ok=True)
+
+
+def preload(*suites: Suite) -> None:
+    """Import the libraries that the package and the tests use, once for all processes to come.
+
+    Importing them takes longer than most tests. pytest itself, and what it must see being imported,
+    are left to the processes, and so is all that is in the checkout.
+    """
+    local, libraries = {"pytest", "hypothesis"}, set()
+    for suite in suites:
+        local |= {*suite.package.roots, *suite.helpers}
+        for path in [*suite.package.files.values(), *suite.files]:
+            libraries |= imported_names(parse(path))
+    for name in sorted(libraries):
+        if name.split(".")[0] not in local:
+            with contextlib.suppress(Exception):  # an optional library that is not here
+                importlib.import_module(name)
+
+
+def run_pytest(root: Path, log: Path, arguments: Sequence[str]) -> NoReturn:
+    """Become pytest: what a forked process does, in a session of its own."""
+    os.setsid()
+    os.chdir(root)
+    with log.open("w") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    os.environ["PYTHONPATH"] = str(root)
+    os.environ["TMPDIR"] = str(log.parent)
+    os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(log.parent / "hypothesis")
+    tempfile.tempdir = None
+    sys.path[0] = str(root)  # instead of these tools
+    import pytest
+
+    options = ["-q", "--tb=line", "-rfE", "-p", "no:cacheprovider"]
+    options += ["-p", "no:nbval"]  # no notebook is run here, and importing it takes seconds
+    status = pytest.main([*options, *arguments])
+    sys.stdout.flush()
+    os._exit(status)  # what this program would do at its end is not the tests' business
