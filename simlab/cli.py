@@ -32,6 +32,7 @@ from simlab.config import RECIPES, PretrainConfig, SupervisedConfig, make_config
 
 REFUSED = 2  # exit code for input that can't be meant
 STOPPED = 130  # exit code after ctrl-c, as shells have it
+RECIPE = f"Start from a published configuration; further flags change it: {', '.join(RECIPES)}."
 RUN = "the run's folder, or its name in the runs folder"
 
 
@@ -80,8 +81,7 @@ class PretrainCommand:
     """Self-supervised pretraining. A stored run is loaded, an interrupted one resumes."""
 
     config: OmitArgPrefixes[PretrainConfig] = field(default_factory=PretrainConfig)
-    recipe: Literal["", "cifar-paper", "cifar-simclr", "imagenet-paper"] = ""
-    """Start from a published configuration; further flags change it."""
+    recipe: Annotated[str, tyro.conf.arg(help=RECIPE)] = ""
     fresh: bool = False
     """Delete what is stored of this run and start over."""
 
@@ -98,6 +98,8 @@ class SupervisedCommand:
 def pretrain(arguments: list[str]) -> int:
     """Parse the flags, those of a recipe below those that were given, and train."""
     command = tyro.cli(PretrainCommand, args=arguments, prog="simlab pretrain")
+    if command.recipe and command.recipe not in RECIPES:
+        raise ValueError(f"there is no recipe {command.recipe!r}{near(command.recipe, RECIPES)}")
     if command.recipe:
         recipe = make_config(PretrainConfig, **RECIPES[command.recipe])
         default = dataclasses.replace(command, config=recipe)
