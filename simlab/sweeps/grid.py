@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from simlab._checks import near
-from simlab.methods import parse_method, with_method_option
+from simlab.methods import method_names, parse_method, with_method_option
 from simlab.runs import digest
 
 from .parameters import check_value
@@ -63,14 +63,26 @@ def _default_of(name: str, parameters: Mapping[str, Any]) -> Any:
     """Return the default of a parameter, or of an option of the method."""
     parameter, dot, option = name.partition(".")
     if parameter not in parameters:
-        raise ValueError(f"the notebook has no parameter {name!r}{near(name, parameters)}")
+        raise ValueError(f"the notebook has no parameter {name!r}{near(parameter, parameters)}")
     if not dot:
         return parameters[name]
     if parameter != METHOD:
         raise ValueError(f"{name!r}: only an option of {METHOD!r} is written with a dot")
-    # whether this method has the option is checked where it is put in, for every method of the grid
-    options = vars(parse_method(parameters[METHOD]))
-    return options.get(option, 0.0)
+    return _default_of_option(option, parameters[METHOD])
+
+
+def _default_of_option(option: str, method: str) -> Any:
+    """Return the default of an option: the method's in the notebook, or else any other method's.
+
+    The grid may change the method too; whether each of its methods has the option is checked where
+    the option is put into the text.
+    """
+    options: dict[str, Any] = {}
+    for text in (*method_names(), method):
+        options |= vars(parse_method(text))
+    if option not in options:
+        raise ValueError(f"the methods have no option {option!r}{near(option, options)}")
+    return options[option]
 
 
 def _split_strings(word: str, text: str) -> list[str]:

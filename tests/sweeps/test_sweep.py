@@ -409,6 +409,13 @@ def test_an_option_of_the_method_is_put_into_its_text():
     assert {parse_method(text).temperature for text in texts} == {0.1, 0.2}
 
 
+def test_an_option_of_another_method_of_the_grid_is_typed_by_that_method():
+    words = ["method=simsiam", "method.pred_dim=8,16", "method.stop_gradient=false"]
+    points = grid_points(parse_grid(words, METHOD), METHOD).values()
+    texts = [notebook_parameters(values, METHOD)["method"] for values in points]
+    assert texts == [f"simsiam pred_dim={dim} stop_gradient=false" for dim in (8, 16)]
+
+
 def test_an_option_takes_the_place_of_the_texts_own_in_every_method_of_the_grid():
     words = ["method=simclr temperature=.5,simsiam", "method.proj_dim=8"]
     points = grid_points(parse_grid(words, METHOD), METHOD).values()
