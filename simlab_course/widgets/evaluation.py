@@ -102,7 +102,7 @@ def _labels_needed(means: pd.DataFrame, target: Any) -> list[str]:
         if len(enough):
             needs.append(f"{name!s} {enough[0]:,}")
         else:
-            needs.append(f"{name!s} more than {mean.last_valid_index()!s}")
+            needs.append(f"{name!s} more than {mean.dropna().index[-1]:,}")
     return needs
 
 

@@ -15,7 +15,7 @@ from pages import lasting
 from PIL import Image
 
 from simlab.augment import RECIPES, Augment, Normalize
-from simlab.evaluate import COMPLETE_STD_RATIO
+from simlab.evaluate import COMPLETE_STD_RATIO, Features
 from simlab_course import figures as plots
 from simlab_course import widgets
 
@@ -178,7 +178,7 @@ def test_the_map_s_axes_stand_still_and_its_share_is_right(every):
 
 def test_neighbours_are_the_nearest_by_cosine_and_counted_right():
     data, vectors = explorers.images(), torch.nn.functional.one_hot(explorers.LABELS, 4).float()
-    good = widgets.Features(vectors * 7, explorers.LABELS, vectors[:20], explorers.LABELS[:20])
+    good = Features(vectors * 7, explorers.LABELS, vectors[:20], explorers.LABELS[:20])
     bad = good._replace(test=-vectors[:20])
     made = widgets.neighbour_browser({"good": good, "bad": bad}, data)
     assert "good 7 of 7; bad 0 of 7" in made.alt
@@ -318,7 +318,7 @@ def test_a_click_picks_the_cell_that_lies_under_it():
 
 
 def test_a_heat_map_too_large_for_buttons_has_its_sliders(monkeypatch):
-    monkeypatch.setattr(widgets, "MOUSE_CELLS", 11)
+    monkeypatch.setattr(widgets.similarity, "MOUSE_CELLS", 11)
     made = widgets.layer_heatmap(explorers.comparison())
     assert len(made.children) == 2 and made.children[1] is made.image
 
