@@ -241,13 +241,10 @@ def _save_comparison(result: Any, path: Path) -> None:
 
     if path.suffix == ".png":
         result.plot().figure.savefig(path)
-        return
-    table = result.to_frame(tidy=True)
-    if path.suffix == ".csv":
-        text = table.to_csv(index=False)
+    elif path.suffix == ".csv":
+        write_bytes(path, result.to_frame(tidy=True).to_csv(index=False).encode())
     else:
-        text = table.to_json(orient="records")
-    write_bytes(path, text.encode())
+        write_bytes(path, result.to_frame(tidy=True).to_json(orient="records").encode())
 
 
 def _require_positive(**values: float) -> None:

@@ -19,7 +19,7 @@ from simlab.methods.base import MethodModule, Views
 from simlab.runs import Run
 from simlab.sim import LossSimTracker
 
-from .monitor import LossSums, Pretraining, StepLog, SupervisedTraining, refuse_nan
+from .monitor import LossSums, Pretraining, StepLog, SupervisedTraining, check_finite
 from .optim import build_optimizer, set_lr
 from .progress import Row, averaged, postfix, progress_bar, record
 from .seeds import seed_epoch
@@ -104,10 +104,8 @@ def fit(
                     network.after_step((done + 1) / total_steps)
 
                 if step % CHECK_EVERY == 0 or step == steps - 1:
-                    where = (
-                        f"by step {step + 1} of epoch {epoch + 1}, at a learning rate of {lr:.3g}"
-                    )
-                    refuse_nan([sums.sums, *network.parameters(), *network.buffers()], where)
+                    where = f"by step {step + 1} of epoch {epoch + 1}"
+                    check_finite(network, sums, f"{where}, at a learning rate of {lr:.3g}")
                     bar.set_postfix_str(postfix(history, sums.loss() / (step + 1)), refresh=False)
                 if config.log_every and (step + 1) % config.log_every == 0:
                     run.log(log.line(step + 1, averaged(sums.loss())))

@@ -121,6 +121,11 @@ def refuse_nan(values: list[Tensor], where: str) -> None:
         )
 
 
+def check_finite(network: nn.Module, sums: LossSums, where: str) -> None:
+    """Raise FloatingPointError where a loss of the epoch or a weight is NaN or infinite."""
+    refuse_nan([sums.sums, *network.parameters(), *network.buffers()], where)
+
+
 # ----------------------------------------------------------------------------------- the features
 
 

@@ -1,12 +1,11 @@
 """torchvision's datasets: official files, damaged files, and no network unless asked for."""
 
-import hashlib
-import pickle
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision
+from cifar_files import make_cifar, md5
 from data_images import ROOT, some_images
 
 from simlab.data import download_folder, load_data
@@ -14,31 +13,6 @@ from simlab.data import download_folder, load_data
 
 def cut_short(path):
     path.write_bytes(path.read_bytes()[:-20])
-
-
-def md5(path):
-    return hashlib.md5(path.read_bytes()).hexdigest()
-
-
-def make_cifar(root, number, monkeypatch):
-    """Tiny CIFAR batches in their official format, whose MD5 sums torchvision is told of."""
-    make = {10: torchvision.datasets.CIFAR10, 100: torchvision.datasets.CIFAR100}[number]
-    folder = root / make.base_folder
-    folder.mkdir(parents=True)
-    names = [f"class {i}" for i in range(number)]
-    meta = {"label_names" if number == 10 else "fine_label_names": names}
-    (folder / make.meta["filename"]).write_bytes(pickle.dumps(meta))
-    monkeypatch.setattr(make, "meta", make.meta | {"md5": md5(folder / make.meta["filename"])})
-    key = "labels" if number == 10 else "fine_labels"
-    for kind in ("train_list", "test_list"):
-        files = []
-        for seed, (name, _) in enumerate(getattr(make, kind)):
-            pixels = some_images(4, 3, 32, seed).reshape(4, -1).numpy()
-            batch = {"data": pixels, key: [seed, 1, 2, number - 1]}
-            (folder / name).write_bytes(pickle.dumps(batch))
-            files.append([name, md5(folder / name)])
-        monkeypatch.setattr(make, kind, files)
-    return folder
 
 
 @pytest.mark.parametrize("number, batches", [(10, 5), (100, 1)])

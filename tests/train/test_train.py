@@ -15,7 +15,16 @@ from simlab.config import NOT_IDENTITY, PretrainConfig, SupervisedConfig
 from simlab.data import Dataset, Images, from_arrays
 from simlab.methods import SimCLR, SimSiam, with_method_option
 from simlab.methods.simsiam import SimSiamModule
-from simlab.train import build_task, loop, monitor, pretrain, resolve, train_supervised, untrained
+from simlab.train import (
+    build_task,
+    loop,
+    monitor,
+    pretrain,
+    progress,
+    resolve,
+    train_supervised,
+    untrained,
+)
 from simlab.train import run as train
 from simlab.train import views as views_of
 
@@ -522,7 +531,7 @@ def test_the_progress_bar_shows_loss_and_speed(capsys, tmp_path):
 
 
 def test_a_collapse_is_warned_of(monkeypatch, kept, capsys):
-    monkeypatch.setattr(loop, "collapse_warning", lambda *args: "it collapses")
+    monkeypatch.setattr(progress, "collapse_warning", lambda *args: "it collapses")
     run = pretrain(pretrain_config(), random_data(), **kept)
     assert "it collapses" in (run.folder / "train.log").read_text()
     assert "epoch 1: it collapses" in capsys.readouterr().out
