@@ -122,7 +122,7 @@ def worker(folder, names=(*PRETRAINING, "supervised")):
     for name in names:
         run = train(name, folder)
         found[f"encoder {name}"] = run.encoder.state_dict()
-        found[f"kind {name}"] = type(run).__name__
+        found[f"read-only {name}"] = run.read_only
     if distributed.world() == 2:
         found["learned"] = learned(0, f"{folder}/real", **FEW).folder.name
     torch.save(found, f"{folder}/{rank}.pt")
@@ -340,7 +340,7 @@ def test_after_training_two_processes_know_as_much_as_one(tmp_path):
 @pytest.mark.distributed
 def test_the_first_process_alone_writes(several):
     found, folder = several
-    assert [own["kind simsiam"] for own in found] == ["Run", *["Follower"] * (len(found) - 1)]
+    assert [own["read-only simsiam"] for own in found] == [False, *[True] * (len(found) - 1)]
     for log in folder.glob("*/train.log"):
         lines = log.read_text().splitlines()
         assert len(lines) == 3, "one start and two epochs"
@@ -408,7 +408,7 @@ def test_stopping_the_notebook_stops_its_processes_and_the_same_cell_goes_on(tmp
     code = f"""
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
-sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+sys.path[:0] = [{str(ROOT)!r}, {str(Path(__file__).parent)!r}]
 from test_distributed import *
 config = PretrainConfig(**SMALL | HEADS | {{"data": {str(tmp_path / "images")!r}, "epochs": {many}}})
 launch(config, 2, folder={str(runs)!r})"""
