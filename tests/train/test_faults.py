@@ -254,7 +254,7 @@ def test_a_download_that_breaks_off_is_named_and_the_next_one_is_whole(
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setattr(make, "url", f"http://127.0.0.1:{server.server_port}/{make.filename}")
         monkeypatch.setattr(make, "tgz_md5", md5(packed))
-        with pytest.raises(ConnectionError, match=f"CIFAR10 could not be downloaded to {tmp_path}"):
+        with pytest.raises(ConnectionError, match=f"cifar10 could not be downloaded to {tmp_path}"):
             load_data("cifar10", str(tmp_path / "here"), download=True)
         with pytest.raises(
             FileNotFoundError, match="download=True"
