@@ -34,6 +34,9 @@ from simlab.runs import Run
 from simlab.train import pretrain, train_supervised, untrained
 
 ROOT = Path(__file__).parents[2]
+FOLDERS = [str(ROOT), str(ROOT / "tests" / "train"), str(ROOT / "tests")]
+# for processes that run this file, or import from it: simlab, the file, and what it imports
+PYTHON = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(FOLDERS)}
 SMALL = {
     "encoder": "tiny", "view_size": 8, "epochs": 1, "batch_size": 16,
     "method": "simsiam proj_dim=16 pred_dim=8", "knn_k": 5, "precision": "float32", "device": "cpu", "threads": 1,
@@ -75,7 +78,7 @@ def start(folder, epochs, processes=1, restarts=0):
     return subprocess.Popen(
         command_of(folder, epochs, processes, restarts), text=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        env=PYTHON,
     )  # fmt: skip
 
 
@@ -159,7 +162,7 @@ def test_a_notebook_whose_kernel_dies_goes_on_when_it_is_run_again(tmp_path):
 
     code = f"""
 import os, signal, sys
-sys.path[:0] = [{str(ROOT / "tests")!r}]
+sys.path[:0] = {FOLDERS}
 from test_faults import SMALL, data, pretrain, PretrainConfig
 def die(history):
     if len(history) == 2 and not os.path.exists("died"):
@@ -221,7 +224,7 @@ def test_a_folder_larger_than_the_memory_limit_is_trained_on_within_it(tmp_path)
         os.link(first, first.with_name(f"{i}.jpg"))
     out = subprocess.run(
         [sys.executable, __file__, "--streamed", str(tmp_path)], text=True, capture_output=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        env=PYTHON,
     )  # fmt: skip
     assert out.returncode == 0, out.stderr
     before, after, decoded = map(int, out.stdout.split()[-3:])
