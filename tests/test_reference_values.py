@@ -12,7 +12,8 @@ Where a result is meant to change, remake the file and say in the commit what ch
     python tests/test_reference_values.py                  computes every case and rewrites the file
     python tests/test_reference_values.py 'train/*'        only these; the others stay as they are
 
-Both print which cases moved, and how far.
+Both print which cases moved, and how far. Remade since then, on purpose: "probe by sgd", a plain
+torch loop now, whose first weights and order come from other random draws.
 """
 
 import fnmatch
@@ -97,6 +98,8 @@ def train(method: str, options: dict | None = None, method_options: dict | None 
     for column in ("loss", "sim_loss", "std", "rank", "knn", "test_accuracy"):
         if column in history:
             arrays[column] = history[column].dropna().to_list()
+    for accuracy in COARSE.keys() & arrays.keys():
+        arrays[accuracy] = [round(value, 6) for value in arrays[accuracy]]
     return arrays
 
 
@@ -137,7 +140,9 @@ def similarity_values(result: Any) -> Arrays:
 STORE = Path(__file__).with_name("reference_values.json")
 WHOLE = 256  # arrays of up to so many numbers are stored whole
 
-# How far a case may move on another processor or with another torch.
+# How far a case may move on another processor or with another torch. Measured on one processor, with
+# torch's and oneDNN's AVX2 code switched off (ATEN_CPU_CAPABILITY=default, ONEDNN_MAX_CPU_ISA=AVX):
+# training moved by up to 1.5e-3, views 4.4e-6, evaluation 2.9e-6, similarity 1.3e-4, SIM 3e-4.
 TOLERANCE = {"train": 5e-3, "views": 5e-5, "evaluate": 5e-5, "similarity": 1e-3, "sim": 1e-3}
 COARSE = {"knn": 0.1, "test_accuracy": 0.1}  # after training: one of 200 test images is 1 to 3 %
 
@@ -274,8 +279,8 @@ def knn_of(encoder: Callable[[Tensor], Tensor], k: int) -> Arrays:
     arguments = bank, data.train.labels, queries
     return {
         "predictions": knn_predict(*arguments, k=k),
-        "accuracy": knn_accuracy(*arguments, data.test.labels, k=k),
-        "of the encoder": knn(encoder, data, k=k),
+        "accuracy": round(knn_accuracy(*arguments, data.test.labels, k=k), 6),
+        "of the encoder": round(knn(encoder, data, k=k), 6),
     }
 
 
@@ -306,7 +311,7 @@ for neighbours in (3, 200):
         functools.partial(lambda k: knn_of(fixed_encoder(), k), neighbours),
     )
 add("evaluate/knn of raw pixels", lambda: knn_of(raw_pixels, 20))
-# A solver that has converged meets these, whichever it is: so no bits, and a few predictions differ.
+# Any solver that has converged meets these: no bits are compared, and a few predictions may differ.
 add("evaluate/probe", lambda: probe(fixed_encoder()), tolerance=0.02, exact=False)
 add(
     "evaluate/probe of 100 labels",
@@ -314,7 +319,12 @@ add(
     tolerance=0.02,
     exact=False,
 )
-add("evaluate/probe of raw pixels", lambda: probe(raw_pixels), tolerance=0.02, exact=False)
+add(
+    "evaluate/probe of raw pixels",
+    lambda: probe(raw_pixels, labels=200),
+    tolerance=0.02,
+    exact=False,
+)
 add(
     "evaluate/probe by sgd",
     lambda: probe(fixed_encoder(), solver="sgd", epochs=20),
@@ -496,7 +506,7 @@ add(
 )
 add(
     "similarity/compare, null",
-    lambda: compared_with_null(["cka", "rbf_cka", "procrustes_distance", "regression", "rsa"]),
+    lambda: compared_with_null(["cka", "rbf_cka", "procrustes_distance", "rsa"]),
 )
 add("similarity/compare, null deconfounded", lambda: compared_with_null(["deconfounded_cka"]))
 add("similarity/compare, intervals", intervals)
@@ -509,8 +519,8 @@ add("similarity/compare, three models", three_models)
 
 def wrapped_models() -> tuple[SimilarityModel, SimilarityModel]:
     return (
-        SimilarityModel(models()["resnet"], "resnet", ["layer1", "layer3", "fc"]),
-        SimilarityModel(models()["transformer"], "transformer", ["layers", "head"]),
+        SimilarityModel(models()["resnet"], "resnet", ["layer3", "fc"]),
+        SimilarityModel(models()["transformer"], "transformer", ["layers.1", "head"]),
     )
 
 
