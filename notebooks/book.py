@@ -224,7 +224,7 @@ def write_card(path: Path):
     card["id"] = "header-card"
     if notebook.cells[1] != card:
         notebook.cells = [*cells[:1], card, *cells[1:]]
-        write_bytes(path, nbformat.writes(notebook).encode())
+        write_bytes(path, (nbformat.writes(notebook) + "\n").encode())
 
 
 def write_tables():
@@ -236,7 +236,7 @@ def write_tables():
     notebook = nbformat.read(start, as_version=4)
     for cell in notebook.cells:
         cell.source = with_table(cell.source, "")
-    write_bytes(start, nbformat.writes(notebook).encode())
+    write_bytes(start, (nbformat.writes(notebook) + "\n").encode())
 
 
 def with_table(text: str, folder: str) -> str:
