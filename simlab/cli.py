@@ -33,7 +33,6 @@ from simlab.config import RECIPES, PretrainConfig, SupervisedConfig, make_config
 REFUSED = 2  # exit code for input that can't be meant
 STOPPED = 130  # exit code after ctrl-c, as shells have it
 RECIPE = f"Start from a published configuration; further flags change it: {', '.join(RECIPES)}."
-RUN = "the run's folder, or its name in the runs folder"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -134,7 +133,7 @@ def _report(run: Any) -> int:
 
 
 def knn(
-    run: Annotated[Positional[str], tyro.conf.arg(help=RUN)],
+    run: Positional[str],
     k: int = 200,
     temperature: float = 0.1,
     data_folder: str = "",
@@ -160,7 +159,7 @@ def knn(
 
 
 def probe(
-    run: Annotated[Positional[str], tyro.conf.arg(help=RUN)],
+    run: Positional[str],
     labels: int = 0,
     seed: int = 0,
     solver: Literal["lbfgs", "sgd"] = "lbfgs",

@@ -182,11 +182,8 @@ def test_what_every_command_imports_is_light(module):
 # ------------------------------------------------------------------------------------- reading
 
 
-def code_lines(node_or_source):
+def code_lines(source):
     """The lines that hold code, not blank, comment or docstring, with their number of tokens."""
-    source = node_or_source
-    if isinstance(source, ast.AST):
-        source = ast.unparse(source)
     docstrings = set()
     for node in ast.walk(ast.parse(source)):
         documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)

@@ -21,7 +21,12 @@ from simlab.runs import code_digest, read_json, write_json
 
 from .parameters import papermill_path
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
 LONGEST_TRACEBACK = 20_000  # characters of a failed point's log that its status keeps
 
 
@@ -140,10 +145,9 @@ def _error_of(exit_code: int, folder: Path, log: str) -> str | None:
 
 def environment_of(task: Task) -> dict[str, str]:
     """Return the environment variables of a point's process."""
-    names = (*THREAD_VARIABLES, "NUMEXPR_NUM_THREADS")
     return {
         "SIMLAB_OUT": task.folder,
-        **dict.fromkeys(names, str(task.threads)),
+        **dict.fromkeys(THREAD_VARIABLES, str(task.threads)),
         # of several kernels that are called python3 this interpreter's
         "JUPYTER_PREFER_ENV_PATH": "1",
     }

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from simlab.compute import distributed, environment, resolve_device
+from simlab.compute import channels_last, distributed, environment, resolve_device
 from simlab.config import PretrainConfig, SupervisedConfig, TrainConfig
 from simlab.data import Dataset, Images, load_data
 from simlab.evaluate import stratified
@@ -122,7 +122,7 @@ def untrained(config: TrainConfig, data: Dataset) -> nn.Module:
     with settled(config, device):
         images = data.train
         encoder, _ = build_encoder(config.encoder, images.channels, images.size, config.stem)
-    return encoder.to(device).to(memory_format=torch.channels_last).eval()
+    return channels_last(encoder, device).eval()
 
 
 @contextlib.contextmanager
@@ -217,7 +217,7 @@ def _train(
             weights: Any = distributed.from_first(run.load_encoder_state)
             encoder.load_state_dict(weights)
     # laid out as in training whether it was trained or loaded: the same bits come out
-    run.encoder = encoder.to(device).to(memory_format=torch.channels_last).eval()
+    run.encoder = channels_last(encoder, device).eval()
     return run
 
 
