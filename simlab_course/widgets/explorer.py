@@ -51,6 +51,22 @@ class Explorer(ipywidgets.VBox):
         """The controls' values by name."""
         return {name: control.value for name, control in self.controls.items()}
 
+    def move(self, **values: Any) -> None:
+        """Set several controls and draw once, so that no half-way state is shown.
+
+        Args:
+            **values: The controls' new values by name.
+        """
+        for name in values:
+            self.controls[name].unobserve(self._on_change, "value")
+        try:
+            for name, value in values.items():
+                self.controls[name].value = value
+        finally:
+            for name in values:
+                self.controls[name].observe(self._on_change, "value")
+        self.redraw()
+
     def _on_change(self, change: Any) -> None:
         self.redraw()
 

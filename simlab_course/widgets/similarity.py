@@ -159,8 +159,7 @@ def _make_clickable(explorer: Explorer, rows: int, columns: int) -> None:
     clear = ipywidgets.ButtonStyle(button_color="transparent")
 
     def pick(row: int, column: int, button: Any) -> None:
-        explorer.controls["row"].value = row
-        explorer.controls["column"].value = column
+        explorer.move(row=row, column=column)
 
     cells = []
     for row, column in product(reversed(range(rows)), range(columns)):  # the first layer is below

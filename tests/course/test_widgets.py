@@ -317,6 +317,17 @@ def test_a_click_picks_the_cell_that_lies_under_it():
     np.testing.assert_allclose(margins, 100 * np.array(expected), atol=0.01)
 
 
+def test_a_click_draws_once_and_shows_no_half_way_state():
+    made = widgets.layer_heatmap(explorers.comparison())
+    values = []
+    made.image.observe(lambda change: values.append(change["new"]), "value")
+    made.children[1].children[1].children[1].click()
+    assert (made.state["row"], made.state["column"]) == (2, 1)
+    assert len(values) == 1 and "small/2 (" in values[0] and "wide/1 (" in values[0]
+    made.controls["row"].value = 0  # still observed
+    assert "small/0 (" in values[-1]
+
+
 def test_a_heat_map_too_large_for_buttons_has_its_sliders(monkeypatch):
     monkeypatch.setattr(widgets.similarity, "MOUSE_CELLS", 11)
     made = widgets.layer_heatmap(explorers.comparison())
