@@ -155,8 +155,9 @@ class PretrainConfig(TrainConfig):
 class SupervisedConfig(TrainConfig):
     """Supervised training of the same encoder with the same augmentation: a reference."""
 
-    labels: Annotated[int, AtLeast(0)] = 0
-    """Number of labelled training images, the same number per class. 0: all."""
+    labels: Annotated[float, AtLeast(0)] = 0.0
+    """Number of labelled training images, the same number per class; below 1: that fraction of
+    each class. 0: all."""
 
     lr: Annotated[float, AtLeast(0)] = 0.2
     """Learning rate for 256 images; the one used is lr * batch_size / 256."""

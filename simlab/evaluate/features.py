@@ -71,11 +71,6 @@ def raw_pixels(x: Tensor) -> Tensor:
     return x.flatten(1)
 
 
-def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Return the fraction of rows [N, classes] whose greatest entry is the label's, 0 .. 1."""
-    return float((logits.argmax(1) == labels).float().mean())
-
-
 def refuse_diverged(*features: Tensor) -> None:
     """Raise FloatingPointError where a feature is NaN or infinite."""
     for tensor in features:
@@ -84,32 +79,3 @@ def refuse_diverged(*features: Tensor) -> None:
             raise FloatingPointError(
                 "features contain NaN or infinity: the encoder's training has diverged"
             )
-
-
-def stratified(labels: Tensor, number: int, generator: torch.Generator) -> Tensor:
-    """Draw the indices of `number` images, the same number of each class, classes alternating.
-
-    The labels at these indices are 0, 1, ..., C - 1, 0, 1, ..., so that every prefix is balanced;
-    every k-th index, however, may miss classes. Where `number` is all of them, every image is
-    taken, balanced or not, in random order.
-
-    Raises:
-        ValueError: The number does not fit the classes.
-    """
-    labels = labels.cpu()
-    order = torch.randperm(len(labels), generator=generator)
-    if number == len(labels):
-        return order
-    classes = int(labels.max()) + 1
-    if number < 1 or number % classes or number > len(labels):
-        raise ValueError(
-            f"labels={number}: expected a multiple of the {classes} classes, at most {len(labels)}"
-        )
-    per_class = number // classes
-    chosen = []
-    for label in range(classes):
-        of_class = order[labels[order] == label]
-        if len(of_class) < per_class:
-            raise ValueError(f"labels={number}: class {label} has only {len(of_class)} images")
-        chosen.append(of_class[:per_class])
-    return torch.stack(chosen, dim=1).flatten()  # [per_class, C] -> 0, 1, ..., C - 1, 0, 1, ...

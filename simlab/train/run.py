@@ -16,7 +16,6 @@ from torch import nn
 from simlab.compute import channels_last, distributed, environment, resolve_device
 from simlab.config import PretrainConfig, SupervisedConfig, TrainConfig
 from simlab.data import Dataset, Images, load_data
-from simlab.evaluate import stratified
 from simlab.methods.base import Method, MethodModule
 from simlab.models import build_encoder
 from simlab.runs import Run, claim, module_digest
@@ -25,7 +24,7 @@ from simlab.sim import LossSimTracker, attach_sim, detach_sim
 from .custom import check_augmentation, check_method, check_type, method_digest, source_digest
 from .loop import Row, Task, fit
 from .monitor import Pretraining, SupervisedTraining
-from .resolve import resolve, resolve_method
+from .resolve import labelled_images, resolve, resolve_method
 from .views import Augmentation, ViewMaker
 
 
@@ -92,7 +91,7 @@ def train_supervised(
     on_epoch: Callable[[list[Row]], None] | None = None,
     folder: str = "",
 ) -> Run:
-    """Train the same encoder on labels, with the same augmentation.
+    """Train the same encoder on the labelled images, with the same augmentation.
 
     Args:
         config: See `SupervisedConfig`.
@@ -108,7 +107,7 @@ def train_supervised(
 
     Raises:
         FloatingPointError: The loss is NaN or infinite.
-        ValueError: A value is wrong, or an image has no label.
+        ValueError: A value is wrong, or fewer than two classes have labelled images.
         TypeError: A value has the wrong type.
     """
     check_type("config", config, SupervisedConfig)
@@ -242,7 +241,8 @@ def _fit_unless_finished(
         last = history[-1]
         measured = [row for row in history if "knn" in row] or [last]
         best = max(measured, key=lambda row: row.get("knn", 0.0))
-        result = {"final": last, "best": best, "environment": where}
+        images = len(task.views.images)
+        result = {"final": last, "best": best, "images": images, "environment": where}
         run.finish(encoder.state_dict(), result | {"seconds": round(last["seconds"], 1)})
 
 
@@ -269,19 +269,11 @@ def _training_images(config: TrainConfig, data: Dataset) -> Images:
     """What is trained on: all images that pretraining may see, or as many labelled ones as asked.
 
     Raises:
-        ValueError: Supervised training finds an image without a label, or a single class.
+        ValueError: Supervised training finds too few images with a label.
     """
     if not isinstance(config, SupervisedConfig):
         return data.pretrain
-    lowest = int(data.train.labels.min())
-    if len(data.classes) < 2 or lowest < 0:
-        raise ValueError(
-            f"{data.name}: expected a label for every image, of at least two classes; here are "
-            f"{len(data.classes)} classes, and the lowest label is {lowest}"
-        )
-    generator = torch.Generator().manual_seed(config.seed)
-    number = config.labels or len(data.train)
-    return data.train.subset(stratified(data.train.labels, number, generator))
+    return data.train.subset(labelled_images(config, data))
 
 
 def _build_encoder(
