@@ -16,8 +16,8 @@ from simlab._checks import AtLeast, LessThan, MoreThan, check_fields, documented
 
 # fields that say where and how a run is computed and shown, not what it computes
 NOT_IDENTITY = frozenset(
-    {"device", "threads", "data_folder", "download", "log_every", "keep_checkpoints"}
-)
+    {"device", "threads", "data_folder", "download", "log_every", "keep_checkpoints", "init"}
+)  # of init the weights count, wherever they lie
 
 
 @documented
@@ -43,6 +43,10 @@ class TrainConfig:
     stem: Literal["auto", "small", "large"] = "auto"
     """A ResNet's first layer. auto: small up to 64 pixels."""
 
+    init: str = ""
+    """Fine-tuning: a finished run, by its folder or name, whose encoder's weights are the initial
+    ones; in Python a Run as well. Empty: random weights."""
+
     augment: str = "auto"
     """A recipe's name, then changes: "simclr blur=0 crop_min=0.2"."""
 
@@ -62,6 +66,9 @@ class TrainConfig:
 
     lr: Annotated[float, AtLeast(0)] = 0.5
     """Learning rate for 256 images; the one used is lr * batch_size / 256."""
+
+    lr_encoder: float = -1.0
+    """Learning rate of the encoder, for 256 images as lr. 0: frozen. -1: lr."""
 
     optimizer: Literal["sgd", "adam", "adamw", "rmsprop", "lars"] = "sgd"
     """The optimizer."""
@@ -121,8 +128,14 @@ class TrainConfig:
     """The newest ones kept, beside the best and those of epochs 1, 2, 4, 8, ..."""
 
     def __post_init__(self) -> None:
+        # a Run stands for its folder
+        object.__setattr__(self, "init", str(getattr(self.init, "folder", self.init)))
         check_fields(self)
         milestones(self)
+        if self.lr_encoder < 0 and self.lr_encoder != -1:
+            raise ValueError(f"lr_encoder={self.lr_encoder}: expected at least 0, or -1 for lr")
+        if self.lr_encoder > 0 and self.lr == 0:
+            raise ValueError(f"lr_encoder={self.lr_encoder} with lr=0: expected lr above 0")
 
 
 @documented

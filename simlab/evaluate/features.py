@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from simlab.data import Images
+from simlab.models import repeats_grey
 
 Encoder = Callable[[Tensor], Tensor]  # images [N, C, H, W] -> features [N, D]
 
@@ -45,7 +46,7 @@ def features(
             "images without a normalisation: take a Dataset's split, or give normalize="
         )
     order = torch.arange(len(images)) if only is None else only
-    with _evaluation_mode(encoder):
+    with _evaluation_mode(encoder), _taking_grey(encoder, images, normalize):
         batches = []
         for _, batch in images.batches(order, batch_size):
             batches.append(encoder(normalize(batch)).float())  # [n, D]
@@ -64,6 +65,22 @@ def _evaluation_mode(encoder: Encoder) -> Iterator[None]:
     finally:
         for module, mode in zip(modules, modes, strict=True):
             module.training = mode
+
+
+@contextlib.contextmanager
+def _taking_grey(
+    encoder: Encoder, images: Images, normalize: Callable[[Tensor], Tensor]
+) -> Iterator[None]:
+    """Let a network of colour images take grey ones for the time."""
+    handle = None
+    if images.channels == 1 and isinstance(encoder, nn.Module):
+        first = images.subset(torch.zeros(1, dtype=torch.long)).images
+        handle = repeats_grey(encoder, normalize(first))
+    try:
+        yield
+    finally:
+        if handle is not None:
+            handle.remove()
 
 
 def raw_pixels(x: Tensor) -> Tensor:

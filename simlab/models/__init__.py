@@ -1,9 +1,12 @@
 """What is trained: encoders [N, C, H, W] -> [N, D], and the heads that methods put on them.
 
-Read `encoders` first, then `heads`.
+Read `encoders` first, then `heads`; `custom` is about modules of the user's, `frozen` about parts
+that are not trained.
 """
 
+from .custom import check_module, repeats_grey
 from .encoders import ENCODERS, SMALL_IMAGE, TINY_IMAGE, TinyResNet, build_encoder
+from .frozen import keep_frozen
 from .heads import HeadNorm, build_predictor, build_projector
 
 __all__ = [
@@ -15,4 +18,7 @@ __all__ = [
     "build_encoder",
     "build_predictor",
     "build_projector",
+    "check_module",
+    "keep_frozen",
+    "repeats_grey",
 ]

@@ -16,6 +16,8 @@ from simlab.methods.base import Method
 from simlab.methods.supervised import Supervised
 from simlab.models import SMALL_IMAGE, TINY_IMAGE
 
+from .initial import with_initial_encoder
+
 
 def resolve(
     config: Config,
@@ -36,8 +38,9 @@ def resolve(
 
     Raises:
         ValueError: A name or an option is wrong, or there are too few images to train and measure
-            on.
+            on; or the run of config.init does not fit.
     """
+    config = with_initial_encoder(config, encoder)
     size = data.train.size
     changes: dict[str, Any] = {
         "data": data.name,

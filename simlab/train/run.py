@@ -14,14 +14,15 @@ import torch
 from torch import nn
 
 from simlab.compute import channels_last, distributed, environment, resolve_device
-from simlab.config import PretrainConfig, SupervisedConfig, TrainConfig
+from simlab.config import Config, PretrainConfig, SupervisedConfig, TrainConfig
 from simlab.data import Dataset, Images, load_data
 from simlab.methods.base import Method, MethodModule
-from simlab.models import build_encoder
+from simlab.models import build_encoder, check_module
 from simlab.runs import Run, claim, module_digest
 from simlab.sim import LossSimTracker, attach_sim, detach_sim
 
 from .custom import check_augmentation, check_method, check_type, method_digest, source_digest
+from .initial import start_from_run, weights_digest, with_initial_encoder
 from .loop import Row, Task, fit
 from .monitor import Pretraining, SupervisedTraining
 from .resolve import labelled_images, resolve, resolve_method
@@ -34,7 +35,7 @@ def pretrain(
     *,
     method: Method | str | None = None,
     augment: Augmentation | str | None = None,
-    encoder: nn.Module | None = None,
+    encoder: nn.Module | str | None = None,
     fresh: bool = False,
     progress: bool = True,
     on_epoch: Callable[[list[Row]], None] | None = None,
@@ -50,7 +51,7 @@ def pretrain(
         augment: In place of config.augment: a recipe's text, or a callable of (uint8 images
             [N, C, H, W], generator) that returns as many views [N, C, S, S] as the method takes,
             uint8 or floating point in 0 .. 1. It gets the batch of all processes.
-        encoder: In place of config.encoder: a module [N, C, H, W] -> [N, D].
+        encoder: In place of config.encoder: a module [N, C, H, W] -> [N, D], or a name.
         fresh: Delete what is stored of this run, and start anew.
         progress: Show a bar.
         on_epoch: Called with the history after every epoch.
@@ -66,6 +67,7 @@ def pretrain(
         TypeError: A value has the wrong type.
     """
     check_type("config", config, PretrainConfig)
+    config, encoder = _checked_encoder(config, encoder)
     if isinstance(augment, str):
         config = _replace_field(config, "augment", augment)
         augment = None
@@ -85,7 +87,7 @@ def train_supervised(
     config: SupervisedConfig,
     data: Dataset | None = None,
     *,
-    encoder: nn.Module | None = None,
+    encoder: nn.Module | str | None = None,
     fresh: bool = False,
     progress: bool = True,
     on_epoch: Callable[[list[Row]], None] | None = None,
@@ -111,6 +113,7 @@ def train_supervised(
         TypeError: A value has the wrong type.
     """
     check_type("config", config, SupervisedConfig)
+    config, encoder = _checked_encoder(config, encoder)
     parts = _Parts(data, None, None, encoder)
     return _train("supervised", config, parts, fresh, progress, on_epoch, folder)
 
@@ -118,9 +121,9 @@ def train_supervised(
 def untrained(config: TrainConfig, data: Dataset) -> nn.Module:
     """Build the encoder as training finds it, with its initial weights: a baseline."""
     device = resolve_device(config.device)
+    config = with_initial_encoder(config, None)
     with settled(config, device):
-        images = data.train
-        encoder, _ = build_encoder(config.encoder, images.channels, images.size, config.stem)
+        encoder, _ = _build_encoder(config, data, None)
     return channels_last(encoder, device).eval()
 
 
@@ -211,6 +214,7 @@ def _train(
             "method": method_digest(task.views.method, task.network),
             "augment": "" if parts.augment is None else source_digest(parts.augment),
         }
+        identity |= weights_digest(config)
         with claim(kind, config, identity, folder, fresh) as run:
             _fit_unless_finished(task, config, run, device, progress, on_epoch)
             weights: Any = distributed.from_first(run.load_encoder_state)
@@ -243,6 +247,8 @@ def _fit_unless_finished(
         best = max(measured, key=lambda row: row.get("knn", 0.0))
         images = len(task.views.images)
         result = {"final": last, "best": best, "images": images, "environment": where}
+        if config.init:
+            result["init"] = config.init
         run.finish(encoder.state_dict(), result | {"seconds": round(last["seconds"], 1)})
 
 
@@ -281,7 +287,9 @@ def _build_encoder(
 ) -> tuple[nn.Module, int]:
     """The encoder and its number of features; a copy of the user's where they gave one."""
     chosen = config.encoder if encoder is None else copy.deepcopy(encoder)
-    return build_encoder(chosen, data.train.channels, data.train.size, config.stem)
+    built, dim = build_encoder(chosen, data.train.channels, data.train.size, config.stem)
+    start_from_run(config, built)
+    return built, dim
 
 
 def _attach_sim(config: TrainConfig, data: Dataset, encoder: nn.Module) -> LossSimTracker | None:
@@ -308,13 +316,24 @@ def _monitor(config: TrainConfig, data: Dataset) -> Pretraining | SupervisedTrai
     return SupervisedTraining(config.epochs, data)
 
 
-def _replace_field(config: PretrainConfig, name: str, value: str) -> PretrainConfig:
+def _checked_encoder(
+    config: Config, encoder: nn.Module | str | None
+) -> tuple[Config, nn.Module | None]:
+    """A name goes into the configuration; anything but a module is refused."""
+    if isinstance(encoder, str):
+        return _replace_field(config, "encoder", encoder), None
+    if encoder is not None:
+        check_module(encoder)
+    return config, encoder
+
+
+def _replace_field(config: Config, name: str, value: str) -> Config:
     """The configuration with a field replaced, which nobody may have set to something else.
 
     Raises:
         ValueError: It says something else already.
     """
-    default = getattr(PretrainConfig, name)
+    default = getattr(type(config), name)
     said = getattr(config, name)
     if said not in (default, value):
         raise ValueError(f"config.{name}={said!r} and {name}={value!r}: give one of them")
