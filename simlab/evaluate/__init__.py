@@ -12,7 +12,15 @@ from .collapse import alignment, collapse_metrics, effective_rank, spectrum
 from .diagnosis import COMPLETE_STD_RATIO, WARN_STD_RATIO, Diagnosis, diagnose
 from .features import features, raw_pixels
 from .knn import KnnResult, knn, knn_accuracy, knn_predict, knn_result, nearest
-from .labels import Counted, accuracy, counted, per_class_accuracy, stratified
+from .labels import (
+    Counted,
+    accuracy,
+    counted,
+    has_labels,
+    largest_balanced,
+    per_class_accuracy,
+    stratified,
+)
 from .linear import LinearProbe, SGDProbe
 from .probe import Features, Probe, encode, linear_probe, predictions, probe_table
 from .readout import factor_scores, ridge_r2, what_is_kept
@@ -36,10 +44,12 @@ __all__ = [
     "encode",
     "factor_scores",
     "features",
+    "has_labels",
     "knn",
     "knn_accuracy",
     "knn_predict",
     "knn_result",
+    "largest_balanced",
     "linear_probe",
     "nearest",
     "per_class_accuracy",

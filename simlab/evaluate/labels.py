@@ -13,6 +13,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from simlab.data import Dataset
+
 # ------------------------------------------------------------------------------- which images count
 
 
@@ -64,6 +66,13 @@ def counted(train_labels: Tensor, test_labels: Tensor, classes: Sequence[str] = 
         _left_out(train_labels, test_labels, unknown, classes),
         _missing(len(train), len(test), train_labels, test_labels),
     )
+
+
+def has_labels(data: Dataset) -> bool:
+    """Tell whether a dataset can be evaluated: labelled images of two classes, and test images."""
+    images = counted(data.train.labels, data.test.labels)
+    classes = data.train.labels[images.train].unique()
+    return len(classes) > 1 and not images.missing
 
 
 def _left_out(
@@ -185,6 +194,18 @@ def stratified(labels: Tensor, number: float, generator: torch.Generator) -> Ten
         position.append((torch.arange(n) + 0.5) / n)
     by_position = torch.cat(position).argsort(stable=True)  # of equal ones the first class
     return torch.cat(chosen)[by_position]
+
+
+def largest_balanced(labels: Tensor, number: int) -> int:
+    """Return the largest number, at most `number`, that `stratified` draws evenly from the classes.
+
+    Args:
+        labels: int64 [N], -1 where an image has none.
+        number: What is wished for.
+    """
+    _, available = labels[labels >= 0].unique(return_counts=True)
+    classes = len(available)
+    return min(number // classes, int(available.min())) * classes
 
 
 def _budgets(number: float, classes: Tensor, available: Tensor) -> list[int]:
