@@ -17,6 +17,6 @@ def table_path(name: str) -> Path:
     folder = next((place for place in PLACES if place.is_dir()), PLACES[0])
     path = folder / name
     if not path.exists():
-        names = [found.name for found in folder.glob("*.csv")]
+        names = [table.name for table in folder.glob("*.csv")]
         raise FileNotFoundError(f"there is no table {name!r} in {folder}{near(name, names)}")
     return path

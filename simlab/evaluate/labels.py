@@ -55,9 +55,9 @@ def counted(train_labels: Tensor, test_labels: Tensor, classes: Sequence[str] = 
         classes: The classes' names, for the sentence.
     """
     train = (train_labels >= 0).nonzero()[:, 0]
-    known = train_labels[train].unique()
+    trained_classes = train_labels[train].unique()
     has_label = test_labels >= 0
-    counts = torch.isin(test_labels, known)  # -1 is never known
+    counts = torch.isin(test_labels, trained_classes)  # -1 is none of them
     unknown = test_labels[has_label & ~counts]
     test = counts.nonzero()[:, 0]
     return Counted(

@@ -45,10 +45,13 @@ def with_initial_encoder(config: Config, encoder: nn.Module | None) -> Config:
     stored = config_of(run)
     changes = {}
     for name in ("encoder", "stem"):
-        said, found = getattr(config, name), getattr(stored, name)
-        if said not in ("auto", found):
-            raise ValueError(f"{name}={said!r}, but init={run.folder} has {found!r}: leave it out")
-        changes[name] = found
+        configured = getattr(config, name)
+        trained = getattr(stored, name)
+        if configured not in ("auto", trained):
+            raise ValueError(
+                f"{name}={configured!r}, but init={run.folder} has {trained!r}: leave it out"
+            )
+        changes[name] = trained
     return dataclasses.replace(config, **changes)
 
 

@@ -22,7 +22,7 @@ from simlab.sim import LossSimTracker
 
 from .monitor import LossSums, Pretraining, StepLog, SupervisedTraining, check_finite
 from .optim import build_optimizer, set_lr
-from .progress import Row, averaged, postfix, progress_bar, record, say
+from .progress import Row, averaged, postfix, progress_bar, record
 from .seeds import seed_epoch
 from .views import ViewMaker
 
@@ -79,7 +79,6 @@ def fit(
     history = resume(run, stored)
 
     _into_training_mode(network)
-    say(run, task.monitor.remark())
     start = time.monotonic() - (history[-1]["seconds"] if history else 0)
     steps = task.views.steps
     total_steps = steps * config.epochs

@@ -25,6 +25,7 @@ from .custom import check_augmentation, check_method, check_type, method_digest,
 from .initial import start_from_run, weights_digest, with_initial_encoder
 from .loop import Row, Task, fit
 from .monitor import Pretraining, SupervisedTraining
+from .progress import say
 from .resolve import labelled_images, resolve, resolve_method
 from .views import Augmentation, ViewMaker
 
@@ -238,6 +239,7 @@ def _fit_unless_finished(
     history: list[Row] = []
     if not distributed.from_first(lambda: run.finished):
         run.log(f"starts with {config} on {where}")
+        say(run, task.monitor.remark())
         history = fit(task, config, run, device, progress, on_epoch)
     if task.sim is not None:
         detach_sim(encoder)
