@@ -10,6 +10,7 @@ Bounds are declared beside the field, its description stands below it. Nothing h
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Annotated, Any, Literal, TypeVar
 
 from simlab._checks import AtLeast, LessThan, MoreThan, check_fields, documented, near
@@ -128,8 +129,9 @@ class TrainConfig:
     """The newest ones kept, beside the best and those of epochs 1, 2, 4, 8, ..."""
 
     def __post_init__(self) -> None:
-        # a Run stands for its folder
-        object.__setattr__(self, "init", str(getattr(self.init, "folder", self.init)))
+        init = getattr(self.init, "folder", self.init)  # a Run stands for its folder
+        if isinstance(init, PurePath):
+            object.__setattr__(self, "init", str(init))
         check_fields(self)
         milestones(self)
         if self.lr_encoder < 0 and self.lr_encoder != -1:

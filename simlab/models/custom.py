@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from simlab.compute import distributed
 
@@ -61,7 +61,7 @@ def _check_one(module: nn.Module, name: str) -> None:
             "compiled from"
         )
     weights = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-    if any(isinstance(weight, UninitializedTensorMixin) for weight in weights):
+    if any(isinstance(weight, UninitializedParameter | UninitializedBuffer) for weight in weights):
         raise ValueError(
             f"{name} has no weights yet: run the encoder once on a batch of images before"
         )
