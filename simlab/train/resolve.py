@@ -42,12 +42,13 @@ def resolve(
     """
     config = with_initial_encoder(config, encoder)
     size = data.train.size
+    images = number_of_images(config, data)
     changes: dict[str, Any] = {
         "data": data.name,
         "image_size": size,
         "augment": _augmentation(config.augment, data),
         "precision": resolve_precision(config.precision, resolve_device(config.device)),
-        "batch_size": _batch_size(config, _number_of_images(config, data)),
+        "batch_size": fitting_batch_size(config, images, distributed.world()),
     }
     if encoder is not None:
         changes["encoder"] = type(encoder).__name__
@@ -114,7 +115,7 @@ def labelled_images(config: SupervisedConfig, data: Dataset) -> Tensor:
     return stratified(labels, config.labels, generator)
 
 
-def _number_of_images(config: TrainConfig, data: Dataset) -> int:
+def number_of_images(config: TrainConfig, data: Dataset) -> int:
     """How many images are trained on."""
     if isinstance(config, SupervisedConfig):
         number = len(labelled_images(config, data))
@@ -126,22 +127,26 @@ def _number_of_images(config: TrainConfig, data: Dataset) -> int:
     return number
 
 
-def _batch_size(config: TrainConfig, images: int) -> int:
-    """The batch, cut to the images, and then to what processes and `accumulate` divide; said."""
+def fitting_batch_size(config: TrainConfig, images: int, processes: int) -> int:
+    """Cut the batch to the images, and then to what processes and `accumulate` divide; said.
+
+    Raises:
+        ValueError: There are too few images for that many parts.
+    """
     if config.batch_size <= images:
         return config.batch_size
-    parts = config.accumulate * distributed.world()
+    parts = config.accumulate * processes
     fitting = images // parts * parts
     if fitting < 2 * parts:
         raise ValueError(
             f"there are only {images} images to train on: too few for {config.accumulate} "
-            f"(accumulate) x {distributed.world()} (processes) parts of at least two images"
+            f"(accumulate) x {processes} (processes) parts of at least two images"
         )
     if distributed.rank() == 0:
-        parts_text = f", in {parts} equal parts" if parts > 1 else ""
+        in_parts = f", in {parts} equal parts" if parts > 1 else ""
         warnings.warn(
             f"batch_size={config.batch_size} is more than the {images} images to train on: "
-            f"taking {fitting}{parts_text}",
+            f"taking {fitting}{in_parts}",
             stacklevel=2,
         )
     return fitting
