@@ -2,15 +2,19 @@
 
 - `files`: files that are written completely or not at all, and checked when they are read.
 - `identity`: what a run is identified by.
+- `canonical`, `modules`: a digest of any object and of any network; `sources`, `tokens`: of code.
 - `run`: the folder of one run.
+- `neighbours`, `reuse`: stored runs that are nearly the one asked for, and going on from one.
 - `store`: where runs are kept, and how one is claimed by its configuration.
 - `load`: open a finished run with its encoder and its dataset.
 - `doctor`: what this machine has, and what is missing.
 """
 
+from .canonical import object_digest
 from .files import digest, read_json, write_bytes, write_json
-from .identity import SOURCES_AT_IMPORT, code_digest, module_digest, training_sources
+from .identity import SOURCES_AT_IMPORT, code_digest, training_sources
 from .load import config_of, load_data_of, load_run
+from .modules import module_digest, structure_digest
 from .run import Run
 from .store import claim, runs_folder, save_metrics
 
@@ -24,9 +28,11 @@ __all__ = [
     "load_data_of",
     "load_run",
     "module_digest",
+    "object_digest",
     "read_json",
     "runs_folder",
     "save_metrics",
+    "structure_digest",
     "training_sources",
     "write_bytes",
     "write_json",

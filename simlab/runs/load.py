@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from simlab._checks import near
 from simlab.compute import channels_last, resolve_device
 from simlab.config import PretrainConfig, SupervisedConfig, TrainConfig, make_config
 from simlab.data import Dataset, load_data
@@ -11,7 +10,7 @@ from simlab.models import build_encoder
 
 from .files import read_json
 from .run import Run
-from .store import runs_folder
+from .store import find_folder
 
 
 def load_run(name: str | Path, device: str = "auto") -> Run:
@@ -78,13 +77,7 @@ def channels_of(encoder_state: dict[str, Any]) -> int:
 
 
 def _find(name: str | Path) -> Run:
-    places = [Path(name), runs_folder() / name]
-    folder = next((place for place in places if (place / "config.json").exists()), None)
-    if folder is None:
-        names = [path.parent.name for path in runs_folder().glob("*/config.json")]
-        raise FileNotFoundError(
-            f"there is no run {name}, neither here nor in {runs_folder()}{near(name, names)}"
-        )
+    folder = find_folder(name)
     identity = read_json(folder / "config.json")
     if not isinstance(identity, dict) or not isinstance(identity.get("config"), dict):
         raise ValueError(

@@ -2,6 +2,7 @@
 
     runs/pretrain-3f9a01c2b7de/
         config.json     the configuration, and the digests of dataset and code that identify the run
+        encoder.json    what the encoder is, and what it expects of images: `load_run` reads it
         metrics.csv     a row an epoch
         metrics.json    how it ended: final and best, environment, seconds, digest of encoder.pt
         train.log       a line an epoch, what went wrong, when it was started and resumed
@@ -9,7 +10,8 @@
         encoder.pt      the encoder's final weights
         checkpoints/    the newest few and the best, to resume from; epochs 1, 2, 4, 8, ... as well
 
-Every file is written under a temporary name and renamed. A digest of the bytes of every file with
+The folder may be renamed: a run is known by the name in its config.json. Every file is written
+under a temporary name and renamed. A digest of the bytes of every file with
 weights is stored, so that a damaged one is noticed; they are read without executing pickles.
 """
 
@@ -35,6 +37,7 @@ from .files import (
     write_bytes,
     write_json,
 )
+from .identity import run_name
 
 
 class Run:
@@ -52,6 +55,11 @@ class Run:
         self.checkpoints = folder / "checkpoints"
         self._encoder: nn.Module | None = None
         self.read_only = read_only
+
+    @property
+    def name(self) -> str:
+        """The name that the run got by its identity, whatever its folder is called now."""
+        return str(self.identity.get("name", self.folder.name))
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r}, {'finished' if self.finished else 'unfinished'})"
@@ -125,13 +133,20 @@ class Run:
         path = self.folder / "config.json"
         if not path.exists():
             write_json(path, self.identity)
-        elif read_json(path) != json.loads(json.dumps(self.identity)):
+        else:
+            self.identity = self._stored_identity(path)
+        if self.finished:
+            self._set_aside_a_damaged_encoder()
+
+    def _stored_identity(self, path: Path) -> dict[str, Any]:
+        stored = read_json(path)
+        is_whole = isinstance(stored, dict) and {"kind", "config"} <= stored.keys()
+        if not is_whole or run_name(stored) != run_name(self.identity):
             raise ValueError(
                 f"{path} is not what this run was started with: it was changed by hand, or belongs "
                 "to another run. Start over with fresh=True, or move the folder away"
             )
-        if self.finished:
-            self._set_aside_a_damaged_encoder()
+        return {"name": self.name, **stored}
 
     def log(self, line: str) -> None:
         """Add a line with the time to train.log."""
@@ -180,7 +195,7 @@ class Run:
         """Write one; drop all but the newest `keep`, the best, and epochs 1, 2, 4, 8, ..."""
         if self.read_only:
             return
-        data = pack_tensors({"run": self.folder.name, **state})
+        data = pack_tensors({"run": self.name, **state})
         write_bytes(self.checkpoints / f"epoch-{epoch:06d}-{digest(data)}.pt", data)
         best = self.best_checkpoint()
         older = list(self.checkpoint_paths().items())[keep:]
@@ -248,7 +263,8 @@ class Run:
         """
         expected = path.stem.rsplit("-", 1)[-1]
         state = unpack_tensors(read_checked(path, expected), path)
-        if state.get("run") != self.folder.name:
+        names = [link["run"] for link in self.identity.get("continues", [])]
+        if state.get("run") not in (self.name, *names):
             raise ValueError(f"{path} belongs to another run, {state.get('run')}")
         return state
 

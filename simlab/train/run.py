@@ -7,6 +7,7 @@ was stopped half-way. Started by torchrun, several processes do it together.
 import contextlib
 import copy
 import dataclasses
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,10 +20,10 @@ from simlab.data import Dataset, Images, load_data
 from simlab.evaluate import stratified
 from simlab.methods.base import Method, MethodModule
 from simlab.models import build_encoder
-from simlab.runs import Run, claim, module_digest
+from simlab.runs import Run, claim
 from simlab.sim import LossSimTracker, attach_sim, detach_sim
 
-from .custom import check_augmentation, check_method, check_type, method_digest, source_digest
+from .custom import Parts, check_augmentation, check_method, check_type
 from .loop import Row, Task, fit
 from .monitor import Pretraining, SupervisedTraining
 from .resolve import resolve, resolve_method
@@ -40,6 +41,8 @@ def pretrain(
     progress: bool = True,
     on_epoch: Callable[[list[Row]], None] | None = None,
     folder: str = "",
+    reuse: str = "",
+    name: str = "",
 ) -> Run:
     """Pretrain an encoder without labels, or load the stored run of the same configuration.
 
@@ -56,6 +59,10 @@ def pretrain(
         progress: Show a bar.
         on_epoch: Called with the history after every epoch.
         folder: Where runs are kept; empty: see `simlab.runs.runs_folder`.
+        reuse: A stored run, by folder or name, from which a new one goes on: it may have been
+            trained by another simlab, or (schedules "constant" and "step") for fewer epochs.
+        name: Stands for what can't be digested in a method, an augmentation or an encoder of yours,
+            such as an open file; change it whenever that changes.
 
     Returns:
         The finished run; `run.encoder` holds the final weights, in evaluation mode. The caller's
@@ -78,8 +85,9 @@ def pretrain(
     if method is not None:
         check_method(method)
         _replace_field(config, "method", type(method).__name__)
-    parts = _Parts(data, method, augment, encoder)
-    return _train("pretrain", config, parts, fresh, progress, on_epoch, folder)
+    parts = Parts(data, method, augment, encoder, name)
+    stored = _Stored(folder, fresh, reuse)
+    return _train("pretrain", config, parts, stored, progress, on_epoch)
 
 
 def train_supervised(
@@ -91,6 +99,8 @@ def train_supervised(
     progress: bool = True,
     on_epoch: Callable[[list[Row]], None] | None = None,
     folder: str = "",
+    reuse: str = "",
+    name: str = "",
 ) -> Run:
     """Train the same encoder on labels, with the same augmentation.
 
@@ -102,6 +112,8 @@ def train_supervised(
         progress: Show a bar.
         on_epoch: Called with the history after every epoch.
         folder: Where runs are kept.
+        reuse: A stored run from which a new one goes on.
+        name: Stands for what can't be digested in an encoder of yours.
 
     Returns:
         The finished run, as `pretrain`.
@@ -112,8 +124,9 @@ def train_supervised(
         TypeError: A value has the wrong type.
     """
     check_type("config", config, SupervisedConfig)
-    parts = _Parts(data, None, None, encoder)
-    return _train("supervised", config, parts, fresh, progress, on_epoch, folder)
+    parts = Parts(data, None, None, encoder, name)
+    stored = _Stored(folder, fresh, reuse)
+    return _train("supervised", config, parts, stored, progress, on_epoch)
 
 
 def untrained(config: TrainConfig, data: Dataset) -> nn.Module:
@@ -179,23 +192,21 @@ def build_task(
 
 
 @dataclasses.dataclass
-class _Parts:
-    """What a caller gives in place of what the configuration names."""
+class _Stored:
+    """Where runs are kept, and what becomes of a stored one."""
 
-    data: Dataset | None
-    method: Method | None
-    augment: Augmentation | None
-    encoder: nn.Module | None
+    folder: str
+    fresh: bool
+    reuse: str
 
 
 def _train(
     kind: str,
     config: TrainConfig,
-    parts: _Parts,
-    fresh: bool,
+    parts: Parts,
+    stored: _Stored,
     progress: bool,
     on_epoch: Callable[[list[Row]], None] | None,
-    folder: str,
 ) -> Run:
     distributed.start()
     data = _load(config, parts.data)
@@ -206,13 +217,11 @@ def _train(
             config, data, method=parts.method, augment=parts.augment, encoder=parts.encoder
         )
         encoder = task.network.encoder
-        identity = {
-            "data": data.digest(),
-            "encoder": "" if parts.encoder is None else module_digest(parts.encoder),
-            "method": method_digest(task.views.method, task.network),
-            "augment": "" if parts.augment is None else source_digest(parts.augment),
-        }
-        with claim(kind, config, identity, folder, fresh) as run:
+        # one process digests and tells the others
+        identity: Any = distributed.from_first(
+            lambda: parts.digests(data, task.views.method, task.views.groups)
+        )
+        with claim(kind, config, identity, stored.folder, stored.fresh, stored.reuse) as run:
             _fit_unless_finished(task, config, run, device, progress, on_epoch)
             weights: Any = distributed.from_first(run.load_encoder_state)
             encoder.load_state_dict(weights)
@@ -243,7 +252,9 @@ def _fit_unless_finished(
         measured = [row for row in history if "knn" in row] or [last]
         best = max(measured, key=lambda row: row.get("knn", 0.0))
         result = {"final": last, "best": best, "environment": where}
-        run.finish(encoder.state_dict(), result | {"seconds": round(last["seconds"], 1)})
+        result["seconds"] = round(last["seconds"], 1)
+        result["finished"] = time.strftime("%Y-%m-%d %H:%M")
+        run.finish(encoder.state_dict(), result)
 
 
 def _load(config: TrainConfig, data: Dataset | None) -> Dataset:
@@ -256,7 +267,7 @@ def _load(config: TrainConfig, data: Dataset | None) -> Dataset:
     return data
 
 
-def _resolve(config: TrainConfig, data: Dataset, parts: _Parts) -> TrainConfig:
+def _resolve(config: TrainConfig, data: Dataset, parts: Parts) -> TrainConfig:
     """Resolve all but the name of an augmentation of the user's, which stays."""
     if parts.augment is None:
         return resolve(config, data, parts.encoder, parts.method)
