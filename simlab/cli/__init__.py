@@ -6,6 +6,9 @@
     simlab knn RUN                              kNN accuracy of a run, by its folder or name
     simlab probe RUN --labels 1000              linear probe of its frozen encoder
     simlab compare RUN RUN                      how similar the layers of two runs are
+    simlab embed RUN IMAGES --out x.npz         features of any images
+    simlab export RUN FOLDER                    the encoder for programs without simlab
+    simlab runs                                 the stored runs
     simlab sweep NOTEBOOK.ipynb seed=0:3 --out DIR
     simlab methods simclr                       a method's options, their defaults and sources
     simlab data cifar10 --download              download a dataset and describe it
@@ -16,7 +19,7 @@ sweep of which a point failed with 1, and a stopped command with 130.
 """
 
 # Each command imports what it needs inside: `simlab --help` shall not wait for torch.
-# `training`, `evaluation` and `others` hold the commands; a function is one.
+# `training`, `evaluation`, `stored` and `others` hold the commands; a function is one.
 
 import sys
 from collections.abc import Callable
@@ -25,8 +28,9 @@ import tyro
 
 from simlab._checks import near
 
-from .evaluation import compare, knn, probe
+from .evaluation import compare, embed, knn, probe
 from .others import data, doctor, methods, sweep
+from .stored import export, runs
 from .training import pretrain, supervised
 
 REFUSED = 2  # exit code for input that can't be meant
@@ -76,6 +80,9 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "knn": _command(knn),
     "probe": _command(probe),
     "compare": _command(compare),
+    "embed": _command(embed),
+    "export": _command(export),
+    "runs": _command(runs),
     "sweep": _command(sweep),
     "methods": _command(methods),
     "data": _command(data),

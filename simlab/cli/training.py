@@ -11,6 +11,7 @@ from simlab._checks import near
 from simlab.config import RECIPES, PretrainConfig, SupervisedConfig, make_config
 
 RECIPE = f"Start from a published configuration; further flags change it: {', '.join(RECIPES)}."
+CONTINUE = "A stored run to go on from, of another simlab or (constant and step) of fewer epochs."
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class PretrainCommand:
     recipe: Annotated[str, tyro.conf.arg(help=RECIPE)] = ""
     fresh: bool = False
     """Delete what is stored of this run and start over."""
+    reuse: Annotated[str, tyro.conf.arg(name="continue", help=CONTINUE)] = ""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class SupervisedCommand:
     config: OmitArgPrefixes[SupervisedConfig] = field(default_factory=SupervisedConfig)
     fresh: bool = False
     """Delete what is stored of this run and start over."""
+    reuse: Annotated[str, tyro.conf.arg(name="continue", help=CONTINUE)] = ""
 
 
 def pretrain(arguments: list[str]) -> int:
@@ -44,7 +47,8 @@ def pretrain(arguments: list[str]) -> int:
 
     from simlab import train
 
-    return _report(train.pretrain(command.config, fresh=command.fresh))
+    run = train.pretrain(command.config, fresh=command.fresh, reuse=command.reuse)
+    return _report(run)
 
 
 def supervised(arguments: list[str]) -> int:
@@ -53,7 +57,8 @@ def supervised(arguments: list[str]) -> int:
 
     from simlab import train
 
-    return _report(train.train_supervised(command.config, fresh=command.fresh))
+    run = train.train_supervised(command.config, fresh=command.fresh, reuse=command.reuse)
+    return _report(run)
 
 
 def _report(run: Any) -> int:

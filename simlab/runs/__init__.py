@@ -6,25 +6,34 @@
 - `run`: the folder of one run.
 - `neighbours`, `reuse`: stored runs that are nearly the one asked for, and going on from one.
 - `store`: where runs are kept, and how one is claimed by its configuration.
-- `load`: open a finished run with its encoder and its dataset.
+- `load`: open a finished run with its encoder and its dataset; `description`: how it is built.
+- `preprocessing`, `export`: what an encoder expects of images; what uses it without simlab.
 - `doctor`: what this machine has, and what is missing.
 """
 
 from .canonical import object_digest
+from .description import describe_encoder
 from .files import digest, read_json, write_bytes, write_json
 from .identity import SOURCES_AT_IMPORT, code_digest, training_sources
 from .load import config_of, load_data_of, load_run
 from .modules import module_digest, structure_digest
+from .neighbours import defaults_of, stored_runs
+from .preprocessing import Preprocessing, files_of
 from .run import Run
-from .store import claim, runs_folder, save_metrics
+from .store import claim, find_folder, runs_folder, save_metrics
 
 __all__ = [
     "SOURCES_AT_IMPORT",
+    "Preprocessing",
     "Run",
     "claim",
     "code_digest",
     "config_of",
+    "defaults_of",
+    "describe_encoder",
     "digest",
+    "files_of",
+    "find_folder",
     "load_data_of",
     "load_run",
     "module_digest",
@@ -32,6 +41,7 @@ __all__ = [
     "read_json",
     "runs_folder",
     "save_metrics",
+    "stored_runs",
     "structure_digest",
     "training_sources",
     "write_bytes",

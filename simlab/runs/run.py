@@ -25,8 +25,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from simlab.evaluate import features
+
+from .export import export_encoder
 from .files import (
     digest,
     name_in_errors,
@@ -38,6 +42,7 @@ from .files import (
     write_json,
 )
 from .identity import run_name
+from .preprocessing import Preprocessing
 
 
 class Run:
@@ -99,6 +104,32 @@ class Run:
         return config
 
     @property
+    def description(self) -> dict[str, Any]:
+        """The content of encoder.json; {} where an older simlab has stored none."""
+        path = self.folder / "encoder.json"
+        description: dict[str, Any] = read_json(path) if path.exists() else {}
+        return description
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What the encoder expects of images.
+
+        Raises:
+            ValueError: An older simlab has not stored it.
+        """
+        if not self.description:
+            raise ValueError(
+                f"{self.folder} has no encoder.json, which says what the encoder expects of "
+                "images: ask for the run as it was trained once more, which writes it"
+            )
+        return Preprocessing.from_dict(self.description["preprocessing"])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes of the images that were trained on."""
+        return tuple(self.description.get("classes", ()))
+
+    @property
     def result(self) -> dict[str, Any]:
         """The content of metrics.json: `final`, `best`, `environment` and `seconds`.
 
@@ -117,6 +148,36 @@ class Run:
                 # json reads a number exactly as it was written; pandas' own parser may round it
                 rows.append({name: json.loads(text) for name, text in row.items() if text})
         return pd.DataFrame(rows)
+
+    # ------------------------------------------------------------------------------------ using
+
+    def encode(self, images: Any, batch_size: int = 256) -> Tensor:
+        """Compute the features of any images; neither the dataset nor its labels are needed.
+
+        Args:
+            images: uint8 images [N, C, H, W], [N, H, W, C] or [N, H, W]; a PIL image; the path of
+                an image or of a folder; a list of these; or a split of a dataset. They are cut,
+                resized and normalised as the run's own images were.
+            batch_size: Number of images at once.
+
+        Returns:
+            float32 [N, D], in the order of the images; of a folder, of the files' names.
+        """
+        device = next((p.device for p in self.encoder.parameters()), torch.device("cpu"))
+        split = self.preprocessing.split(images).to(device)
+        return features(self.encoder, split, batch_size)
+
+    def export(self, folder: str | Path) -> Path:
+        """Write the encoder for programs that have torch and not simlab.
+
+        Args:
+            folder: Where to: encoder.pt2, encoder.pt, encoder.json and load_encoder.py.
+
+        Returns:
+            The folder.
+        """
+        _ = self.preprocessing
+        return export_encoder(self.encoder, self.description, folder)
 
     # ---------------------------------------------------------------------------------- writing
 
@@ -179,6 +240,12 @@ class Run:
         if not self.read_only:
             table = pd.DataFrame(rows).to_csv(index=False)
             write_bytes(self.folder / "metrics.csv", table.encode())
+
+    def describe(self, description: dict[str, Any]) -> None:
+        """Write encoder.json, where there is none."""
+        path = self.folder / "encoder.json"
+        if not self.read_only and not path.exists():
+            write_json(path, description)
 
     def finish(self, encoder_state: dict[str, Any], result: dict[str, Any]) -> None:
         """Store the encoder and how the run ended.

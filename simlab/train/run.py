@@ -20,7 +20,7 @@ from simlab.data import Dataset, Images, load_data
 from simlab.evaluate import stratified
 from simlab.methods.base import Method, MethodModule
 from simlab.models import build_encoder
-from simlab.runs import Run, claim
+from simlab.runs import Run, claim, describe_encoder
 from simlab.sim import LossSimTracker, attach_sim, detach_sim
 
 from .custom import Parts, check_augmentation, check_method, check_type
@@ -222,6 +222,7 @@ def _train(
             lambda: parts.digests(data, task.views.method, task.views.groups)
         )
         with claim(kind, config, identity, stored.folder, stored.fresh, stored.reuse) as run:
+            run.describe(describe_encoder(config, data, parts.encoder))
             _fit_unless_finished(task, config, run, device, progress, on_epoch)
             weights: Any = distributed.from_first(run.load_encoder_state)
             encoder.load_state_dict(weights)
