@@ -12,7 +12,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
-from simlab._checks import AtLeast, LessThan, MoreThan, check_fields, documented, near
+from simlab._checks import AtLeast, LessThan, MoreThan, check_fields, documented, near, near_names
 
 # fields that say where and how a run is computed and shown, not what it computes
 NOT_IDENTITY = frozenset(
@@ -21,6 +21,7 @@ NOT_IDENTITY = frozenset(
 
 
 @documented
+@near_names
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """What pretraining and supervised training share."""
@@ -126,6 +127,7 @@ class TrainConfig:
 
 
 @documented
+@near_names
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(TrainConfig):
     """Self-supervised pretraining. The defaults suit the scattered images and two CPU cores."""
@@ -151,6 +153,7 @@ class PretrainConfig(TrainConfig):
 
 
 @documented
+@near_names
 @dataclass(frozen=True, kw_only=True)
 class SupervisedConfig(TrainConfig):
     """Supervised training of the same encoder with the same augmentation: a reference."""

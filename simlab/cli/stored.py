@@ -1,11 +1,8 @@
 """The commands that list stored runs, name them, and take an encoder elsewhere."""
 
 from pathlib import Path
-from typing import Any
 
 from tyro.conf import Positional
-
-SHOWN = ("loss", "knn", "test_accuracy")  # of the last row
 
 
 def runs(run: Positional[str] = "", name: str = "", folder: str = "") -> None:
@@ -16,7 +13,7 @@ def runs(run: Positional[str] = "", name: str = "", folder: str = "") -> None:
         name: Rename this run's folder; it is found by both names.
         folder: Where runs are kept.
     """
-    from simlab.runs import find_folder, runs_folder, stored_runs
+    from simlab.runs import Run, describe_run, find_folder, runs_folder, stored_runs
 
     home = Path(folder).expanduser() if folder else runs_folder()
     if name and not run:
@@ -27,7 +24,7 @@ def runs(run: Positional[str] = "", name: str = "", folder: str = "") -> None:
     contents = stored_runs(home if place is None else place.parent)
     for path, content in contents.items():
         if place is None or path.resolve() == place.resolve():
-            print(_description_of(path, content))
+            print(describe_run(Run(path, content)))
     if not contents:
         print(f"there are no runs in {home}")
 
@@ -39,31 +36,6 @@ def _rename(place: Path, name: str) -> Path:
     if target.exists():
         raise FileExistsError(f"{target} is there already")
     return place.rename(target)
-
-
-def _description_of(path: Path, content: dict[str, Any]) -> str:
-    """Two lines on a run."""
-    from simlab.runs import Run, defaults_of
-
-    run = Run(path, content)
-    rows = run.history if (path / "metrics.csv").exists() else None
-    number = 0 if rows is None else len(rows)
-    total = content["config"].get("epochs", "?")
-    state = f"finished {run.result.get('finished', '')}" if run.finished else "not finished"
-    words = [path.name, content.get("kind", "?"), state.strip(), f"epoch {number} of {total}"]
-    if rows is not None and number:
-        last = rows.iloc[-1]
-        words += [
-            f"{name} {last[name]:.4g}" for name in SHOWN if last.get(name) == last.get(name, 0)
-        ]
-    defaults = defaults_of(content)
-    changes = []
-    for field, value in content["config"].items():
-        if value != defaults.get(field):
-            changes.append(f"{field}={value}")
-    for link in content.get("continues", []):
-        changes.append(f"continues {link['run']} after epoch {link['epoch']}")
-    return f"{'  '.join(words)}\n    {'  '.join(changes)}"
 
 
 def export(run: Positional[str], folder: Positional[str], device: str = "cpu") -> None:

@@ -2,7 +2,8 @@
 
 - `files`: files that are written completely or not at all, and checked when they are read.
 - `identity`: what a run is identified by.
-- `canonical`, `modules`: a digest of any object and of any network; `sources`, `tokens`: of code.
+- `canonical`, `code`, `modules`: a digest of any object, function and network; below them `sources`
+  (whose code it is) and `tokens`.
 - `run`: the folder of one run.
 - `neighbours`, `reuse`: stored runs that are nearly the one asked for, and going on from one.
 - `store`: where runs are kept, and how one is claimed by its configuration.
@@ -11,13 +12,13 @@
 - `doctor`: what this machine has, and what is missing.
 """
 
-from .canonical import object_digest
+from .code import object_digest
 from .description import describe_encoder
 from .files import digest, read_json, write_bytes, write_json
 from .identity import SOURCES_AT_IMPORT, code_digest, training_sources
 from .load import config_of, load_data_of, load_run
 from .modules import module_digest, structure_digest
-from .neighbours import defaults_of, stored_runs
+from .neighbours import describe_run, stored_runs
 from .preprocessing import Preprocessing, files_of
 from .run import Run
 from .store import claim, find_folder, runs_folder, save_metrics
@@ -29,8 +30,8 @@ __all__ = [
     "claim",
     "code_digest",
     "config_of",
-    "defaults_of",
     "describe_encoder",
+    "describe_run",
     "digest",
     "files_of",
     "find_folder",

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from simlab import __version__
+import simlab
 from simlab.config import TrainConfig
 from simlab.data import Dataset
 from simlab.models import build_encoder
@@ -53,8 +53,8 @@ def describe_encoder(
         "preprocessing": Preprocessing.of(data).to_dict(),
         "classes": list(data.classes),
         "data_path": str(Path(data.name).resolve()) if Path(data.name).is_dir() else "",
-        "simlab": __version__,
-        "torch": torch.__version__,
+        "simlab": simlab.__version__,
+        "torch": torch.simlab.__version__,
     }
 
 

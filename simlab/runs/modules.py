@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from . import code  # noqa: F401  # which adds functions and classes to `write`
 from .canonical import IGNORED_ATTRIBUTES, Writer, write
 
 SIM_CACHES = {"loss_sim", "_sim_pending"}

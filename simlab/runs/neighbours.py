@@ -1,13 +1,16 @@
-"""Stored runs beside a new one: which is nearest, and in what the two differ."""
+"""The stored runs: each in words, which is nearest to a new one, and in what the two differ."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
 from simlab.config import PretrainConfig, SupervisedConfig
 
 from .files import read_json
+from .run import Run
 
+SHOWN = ("loss", "knn", "test_accuracy")  # of a run's last row
 NEAR = 2  # so many differences still make a neighbour
 # what differs beside the configuration, in words
 PARTS = {
@@ -80,3 +83,23 @@ def nearest(home: Path, identity: dict[str, Any]) -> tuple[Path, dict[str, str]]
         if len(words) <= NEAR and (best is None or len(words) < len(best[1])):
             best = folder, words
     return best
+
+
+def describe_run(run: Run) -> str:
+    """Describe a run in two lines: how far it is, and what differs from the defaults."""
+    rows = run.history.to_dict("records") if (run.folder / "metrics.csv").exists() else []
+    state = f"finished {run.result.get('finished', '')}" if run.finished else "not finished"
+    progress = f"epoch {len(rows)} of {run.config.get('epochs', '?')}"
+    words = [run.folder.name, run.identity.get("kind", "?"), state.strip(), progress]
+    for name in SHOWN:
+        value = rows[-1].get(name, math.nan) if rows else math.nan
+        if not math.isnan(value):
+            words.append(f"{name} {value:.4g}")
+    defaults = defaults_of(run.identity)
+    changes = []
+    for name, value in run.config.items():
+        if value != defaults.get(name):
+            changes.append(f"{name}={value}")
+    for link in run.identity.get("continues", []):
+        changes.append(f"continues {link['run']} after epoch {link['epoch']}")
+    return f"{'  '.join(words)}\n    {'  '.join(changes)}"

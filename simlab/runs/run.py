@@ -17,7 +17,6 @@ weights is stored, so that a damaged one is noticed; they are read without execu
 
 import copy
 import csv
-import html
 import json
 import time
 from pathlib import Path
@@ -43,6 +42,7 @@ from .files import (
 )
 from .identity import run_name
 from .preprocessing import Preprocessing
+from .show import html_table
 
 
 class Run:
@@ -71,11 +71,9 @@ class Run:
 
     def _repr_html_(self) -> str:
         """Show in a notebook how the run ended, what it was made of, and where it is."""
-        state = "finished" if self.finished else "not finished"
         rows = {**self.result["final"], "folder": self.folder} if self.finished else {}
-        cells = [_html_row(name, value) for name, value in (rows | self.config).items()]
-        heading = f"<caption>{html.escape(self.folder.name)}: {state}</caption>"
-        return f"<table>{heading}{''.join(cells)}</table>"
+        state = "finished" if self.finished else "not finished"
+        return html_table(f"{self.folder.name}: {state}", rows | self.config)
 
     @property
     def encoder(self) -> nn.Module:
@@ -347,8 +345,3 @@ class Run:
     def _set_aside(self, path: Path, error: ValueError) -> None:
         path.replace(path.with_suffix(".damaged"))
         self.warn(f"passed over, and renamed to *.damaged: {error}")
-
-
-def _html_row(name: str, value: object) -> str:
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>"

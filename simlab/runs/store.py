@@ -14,7 +14,7 @@ from typing import Any
 
 import filelock
 
-from simlab import __version__
+import simlab
 from simlab._checks import near
 from simlab.compute import distributed
 from simlab.config import PretrainConfig, TrainConfig
@@ -69,7 +69,7 @@ def claim(
     code = code_digest(_method_of_simlab(config, extra))
     identity = {"kind": kind, "config": fields_that_count(config), "code": code, **extra}
     name = run_name(identity)
-    identity = {"name": name, "simlab": __version__, **identity}
+    identity = {"name": name, "simlab": simlab.__version__, **identity}
     home = Path(folder or runs_folder())
     if distributed.rank() > 0:
         yield Run(folder_of(home, name), identity, read_only=True)

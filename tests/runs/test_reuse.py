@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
+from simlab.augment import Normalize
 from simlab.cli import main
 from simlab.config import PretrainConfig
 from simlab.data import Dataset, from_arrays
@@ -132,6 +134,39 @@ def test_the_same_images_by_another_name_are_the_same_run(stored, no_training):
     data = random_data()
     renamed = Dataset("/somewhere/else", data.train, data.test)
     assert run_of(stored.folder.parent, data_given=renamed).folder == stored.folder
+
+
+def test_a_frozen_encoder_is_another_run_in_which_it_stays_as_it_was(tmp_path):
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 12))
+    config, options = replace(CONFIG, epochs=1), {"progress": False, "folder": str(tmp_path)}
+    free = pretrain(config, random_data(), encoder=net, **options)
+    net[1].requires_grad_(False)
+    frozen = pretrain(config, random_data(), encoder=net, **options)
+    assert frozen.folder != free.folder
+    assert torch.equal(frozen.encoder[1].weight, net[1].weight)
+    assert not torch.equal(free.encoder[1].weight, net[1].weight)
+
+
+def test_a_normalisation_of_one_s_own_is_another_run(stored, capsys):
+    data = random_data()
+    other = Dataset(data.name, data.train, data.test, normalize=Normalize([0.5], [0.25]))
+    with pytest.raises(KeyboardInterrupt):
+        run_of(stored.folder.parent, on_epoch=stopped, data_given=other)
+    assert "but for: the images, labels or normalisation" in capsys.readouterr().out
+
+
+def test_other_factors_to_draw_views_by_are_another_run(tmp_path, capsys):
+    """The factors are no part of the images' digest."""
+    data, names = random_data(), []
+    for factor in (torch.arange(32) % 2, torch.arange(32) % 4):
+        train_images = replace(data.train, factors=factor[:, None].float(), factor_names=("size",))
+        given = Dataset("sizes", train_images, data.test)
+        with pytest.raises(KeyboardInterrupt):
+            run_of(tmp_path, on_epoch=stopped, data_given=given, views_from="size")
+        names = sorted(path.name for path in tmp_path.glob("pretrain-*"))
+    assert len(names) == 2 and "the groups of views_from" in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------------------- going on
