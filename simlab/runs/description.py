@@ -54,7 +54,7 @@ def describe_encoder(
         "classes": list(data.classes),
         "data_path": str(Path(data.name).resolve()) if Path(data.name).is_dir() else "",
         "simlab": simlab.__version__,
-        "torch": torch.simlab.__version__,
+        "torch": torch.__version__,
     }
 
 
