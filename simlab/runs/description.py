@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import nn
 
-import simlab
 from simlab.config import TrainConfig
 from simlab.data import Dataset
 from simlab.models import build_encoder
@@ -26,6 +25,7 @@ from simlab.models import build_encoder
 from .modules import structure_digest
 from .preprocessing import Preprocessing
 from .run import Run
+from .sources import simlab_version
 
 
 def describe_encoder(
@@ -53,7 +53,7 @@ def describe_encoder(
         "preprocessing": Preprocessing.of(data).to_dict(),
         "classes": list(data.classes),
         "data_path": str(Path(data.name).resolve()) if Path(data.name).is_dir() else "",
-        "simlab": simlab.__version__,
+        "simlab": simlab_version(),
         "torch": torch.__version__,
     }
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
 from . import code  # noqa: F401  # which adds functions and classes to `write`
@@ -65,10 +66,13 @@ def structure_digest(module: nn.Module) -> str:
 def _(value: Tensor, out: Writer) -> None:
     if not out.is_new(value):
         return
-    out.text("tensor", value.dtype, tuple(value.shape))
     if isinstance(value, nn.Parameter):
         out.text("parameter", out.structure or value.requires_grad)
-    if isinstance(value, nn.parameter.UninitializedTensorMixin) or value.is_meta:
+    if is_lazy(value):
+        out.text("without a shape", value.dtype)
+        return
+    out.text("tensor", value.dtype, tuple(value.shape))
+    if value.is_meta:
         out.text("without values")
     elif value.layout is not torch.strided or value.is_quantized:
         out.refuse(value, "a sparse or quantized one")

@@ -102,6 +102,11 @@ def package_version(package: str) -> str:
     return str(version).partition("+")[0]
 
 
+def simlab_version() -> str:
+    """Return the version of this simlab."""
+    return str(sys.modules["simlab"].__version__)
+
+
 # ------------------------------------------------------------------------------------- functions
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import filelock
 
-import simlab
 from simlab._checks import near
 from simlab.compute import distributed
 from simlab.config import PretrainConfig, TrainConfig
@@ -24,6 +23,7 @@ from .identity import code_digest, fields_that_count, run_name
 from .neighbours import folder_of, nearest
 from .reuse import ALLOWED, ENDLESS, continue_from
 from .run import Run
+from .sources import simlab_version
 
 # how a file system says that it has no locks
 WITHOUT_LOCKS = {errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS}
@@ -69,7 +69,7 @@ def claim(
     code = code_digest(_method_of_simlab(config, extra))
     identity = {"kind": kind, "config": fields_that_count(config), "code": code, **extra}
     name = run_name(identity)
-    identity = {"name": name, "simlab": simlab.__version__, **identity}
+    identity = {"name": name, "simlab": simlab_version(), **identity}
     home = Path(folder or runs_folder())
     if distributed.rank() > 0:
         yield Run(folder_of(home, name), identity, read_only=True)
