@@ -12,6 +12,7 @@ described by the same few functions. Nothing here imports torch.
 
 import ast
 import dataclasses
+import functools
 import inspect
 import math
 import textwrap
@@ -114,7 +115,8 @@ def _kind(hint: Any) -> Kind:
 def check_fields(options: Any) -> None:
     """Check that every field of a dataclass holds what it declares.
 
-    An int may stand for a float, and is replaced by it; nothing else is converted.
+    An int may stand for a float, and a scalar of NumPy's for Python's; they are replaced. Nothing
+    else is converted.
 
     Raises:
         TypeError: A value has another type than its field.
@@ -122,6 +124,9 @@ def check_fields(options: Any) -> None:
     """
     for name, kind in kinds(type(options)).items():
         value: Any = getattr(options, name)
+        if _is_numpy_scalar(value):
+            value = value.item()
+            object.__setattr__(options, name, value)
         if kind.type is float and type(value) is int and abs(value) < 2**63:
             value = float(value)
             object.__setattr__(options, name, value)
@@ -136,6 +141,10 @@ def check_fields(options: Any) -> None:
         for bound in kind.bounds:
             if not bound.allows(value):
                 raise ValueError(f"{name}={value}: expected {bound}")
+
+
+def _is_numpy_scalar(value: Any) -> bool:
+    return type(value).__module__ == "numpy" and getattr(value, "shape", None) == ()
 
 
 def descriptions(cls: type) -> dict[str, str]:
@@ -165,6 +174,22 @@ def _strings_below_fields(cls: type) -> dict[str, str]:
         if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
             strings[statement.target.id] = " ".join(str(following.value.value).split())
     return strings
+
+
+def near_names(cls: Class) -> Class:
+    """Let a dataclass answer a field that it lacks with the nearest one that it has."""
+    make: Any = cls.__init__  # type: ignore[misc]  # of this very class, which is no instance's
+    names = [field.name for field in dataclasses.fields(cls)]
+
+    @functools.wraps(make)
+    def init(self: Any, *values: Any, **fields: Any) -> None:
+        for name in fields:
+            if name not in names:
+                raise TypeError(f"{cls.__name__} has no field {name!r}{near(name, names)}")
+        make(self, *values, **fields)
+
+    cls.__init__ = init  # type: ignore[misc]  # as above
+    return cls
 
 
 def documented(cls: Class) -> Class:

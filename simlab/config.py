@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, TypeVar
 
-from simlab._checks import AtLeast, LessThan, MoreThan, check_fields, documented, near
+from simlab._checks import AtLeast, LessThan, MoreThan, check_fields, documented, near, near_names
 
 # fields that say where and how a run is computed and shown, not what it computes
 NOT_IDENTITY = frozenset(
@@ -22,6 +22,7 @@ NOT_IDENTITY = frozenset(
 
 
 @documented
+@near_names
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """What pretraining and supervised training share."""
@@ -141,6 +142,7 @@ class TrainConfig:
 
 
 @documented
+@near_names
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(TrainConfig):
     """Self-supervised pretraining. The defaults suit the scattered images and two CPU cores."""
@@ -166,6 +168,7 @@ class PretrainConfig(TrainConfig):
 
 
 @documented
+@near_names
 @dataclass(frozen=True, kw_only=True)
 class SupervisedConfig(TrainConfig):
     """Supervised training of the same encoder with the same augmentation: a reference."""

@@ -1,9 +1,11 @@
 """A configuration holds what it says, refuses what it does not know, and is resolved before use."""
 
 import dataclasses
+import inspect
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,6 +20,7 @@ from simlab.config import (
     milestones,
 )
 from simlab.data import Dataset, Images, from_arrays
+from simlab.methods import SimSiam
 from simlab.sim import LOSS_TYPES, SAMPLING_TYPES
 from simlab.train import resolve
 
@@ -254,3 +257,32 @@ def test_the_projectors_layers_are_chosen_by_the_images_size_unless_said(method,
     assert f"proj_layers={layers} " in resolve(PretrainConfig(method=method), data).method
     said = resolve(PretrainConfig(method=f"{method} proj_layers=4"), data)
     assert "proj_layers=4 " in said.method
+
+
+def test_a_field_that_is_not_there_is_answered_with_the_nearest_by_the_class_itself():
+    for cls, wrong, right in (
+        (PretrainConfig, "epoch", "epochs"),
+        (SupervisedConfig, "label", "labels"),
+        (SimSiam, "pred_dims", "pred_dim"),
+    ):
+        with pytest.raises(TypeError, match=f"{cls.__name__} has no field '{wrong}'.*'{right}'"):
+            cls(**{wrong: 3})
+    assert inspect.signature(PretrainConfig).parameters["epochs"].default == 20
+
+
+def test_scalars_of_numpy_are_taken_as_pythons():
+    config = PretrainConfig(
+        lr=np.float64(0.5), epochs=np.int64(3), download=np.bool_(True), data=np.str_("fashion"),
+        momentum=np.float32(0.5), seed=np.array(2),
+    )  # fmt: skip
+    assert config == PretrainConfig(
+        lr=0.5, epochs=3, download=True, data="fashion", momentum=0.5, seed=2
+    )
+    assert {type(value) for value in vars(config).values()} == {float, int, bool, str}
+    for wrong in (np.float64("nan"), np.int64(-1)):
+        with pytest.raises(ValueError, match="lr="):
+            PretrainConfig(lr=wrong)
+    with pytest.raises(TypeError, match="epochs=3.0 is float: expected int"):
+        PretrainConfig(epochs=np.float32(3))
+    with pytest.raises(TypeError, match="lr=array"):
+        PretrainConfig(lr=np.ones(2))

@@ -8,7 +8,8 @@ Read in this order:
     fashion       the bundled Fashion-MNIST; nuisances: its random poses and colours
     emoji         things in colour, each by several designers
     arrays        `from_arrays`: what is in memory already
-    folders       a folder of images, kept in memory or streamed; files: how one is read
+    folders       a folder of images, kept in memory or streamed; files: how one is read;
+                  file_digests: the content of all of them
     public_sets   CIFAR-10, CIFAR-100, STL-10; downloads: where they go
     domains       `Domains`: train on some, test on another
     preview       how a notebook shows a dataset

@@ -70,7 +70,9 @@ class Dataset:
 
     def digest(self) -> str:
         """SHA-256 of all splits, and of a normalisation that is not the images' own."""
-        text = self.pretrain.digest() + self.train.digest() + self.test.digest()
+        train = self.train.digest()
+        pretrain = train if self.unlabeled is None else self.unlabeled.digest()
+        text = pretrain + train + self.test.digest()
         if not self._has_measured_normalize():
             text += f"{self.normalize.mean.tolist()} {self.normalize.std.tolist()}"
         return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]

@@ -22,6 +22,7 @@ from torch import Tensor
 from simlab.augment import Normalize
 
 from .dataset import Dataset
+from .file_digests import file_digests
 from .files import THREADS, ImageFiles, image_files, image_paths
 from .images import DIGEST_LENGTH, UNLABELLED, Images
 
@@ -181,10 +182,14 @@ class StreamedImages(Images):
         return self.subset(torch.linspace(0, len(self) - 1, number).long()).moments()
 
     def digest(self) -> str:
-        """SHA-256 of the files' names and sizes: their content would take a pass over all."""
-        h = hashlib.sha256(repr((self.size, self.channels, self.classes)).encode())
-        for path in self.files.paths:
-            h.update(f"{path.parent.name}/{path.name} {path.stat().st_size}\n".encode())
+        """SHA-256 of the files' content, their labels, and how they are read.
+
+        Files are read once: see `file_digests`.
+        """
+        reading = replace(self.files, paths=())
+        h = hashlib.sha256(repr((reading, self.classes, self.labels.tolist())).encode())
+        for digest in file_digests(self.files.paths):
+            h.update(digest.encode())
         return h.hexdigest()[:DIGEST_LENGTH]
 
     def with_normalize(self, normalize: Normalize) -> "StreamedImages":

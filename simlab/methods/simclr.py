@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from simlab._checks import AtLeast, MoreThan, documented
+from simlab._checks import AtLeast, MoreThan, documented, near_names
 from simlab.compute import full_precision
 from simlab.compute.distributed import gather
 from simlab.models import SMALL_IMAGE, HeadNorm, build_projector
@@ -66,6 +66,7 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.5) -> Tensor:
 
 
 @documented
+@near_names
 @dataclass(frozen=True, kw_only=True)
 class SimCLR(Method):
     """SimCLR (Chen et al., arXiv 2002.05709). The defaults suit small images and two CPU cores."""

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from simlab._checks import AtLeast, documented
+from simlab._checks import AtLeast, documented, near_names
 from simlab.compute import full_precision
 from simlab.models import SMALL_IMAGE, HeadNorm, build_predictor, build_projector
 
@@ -58,6 +58,7 @@ def negative_cosine(p: Tensor, z: Tensor) -> Tensor:
 
 
 @documented
+@near_names
 @dataclass(frozen=True, kw_only=True)
 class SimSiam(Method):
     """SimSiam (Chen & He, arXiv 2011.10566). The defaults suit small images and two CPU cores."""

@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from simlab._checks import AtLeast, documented
+from simlab._checks import AtLeast, documented, near_names
 
 from .base import Crops, Method, MethodModule, Views
 
 
 @documented
+@near_names
 @dataclass(frozen=True, kw_only=True)
 class Supervised(Method):
     """Cross-entropy on the labels: what `train_supervised` trains with."""

@@ -1,23 +1,19 @@
-"""What identifies a run: the fields that count, the code, and a module of the user's.
+"""What identifies a run: the fields that count, simlab's code, and digests of what was given.
 
-Whatever changes the result changes one of these, or the digest of the dataset.
+Whatever changes the result changes one of these. `modules` and `canonical` make the digests of an
+encoder, a method and an augmentation of the user's, and a dataset makes its own.
 """
 
 import ast
-import contextlib
 import functools
-import hashlib
-import inspect
-from collections.abc import Iterator
+import json
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import nn
 
 from simlab.config import NOT_IDENTITY, TrainConfig
 
 from .files import digest
+from .tokens import code_tokens
 
 PACKAGE = Path(__file__).parents[1]
 # The code that decides what a training run computes; config.py does so by its values alone.
@@ -32,6 +28,8 @@ TRAINING_SOURCES = (
     "sim",
     "train",
 )
+# what a run's name is made of; config.json holds more
+IDENTITY = ("kind", "config", "code", "data", "encoder", "method", "augment", "partners")
 METHODS = "methods"  # of this folder a run's own method counts, and what that imports
 
 
@@ -66,7 +64,7 @@ SOURCES_AT_IMPORT = training_sources()
 
 
 def code_digest(method: str = "") -> str:
-    """Return a digest of the code that training runs; comments, docstrings and layout don't count.
+    """Return a digest of the code that training runs; comments and docstrings don't count.
 
     It covers the sources as they were imported and as they are now. Where they were edited under a
     running kernel either may be what runs, so that this is neither the old code nor the new.
@@ -124,34 +122,19 @@ def _neighbours(source: str) -> set[str]:
 
 @functools.cache
 def normalised_source(source: str) -> str:
-    """Return the syntax tree of a file without its docstrings, as text."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-            continue
-        if ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
-    return ast.dump(tree)
+    """Return the tokens of a file, without comments and docstrings, as text."""
+    return "\0".join(code_tokens(source))
 
 
-def module_digest(module: nn.Module) -> str:
-    """Return a digest of a user's module: its layers, its weights, the code of its classes."""
-    hasher = hashlib.sha256(repr(module).encode())
-    for name, value in module.state_dict().items():
-        hasher.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        bytes_of_value = value.detach().cpu().contiguous().flatten().view(torch.uint8)
-        hasher.update(bytes_of_value.numpy())
-    for source in _sources_of_methods(module):
-        hasher.update(source.encode())
-    return hasher.hexdigest()[:16]
+def run_name(identity: dict[str, Any]) -> str:
+    """Return the name that a run gets by what it is made of, such as pretrain-3f9a01c2b7de.
 
+    What the dataset is called does not count, since its images, labels and classes do.
 
-def _sources_of_methods(module: nn.Module) -> Iterator[str]:
-    """Yield the source of every method of the user's classes, ordered by the classes' names."""
-    classes = {base for child in module.modules() for base in type(child).__mro__}
-    for cls in sorted(classes, key=lambda c: c.__qualname__):
-        if cls.__module__.startswith(("torch", "builtins")):
-            continue
-        for method in filter(inspect.isfunction, vars(cls).values()):
-            with contextlib.suppress(OSError):  # no source: typed in at a plain prompt
-                yield inspect.getsource(method)
+    Args:
+        identity: "kind", "config" and the digests; what else it holds does not count.
+    """
+    counting = {name: identity[name] for name in IDENTITY if name in identity}
+    counting["config"] = {k: v for k, v in identity["config"].items() if k != "data"}
+    text = json.dumps(counting, sort_keys=True)
+    return f"{identity['kind']}-{digest(text.encode())[:12]}"

@@ -2,6 +2,7 @@
 
     runs/pretrain-3f9a01c2b7de/
         config.json     the configuration, and the digests of dataset and code that identify the run
+        encoder.json    what the encoder is, and what it expects of images: `load_run` reads it
         metrics.csv     a row an epoch
         metrics.json    how it ended: final and best, environment, seconds, digest of encoder.pt
         train.log       a line an epoch, what went wrong, when it was started and resumed
@@ -9,13 +10,13 @@
         encoder.pt      the encoder's final weights
         checkpoints/    the newest few and the best, to resume from; epochs 1, 2, 4, 8, ... as well
 
-Every file is written under a temporary name and renamed. A digest of the bytes of every file with
+The folder may be renamed: a run is known by the name in its config.json. Every file is written
+under a temporary name and renamed. A digest of the bytes of every file with
 weights is stored, so that a damaged one is noticed; they are read without executing pickles.
 """
 
 import copy
 import csv
-import html
 import json
 import time
 from pathlib import Path
@@ -23,8 +24,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from simlab.evaluate import features
+
+from .export import export_encoder
 from .files import (
     digest,
     name_in_errors,
@@ -35,6 +40,9 @@ from .files import (
     write_bytes,
     write_json,
 )
+from .identity import run_name
+from .preprocessing import Preprocessing
+from .show import html_table
 
 
 class Run:
@@ -53,16 +61,19 @@ class Run:
         self._encoder: nn.Module | None = None
         self.read_only = read_only
 
+    @property
+    def name(self) -> str:
+        """The name that the run got by its identity, whatever its folder is called now."""
+        return str(self.identity.get("name", self.folder.name))
+
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r}, {'finished' if self.finished else 'unfinished'})"
 
     def _repr_html_(self) -> str:
         """Show in a notebook how the run ended, what it was made of, and where it is."""
-        state = "finished" if self.finished else "not finished"
         rows = {**self.result["final"], "folder": self.folder} if self.finished else {}
-        cells = [_html_row(name, value) for name, value in (rows | self.config).items()]
-        heading = f"<caption>{html.escape(self.folder.name)}: {state}</caption>"
-        return f"<table>{heading}{''.join(cells)}</table>"
+        state = "finished" if self.finished else "not finished"
+        return html_table(f"{self.folder.name}: {state}", rows | self.config)
 
     @property
     def encoder(self) -> nn.Module:
@@ -91,6 +102,32 @@ class Run:
         return config
 
     @property
+    def description(self) -> dict[str, Any]:
+        """The content of encoder.json; {} where an older simlab has stored none."""
+        path = self.folder / "encoder.json"
+        description: dict[str, Any] = read_json(path) if path.exists() else {}
+        return description
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What the encoder expects of images.
+
+        Raises:
+            ValueError: An older simlab has not stored it.
+        """
+        if not self.description:
+            raise ValueError(
+                f"{self.folder} has no encoder.json, which says what the encoder expects of "
+                "images: ask for the run as it was trained once more, which writes it"
+            )
+        return Preprocessing.from_dict(self.description["preprocessing"])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes of the images that were trained on."""
+        return tuple(self.description.get("classes", ()))
+
+    @property
     def result(self) -> dict[str, Any]:
         """The content of metrics.json: `final`, `best`, `environment` and `seconds`.
 
@@ -110,6 +147,36 @@ class Run:
                 rows.append({name: json.loads(text) for name, text in row.items() if text})
         return pd.DataFrame(rows)
 
+    # ------------------------------------------------------------------------------------ using
+
+    def encode(self, images: Any, batch_size: int = 256) -> Tensor:
+        """Compute the features of any images; neither the dataset nor its labels are needed.
+
+        Args:
+            images: uint8 images [N, C, H, W], [N, H, W, C] or [N, H, W]; a PIL image; the path of
+                an image or of a folder; a list of these; or a split of a dataset. They are cut,
+                resized and normalised as the run's own images were.
+            batch_size: Number of images at once.
+
+        Returns:
+            float32 [N, D], in the order of the images; of a folder, of the files' names.
+        """
+        device = next((p.device for p in self.encoder.parameters()), torch.device("cpu"))
+        split = self.preprocessing.split(images).to(device)
+        return features(self.encoder, split, batch_size)
+
+    def export(self, folder: str | Path) -> Path:
+        """Write the encoder for programs that have torch and not simlab.
+
+        Args:
+            folder: Where to: encoder.pt2, encoder.pt, encoder.json and load_encoder.py.
+
+        Returns:
+            The folder.
+        """
+        _ = self.preprocessing
+        return export_encoder(self.encoder, self.description, folder)
+
     # ---------------------------------------------------------------------------------- writing
 
     def prepare(self) -> None:
@@ -125,13 +192,20 @@ class Run:
         path = self.folder / "config.json"
         if not path.exists():
             write_json(path, self.identity)
-        elif read_json(path) != json.loads(json.dumps(self.identity)):
+        else:
+            self.identity = self._stored_identity(path)
+        if self.finished:
+            self._set_aside_a_damaged_encoder()
+
+    def _stored_identity(self, path: Path) -> dict[str, Any]:
+        stored = read_json(path)
+        is_whole = isinstance(stored, dict) and {"kind", "config"} <= stored.keys()
+        if not is_whole or run_name(stored) != run_name(self.identity):
             raise ValueError(
                 f"{path} is not what this run was started with: it was changed by hand, or belongs "
                 "to another run. Start over with fresh=True, or move the folder away"
             )
-        if self.finished:
-            self._set_aside_a_damaged_encoder()
+        return {"name": self.name, **stored}
 
     def log(self, line: str) -> None:
         """Add a line with the time to train.log."""
@@ -165,6 +239,12 @@ class Run:
             table = pd.DataFrame(rows).to_csv(index=False)
             write_bytes(self.folder / "metrics.csv", table.encode())
 
+    def describe(self, description: dict[str, Any]) -> None:
+        """Write encoder.json, where there is none."""
+        path = self.folder / "encoder.json"
+        if not self.read_only and not path.exists():
+            write_json(path, description)
+
     def finish(self, encoder_state: dict[str, Any], result: dict[str, Any]) -> None:
         """Store the encoder and how the run ended.
 
@@ -180,7 +260,7 @@ class Run:
         """Write one; drop all but the newest `keep`, the best, and epochs 1, 2, 4, 8, ..."""
         if self.read_only:
             return
-        data = pack_tensors({"run": self.folder.name, **state})
+        data = pack_tensors({"run": self.name, **state})
         write_bytes(self.checkpoints / f"epoch-{epoch:06d}-{digest(data)}.pt", data)
         best = self.best_checkpoint()
         older = list(self.checkpoint_paths().items())[keep:]
@@ -248,7 +328,8 @@ class Run:
         """
         expected = path.stem.rsplit("-", 1)[-1]
         state = unpack_tensors(read_checked(path, expected), path)
-        if state.get("run") != self.folder.name:
+        names = [link["run"] for link in self.identity.get("continues", [])]
+        if state.get("run") not in (self.name, *names):
             raise ValueError(f"{path} belongs to another run, {state.get('run')}")
         return state
 
@@ -264,8 +345,3 @@ class Run:
     def _set_aside(self, path: Path, error: ValueError) -> None:
         path.replace(path.with_suffix(".damaged"))
         self.warn(f"passed over, and renamed to *.damaged: {error}")
-
-
-def _html_row(name: str, value: object) -> str:
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>"

@@ -1,23 +1,63 @@
-"""Code of the user's own: what a method or an augmentation of theirs is identified by.
+"""What a caller gives in place of what the configuration names, and what a run is known by.
 
 A run is stored under everything that decides its result. For simlab's own code that is the
-package's digest; for a class or function of the user's it is the source of it and of the functions
-and classes of theirs that it uses.
+package's digest; for what a user gives it is that of the object (`simlab.runs.canonical`).
 """
 
-import builtins
 import dataclasses
-import inspect
-import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
-from simlab.methods.base import Method, MethodModule
-from simlab.runs import digest
+from torch import Tensor, nn
 
-# packages whose code is no user's
-NOT_THE_USERS = ("simlab", "torch", "torchvision", "numpy")
-PLAIN = (bool, int, float, str, tuple)  # values whose repr says all there is to say
+from simlab.config import Config
+from simlab.data import Dataset
+from simlab.methods.base import Method
+from simlab.models import check_module
+from simlab.runs import module_digest, object_digest
+
+from .views import Augmentation
+
+
+@dataclasses.dataclass
+class Parts:
+    """What a caller gives in place of what the configuration names.
+
+    Attributes:
+        data: In place of config.data.
+        method: In place of config.method.
+        augment: In place of config.augment.
+        encoder: In place of config.encoder.
+        name: Stands for what can't be digested in these.
+    """
+
+    data: Dataset | None
+    method: Method | None
+    augment: Augmentation | None
+    encoder: nn.Module | None
+    name: str
+
+    def digests(self, data: Dataset, method: Method, partners: Tensor | None) -> dict[str, str]:
+        """Return the digests of all that decides a run beside its configuration and simlab's code.
+
+        Args:
+            data: The dataset that is trained on.
+            method: The method that is trained.
+            partners: int64 [N], the groups among which views are drawn (`views_from`): they come
+                of the images' factors, which are no part of the dataset's digest.
+
+        Raises:
+            ValueError: Something can't be digested, and there is no name.
+        """
+        digests = {"data": data.digest(), "encoder": "", "augment": ""}
+        digests["method"] = method_digest(method, self.name)
+        if self.encoder is not None:
+            digests["encoder"] = module_digest(self.encoder, self.name)
+        if self.augment is not None:
+            digests["augment"] = object_digest(self.augment, "augment", self.name)
+        if partners is not None:
+            digests["partners"] = object_digest(partners, "views_from")
+        return digests
 
 
 def check_type(name: str, value: object, expected: type) -> None:
@@ -57,128 +97,48 @@ def check_augmentation(augment: object) -> str:
     return augmentation_name(augment)
 
 
-def method_digest(method: Method, network: MethodModule) -> str:
-    """What a method of the user's is told from others by, beside its options; "" for simlab's."""
+def method_digest(method: Method, name: str = "") -> str:
+    """What a method of the user's is told from others by; "" for one of simlab's.
+
+    What its `build` makes of modules is seen as well, since `build` names them.
+    """
     cls = type(method)
     if cls.__module__.partition(".")[0] == "simlab":
         return ""
-    modules = {type(module) for module in network.modules()}
-    return source_digest(cls, *modules)
-
-
-def source_digest(*objects: Any) -> str:
-    """Digest the sources of classes and functions, with those that they use.
-
-    Args:
-        objects: Functions, classes, or instances of classes; those of simlab, torch and the like
-            count by their name alone.
-
-    Returns:
-        A digest that changes when any of the sources does.
-
-    Raises:
-        ValueError: A function keeps values of its own that no source shows (a closure).
-    """
-    sources: dict[str, str] = {}
-    for item in objects:
-        is_code = isinstance(item, type | types.FunctionType)
-        _collect(item if is_code else type(item), sources)
-    return digest("\n".join(sorted(sources.values())).encode())
+    return object_digest(method, "method", name)
 
 
 def augmentation_name(augment: Callable) -> str:
-    """Name a callable augmentation: a function's name, or a class's with its fields' values.
-
-    Raises:
-        ValueError: It is a closure or a lambda, which cannot be told apart by source, and has no
-            `name`.
-    """
-    name = getattr(augment, "name", "")
+    """Name a callable augmentation: a function's name, or a class's with its fields' values."""
+    name = getattr(augment, "name", "") or getattr(augment, "__name__", "")
     if name:
         return str(name)
-    if isinstance(augment, types.FunctionType):
-        if augment.__closure__ or augment.__name__ == "<lambda>":
-            raise ValueError(
-                f"augment={augment.__qualname__} is a lambda or depends on variables around it, "
-                "so that a stored run could not be told from another one's: write a function "
-                "without them or a dataclass with __call__, or give it a name (augment.name = ...)"
-            )
-        return augment.__name__
     if dataclasses.is_dataclass(augment):
         values = [f"{f.name}={getattr(augment, f.name)}" for f in dataclasses.fields(augment)]
         return " ".join([type(augment).__name__, *values])
-    raise ValueError(
-        f"augment is a {type(augment).__name__} whose options are unknown: make its class a "
-        "dataclass, or give it a name (augment.name = ...)"
-    )
+    return type(augment).__name__
 
 
-def _collect(item: type | types.FunctionType, sources: dict[str, str]) -> None:
-    """Add the source of a class or function, and of the user's that it uses."""
-    name = f"{item.__module__}.{item.__qualname__}"
-    if name in sources or not _is_the_users(item):
-        return
-    functions = _functions_of(item)
-    texts = [item.__qualname__, *map(_source, functions)]
-    used = [value for function in functions for value in _globals_used_by(function)]
-    texts += [repr(value) for value in used if isinstance(value, PLAIN)]
-    if isinstance(item, type):
-        texts.append(repr(_constants(item)))
-        used += item.__mro__[1:]
-    sources[name] = "\n".join(texts)
-    for value in used:
-        if isinstance(value, type | types.FunctionType):
-            _collect(value, sources)
+def checked_encoder(
+    config: Config, encoder: nn.Module | str | None
+) -> tuple[Config, nn.Module | None]:
+    """A name goes into the configuration; anything but a module is refused."""
+    if isinstance(encoder, str):
+        return replace_field(config, "encoder", encoder), None
+    if encoder is not None:
+        check_module(encoder)
+    return config, encoder
 
 
-def _is_the_users(item: type | types.FunctionType) -> bool:
-    package = item.__module__.partition(".")[0]
-    if package == "builtins":  # what `exec` runs without a module's name says so too
-        return getattr(builtins, item.__qualname__, None) is not item
-    return package not in NOT_THE_USERS
+def replace_field(config: Config, name: str, value: str) -> Config:
+    """The configuration with a field replaced, which nobody may have set to something else.
 
-
-def _functions_of(item: type | types.FunctionType) -> list[types.FunctionType]:
-    """The function itself, or a class's methods and the functions of its properties."""
-    if isinstance(item, types.FunctionType):
-        return [item]
-    functions = []
-    for member in vars(item).values():
-        unwrapped = getattr(member, "fget", None) or getattr(member, "__func__", member)
-        written = isinstance(unwrapped, types.FunctionType)
-        # dataclasses generate methods that have no source
-        if written and not unwrapped.__code__.co_filename.startswith("<string>"):
-            functions.append(unwrapped)
-    return functions
-
-
-def _constants(cls: type) -> list[tuple[str, Any]]:
-    """The plain values that a class holds, such as the defaults of its fields."""
-    return [
-        (name, value)
-        for name, value in sorted(vars(cls).items())
-        if isinstance(value, PLAIN) and not name.startswith("__")
-    ]
-
-
-def _source(function: types.FunctionType) -> str:
-    try:
-        return inspect.getsource(function)
-    except OSError:  # typed in at a plain prompt: the code itself, which has no names of lines
-        code = function.__code__
-        return f"{code.co_code!r} {code.co_names} {_plain_constants(code.co_consts)}"
-
-
-def _plain_constants(constants: Iterable[Any]) -> list[str]:
-    return [repr(value) for value in constants if not isinstance(value, types.CodeType)]
-
-
-def _globals_used_by(function: types.FunctionType) -> list[Any]:
-    """The values of the global names in a function and in the functions within it."""
-    names: set[str] = set()
-    codes = [function.__code__]
-    while codes:
-        code = codes.pop()
-        names.update(code.co_names)
-        codes += [value for value in code.co_consts if isinstance(value, types.CodeType)]
-    return [function.__globals__[name] for name in sorted(names) if name in function.__globals__]
+    Raises:
+        ValueError: It says something else already.
+    """
+    default = getattr(type(config), name)
+    said = getattr(config, name)
+    if said not in (default, value):
+        raise ValueError(f"config.{name}={said!r} and {name}={value!r}: give one of them")
+    changes: dict[str, Any] = {name: value}
+    return dataclasses.replace(config, **changes)

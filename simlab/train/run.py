@@ -7,6 +7,7 @@ was stopped half-way. Started by torchrun, several processes do it together.
 import contextlib
 import copy
 import dataclasses
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,14 +15,21 @@ import torch
 from torch import nn
 
 from simlab.compute import channels_last, distributed, environment, resolve_device
-from simlab.config import Config, PretrainConfig, SupervisedConfig, TrainConfig
+from simlab.config import PretrainConfig, SupervisedConfig, TrainConfig
 from simlab.data import Dataset, Images, load_data
 from simlab.methods.base import Method, MethodModule
-from simlab.models import build_encoder, check_module
-from simlab.runs import Run, claim, module_digest
+from simlab.models import build_encoder
+from simlab.runs import Run, claim, describe_encoder
 from simlab.sim import LossSimTracker, attach_sim, detach_sim
 
-from .custom import check_augmentation, check_method, check_type, method_digest, source_digest
+from .custom import (
+    Parts,
+    check_augmentation,
+    check_method,
+    check_type,
+    checked_encoder,
+    replace_field,
+)
 from .initial import start_from_run, weights_digest, with_initial_encoder
 from .loop import Row, Task, fit
 from .monitor import Pretraining, SupervisedTraining
@@ -41,6 +49,8 @@ def pretrain(
     progress: bool = True,
     on_epoch: Callable[[list[Row]], None] | None = None,
     folder: str = "",
+    reuse: str = "",
+    name: str = "",
 ) -> Run:
     """Pretrain an encoder without labels, or load the stored run of the same configuration.
 
@@ -57,6 +67,10 @@ def pretrain(
         progress: Show a bar.
         on_epoch: Called with the history after every epoch.
         folder: Where runs are kept; empty: see `simlab.runs.runs_folder`.
+        reuse: A stored run, by folder or name, from which a new one goes on: it may have been
+            trained by another simlab, or (schedules "constant" and "step") for fewer epochs.
+        name: Stands for what can't be digested in a method, an augmentation or an encoder of yours,
+            such as an open file; change it whenever that changes.
 
     Returns:
         The finished run; `run.encoder` holds the final weights, in evaluation mode. The caller's
@@ -68,20 +82,21 @@ def pretrain(
         TypeError: A value has the wrong type.
     """
     check_type("config", config, PretrainConfig)
-    config, encoder = _checked_encoder(config, encoder)
+    config, encoder = checked_encoder(config, encoder)
     if isinstance(augment, str):
-        config = _replace_field(config, "augment", augment)
+        config = replace_field(config, "augment", augment)
         augment = None
     if isinstance(method, str):
-        config = _replace_field(config, "method", method)
+        config = replace_field(config, "method", method)
         method = None
     if augment is not None:
-        config = _replace_field(config, "augment", check_augmentation(augment))
+        config = replace_field(config, "augment", check_augmentation(augment))
     if method is not None:
         check_method(method)
-        _replace_field(config, "method", type(method).__name__)
-    parts = _Parts(data, method, augment, encoder)
-    return _train("pretrain", config, parts, fresh, progress, on_epoch, folder)
+        replace_field(config, "method", type(method).__name__)
+    parts = Parts(data, method, augment, encoder, name)
+    stored = _Stored(folder, fresh, reuse)
+    return _train("pretrain", config, parts, stored, progress, on_epoch)
 
 
 def train_supervised(
@@ -93,6 +108,8 @@ def train_supervised(
     progress: bool = True,
     on_epoch: Callable[[list[Row]], None] | None = None,
     folder: str = "",
+    reuse: str = "",
+    name: str = "",
 ) -> Run:
     """Train the same encoder on the labelled images, with the same augmentation.
 
@@ -104,6 +121,8 @@ def train_supervised(
         progress: Show a bar.
         on_epoch: Called with the history after every epoch.
         folder: Where runs are kept.
+        reuse: A stored run from which a new one goes on.
+        name: Stands for what can't be digested in an encoder of yours.
 
     Returns:
         The finished run, as `pretrain`.
@@ -114,9 +133,10 @@ def train_supervised(
         TypeError: A value has the wrong type.
     """
     check_type("config", config, SupervisedConfig)
-    config, encoder = _checked_encoder(config, encoder)
-    parts = _Parts(data, None, None, encoder)
-    return _train("supervised", config, parts, fresh, progress, on_epoch, folder)
+    config, encoder = checked_encoder(config, encoder)
+    parts = Parts(data, None, None, encoder, name)
+    stored = _Stored(folder, fresh, reuse)
+    return _train("supervised", config, parts, stored, progress, on_epoch)
 
 
 def untrained(config: TrainConfig, data: Dataset) -> nn.Module:
@@ -182,23 +202,21 @@ def build_task(
 
 
 @dataclasses.dataclass
-class _Parts:
-    """What a caller gives in place of what the configuration names."""
+class _Stored:
+    """Where runs are kept, and what becomes of a stored one."""
 
-    data: Dataset | None
-    method: Method | None
-    augment: Augmentation | None
-    encoder: nn.Module | None
+    folder: str
+    fresh: bool
+    reuse: str
 
 
 def _train(
     kind: str,
     config: TrainConfig,
-    parts: _Parts,
-    fresh: bool,
+    parts: Parts,
+    stored: _Stored,
     progress: bool,
     on_epoch: Callable[[list[Row]], None] | None,
-    folder: str,
 ) -> Run:
     distributed.start()
     data = _load(config, parts.data)
@@ -209,14 +227,13 @@ def _train(
             config, data, method=parts.method, augment=parts.augment, encoder=parts.encoder
         )
         encoder = task.network.encoder
-        identity = {
-            "data": data.digest(),
-            "encoder": "" if parts.encoder is None else module_digest(parts.encoder),
-            "method": method_digest(task.views.method, task.network),
-            "augment": "" if parts.augment is None else source_digest(parts.augment),
-        }
+        # one process digests and tells the others
+        identity: Any = distributed.from_first(
+            lambda: parts.digests(data, task.views.method, task.views.groups)
+        )
         identity |= weights_digest(config)
-        with claim(kind, config, identity, folder, fresh) as run:
+        with claim(kind, config, identity, stored.folder, stored.fresh, stored.reuse) as run:
+            run.describe(describe_encoder(config, data, parts.encoder))
             _fit_unless_finished(task, config, run, device, progress, on_epoch)
             weights: Any = distributed.from_first(run.load_encoder_state)
             encoder.load_state_dict(weights)
@@ -247,11 +264,13 @@ def _fit_unless_finished(
         last = history[-1]
         measured = [row for row in history if "knn" in row] or [last]
         best = max(measured, key=lambda row: row.get("knn", 0.0))
-        images = len(task.views.images)
-        result = {"final": last, "best": best, "images": images, "environment": where}
+        result = {"final": last, "best": best, "environment": where}
+        result["images"] = len(task.views.images)
+        result["seconds"] = round(last["seconds"], 1)
+        result["finished"] = time.strftime("%Y-%m-%d %H:%M")
         if config.init:
             result["init"] = config.init
-        run.finish(encoder.state_dict(), result | {"seconds": round(last["seconds"], 1)})
+        run.finish(encoder.state_dict(), result)
 
 
 def _load(config: TrainConfig, data: Dataset | None) -> Dataset:
@@ -264,7 +283,7 @@ def _load(config: TrainConfig, data: Dataset | None) -> Dataset:
     return data
 
 
-def _resolve(config: TrainConfig, data: Dataset, parts: _Parts) -> TrainConfig:
+def _resolve(config: TrainConfig, data: Dataset, parts: Parts) -> TrainConfig:
     """Resolve all but the name of an augmentation of the user's, which stays."""
     if parts.augment is None:
         return resolve(config, data, parts.encoder, parts.method)
@@ -316,28 +335,3 @@ def _monitor(config: TrainConfig, data: Dataset) -> Pretraining | SupervisedTrai
     if isinstance(config, PretrainConfig):
         return Pretraining(config, data)
     return SupervisedTraining(config.epochs, data)
-
-
-def _checked_encoder(
-    config: Config, encoder: nn.Module | str | None
-) -> tuple[Config, nn.Module | None]:
-    """A name goes into the configuration; anything but a module is refused."""
-    if isinstance(encoder, str):
-        return _replace_field(config, "encoder", encoder), None
-    if encoder is not None:
-        check_module(encoder)
-    return config, encoder
-
-
-def _replace_field(config: Config, name: str, value: str) -> Config:
-    """The configuration with a field replaced, which nobody may have set to something else.
-
-    Raises:
-        ValueError: It says something else already.
-    """
-    default = getattr(type(config), name)
-    said = getattr(config, name)
-    if said not in (default, value):
-        raise ValueError(f"config.{name}={said!r} and {name}={value!r}: give one of them")
-    changes: dict[str, Any] = {name: value}
-    return dataclasses.replace(config, **changes)

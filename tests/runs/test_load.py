@@ -1,16 +1,24 @@
 """A finished run is opened again with its encoder, or it is said why not."""
 
+import json
 import shutil
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from simlab.config import PretrainConfig, SupervisedConfig
 from simlab.data import Dataset, from_arrays
+from simlab.evaluate import features
 from simlab.runs import Run, config_of, load_run
 from simlab.train import pretrain, train_supervised
+from simlab.train import run as train
 
 SMALL = {
     "encoder": "tiny", "view_size": 8, "epochs": 1, "batch_size": 16, "precision": "float32",
@@ -106,14 +114,156 @@ def test_an_unfinished_run_is_refused(copy):
         load_run(copy)
 
 
-def test_a_run_with_an_encoder_of_the_users_is_refused_and_its_weights_can_be_had(tmp_path):
-    encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 12))
-    options = {"encoder": encoder, "progress": False, "folder": str(tmp_path)}
-    trained = pretrain(config(), random_data(), **options)
-    with pytest.raises(ValueError, match=r"custom encoder.*run.load_encoder_state\(\)"):
-        load_run(trained.folder)
-    encoder.load_state_dict(Run(trained.folder, {}).load_encoder_state())
-    assert torch.equal(encoder[1].weight, trained.encoder[1].weight)
+class Squashed(nn.Module):
+    """An encoder of the user's, with a setting that no weight shows."""
+
+    def __init__(self, squash=torch.relu):
+        super().__init__()
+        self.linear, self.squash = nn.Linear(64, 12), squash
+
+    def forward(self, x):
+        return self.squash(self.linear(x.flatten(1)))
+
+
+@pytest.fixture(scope="module")
+def custom(tmp_path_factory) -> Run:
+    """A finished run of an encoder of the user's. Not to be changed."""
+    folder = str(tmp_path_factory.mktemp("custom"))
+    return pretrain(config(), random_data(), encoder=Squashed(), progress=False, folder=folder)
+
+
+def test_an_encoder_of_the_users_is_asked_for_and_filled(custom):
+    with pytest.raises(ValueError, match=r"custom encoder, .*Squashed.*encoder=module"):
+        load_run(custom.folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run = load_run(custom.folder, "cpu", encoder=Squashed().eval())
+    assert_same_encoder(run, custom)
+
+
+def test_an_encoder_with_other_settings_is_warned_of_and_one_that_does_not_fit_refused(custom):
+    with pytest.warns(UserWarning, match="its code or settings differ"):
+        load_run(custom.folder, encoder=Squashed(torch.tanh))
+    with (
+        pytest.warns(UserWarning),
+        pytest.raises(ValueError, match="its weight 1.weight is .12, 64., and missing"),
+    ):
+        load_run(custom.folder, encoder=nn.Sequential(nn.Flatten(), nn.Linear(64, 12)))
+
+
+# ----------------------------------------------------------- used without its dataset and elsewhere
+
+
+def test_a_run_says_what_its_encoder_expects(copy):
+    run, data = load_run(copy, "cpu"), random_data()
+    assert run.preprocessing.mean == tuple(data.normalize.mean.tolist())
+    assert (run.preprocessing.size, run.preprocessing.channels) == (8, 1)
+    assert run.classes == ("0", "1", "2", "3")
+
+
+def test_features_of_images_in_any_form_are_those_of_training(copy, trained, tmp_path):
+    run, data = load_run(copy, "cpu"), random_data()
+    expected = features(trained.encoder, data.test)
+    images = data.test.images
+    (tmp_path / "images" / "a").mkdir(parents=True)
+    pil = [Image.fromarray(image[0].numpy()) for image in images]
+    for number, image in enumerate(pil):
+        image.save(tmp_path / "images" / "a" / f"{number}.png")
+    paths = sorted((tmp_path / "images" / "a").iterdir())
+    forms = [
+        images, images.numpy(), images[:, 0], pil, data.test, tmp_path / "images",
+        str(tmp_path / "images"), paths,
+    ]  # fmt: skip
+    for form in forms:
+        assert torch.allclose(run.encode(form), expected, atol=1e-6)
+    assert torch.allclose(run.encode(pil[3]), expected[3:4], atol=1e-6)
+    assert torch.allclose(run.encode(paths[3]), expected[3:4], atol=1e-6)
+
+
+def test_images_of_another_size_and_in_colour_are_made_as_a_folder_s_are(copy, tmp_path):
+    run = load_run(copy, "cpu")
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randint(0, 256, (3, 20, 30, 3), generator=generator, dtype=torch.uint8)
+    pil = [Image.fromarray(image.numpy()) for image in x]
+    for number, image in enumerate(pil):
+        image.save(tmp_path / f"{number}.png")
+    features_of_files = run.encode([tmp_path / f"{number}.png" for number in range(3)])
+    assert torch.equal(run.encode(pil), features_of_files)
+    squares = x[:, :, 5:25]
+    assert torch.allclose(run.encode(squares), features_of_files, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "says"),
+    [
+        (3, TypeError, "images are a int: expected uint8"),
+        ([], ValueError, "no images"),
+        ([1], TypeError, "a list of paths or of PIL images"),
+        ("nowhere.png", FileNotFoundError, "no image or folder nowhere.png"),
+    ],
+)
+def test_what_is_no_image_is_refused(images, error, says, trained):
+    with pytest.raises(error, match=says):
+        trained.encode(images)
+
+
+def test_a_run_of_another_simlab_is_opened_with_a_word(copy):
+    content = json.loads((copy / "config.json").read_text())
+    content["config"] |= {"colour_of_the_cat": 3}
+    del content["config"]["momentum"]
+    (copy / "config.json").write_text(json.dumps(content))
+    run = load_run(copy, "cpu")
+    with pytest.warns(UserWarning, match="colour_of_the_cat left out"):
+        assert config_of(run).momentum == PretrainConfig.momentum
+
+
+def test_a_run_without_encoder_json_is_opened_as_well(copy, trained):
+    (copy / "encoder.json").unlink()
+    run = load_run(copy, "cpu")
+    assert_same_encoder(run, trained)
+    with pytest.raises(ValueError, match="has no encoder.json"):
+        run.encode(random_data().test)
+
+
+def test_a_renamed_folder_is_the_same_run(copy, monkeypatch, capsys):
+    renamed = copy.rename(copy.with_name("my first run"))
+    for name in (renamed, "my first run", copy.name):
+        run = load_run(name, "cpu")
+        assert run.folder == renamed and run.name == copy.name
+        assert torch.equal(
+            run.encoder_at(1).state_dict()["stem.0.weight"],
+            run.encoder.state_dict()["stem.0.weight"],
+        )
+    with monkeypatch.context() as patched:
+        patched.setattr(train, "fit", None)
+        found = pretrain(config(), random_data(), progress=False, folder=str(renamed.parent))
+    assert found.folder == renamed
+    told = capsys.readouterr().out
+    assert told.startswith(f"loads {renamed}, trained on 20") and told.count("\n") == 1
+
+
+# ----------------------------------------------------------------------------------------- exported
+
+
+@pytest.mark.long
+def test_an_exported_encoder_works_where_there_is_no_simlab(copy, tmp_path):
+    run, data = load_run(copy, "cpu"), random_data()
+    out = run.export(tmp_path / "exported")
+    np.save(tmp_path / "images.npy", data.test.images.numpy())
+    code = (
+        "import sys, numpy, torch; sys.modules['simlab'] = None; sys.path.insert(0, 'exported');"
+        "from load_encoder import encode; x = torch.from_numpy(numpy.load('images.npy'));"
+        "numpy.save('features.npy', encode(x).numpy());"
+        "torch.load('exported/encoder.pt', weights_only=True);"
+        "assert not any(n.startswith('simlab') for n in sys.modules if sys.modules[n])"
+    )
+    command = [sys.executable, "-I", "-c", f"import os; os.chdir({str(tmp_path)!r}); {code}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    got = torch.from_numpy(np.load(tmp_path / "features.npy"))
+    assert torch.allclose(got, run.encode(data.test), atol=1e-5)
+    assert json.loads((out / "encoder.json").read_text())["classes"] == ["0", "1", "2", "3"]
+    assert len((out / "load_encoder.py").read_text().splitlines()) < 25
 
 
 def test_a_damaged_encoder_is_refused(copy):

@@ -16,6 +16,7 @@ from simlab.data import Dataset, Images, from_arrays
 from simlab.evaluate import knn
 from simlab.methods import SimCLR, SimSiam, with_method_option
 from simlab.methods.simsiam import SimSiamModule
+from simlab.runs import module_digest
 from simlab.train import (
     build_task,
     loop,
@@ -564,7 +565,7 @@ def test_a_loss_that_becomes_nan_stops_and_leaves_the_last_checkpoint_whole(entr
     with train.claim(
         "pretrain" if entry is pretrain else "supervised",
         train.resolve(config, data, own),
-        {"data": data.digest(), "encoder": train.module_digest(own), "method": "", "augment": ""},
+        {"data": data.digest(), "encoder": module_digest(own), "method": "", "augment": ""},
         kept["folder"],
     ) as run:  # fmt: skip
         assert not run.finished

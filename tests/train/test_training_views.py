@@ -3,18 +3,17 @@
 import dataclasses
 import functools
 from dataclasses import dataclass
-from typing import ClassVar
 
 import pytest
 import torch
-from torch import nn
 
 from simlab.compute import distributed
 from simlab.config import PretrainConfig
 from simlab.data import Dataset, Images, from_arrays
 from simlab.methods import Crops, SimSiam
+from simlab.runs import object_digest
 from simlab.train import pretrain, resolve
-from simlab.train.custom import augmentation_name, source_digest
+from simlab.train.custom import augmentation_name
 from simlab.train.monitor import collapse_warning
 from simlab.train.partners import draw_partners, partner_groups
 from simlab.train.seeds import seed_epoch
@@ -134,61 +133,34 @@ def test_a_run_is_told_by_its_augmentation(tmp_path):
         start(3)
 
 
-def test_what_can_not_be_told_apart_is_refused_unless_it_has_a_name():
-    strength = 3
+def test_an_augmentation_is_known_by_all_that_it_depends_on():
+    def shifted_by(strength):
+        return lambda images, generator: [images + strength] * 2
 
-    def closure(images, generator):
-        return [images + strength] * 2
-
-    for augment in (closure, lambda images, generator: [images] * 2):
-        with pytest.raises(ValueError, match="give it a name"):
-            augmentation_name(augment)
-    with pytest.raises(ValueError, match="options are unknown"):
-        augmentation_name(functools.partial(noisy))
-    closure.name = "plus 3"
-    assert augmentation_name(closure) == "plus 3"
-
-
-# ------------------------------------------------------------------------------------------ sources
-
-SCALE = 2.0
+    augments = [
+        shifted_by(1),
+        shifted_by(2),
+        functools.partial(noisy),
+        noisy,
+        Shifted(),
+        Shifted(2),
+    ]
+    assert len({object_digest(augment, "augment") for augment in augments}) == 6
+    assert object_digest(shifted_by(2), "augment") == object_digest(augments[1], "augment")
+    names = ["<lambda>", "<lambda>", "partial", "noisy", "Shifted by=1", "Shifted by=2"]
+    assert [augmentation_name(augment) for augment in augments] == names
 
 
-def helper(x):
-    return x * SCALE
+def test_an_augmentation_that_can_not_be_digested_is_refused_unless_a_name_stands_for_it(tmp_path):
+    with open(tmp_path / "log", "w") as log:
 
+        def logged(images, generator):
+            log.write("a batch")
+            return [images] * 2
 
-def uses_helper(images, generator):
-    return [helper(view) for view in (images, images)]
-
-
-class WithConstant:
-    weight: ClassVar[float] = 1.0
-
-    def __call__(self, x):
-        return helper(x)
-
-
-def test_a_digest_follows_what_the_code_uses(monkeypatch):
-    names = (uses_helper, WithConstant)
-    before = [source_digest(name) for name in names]
-    assert before == [source_digest(name) for name in names]
-    assert before[1] == source_digest(WithConstant()), "an instance counts by its class"
-    assert before[0] != source_digest(noisy)
-    with monkeypatch.context() as patched:
-        patched.setattr(WithConstant, "weight", 2.0)
-        assert source_digest(WithConstant) != before[1]
-    with monkeypatch.context() as patched:
-        patched.setitem(globals(), "SCALE", 3.0)
-        assert all(source_digest(n) != b for n, b in zip(names, before, strict=True))
-    with monkeypatch.context() as patched:
-        patched.setitem(globals(), "helper", noisy)
-        assert all(source_digest(n) != b for n, b in zip(names, before, strict=True))
-    assert [source_digest(name) for name in names] == before
-
-
-def test_code_of_libraries_does_not_count():
-    assert source_digest(nn.Linear) == source_digest(nn.Conv2d) == source_digest(SimSiam)
+        with pytest.raises(ValueError, match=r"augment.log is a TextIOWrapper.*name=\"...\""):
+            object_digest(logged, "augment")
+        assert object_digest(logged, "augment", "a") != object_digest(logged, "augment", "b")
 
 
 # ------------------------------------------------------------------------------- groups, partners

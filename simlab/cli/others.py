@@ -1,0 +1,86 @@
+"""The commands for sweeps, methods, datasets and the machine."""
+
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import Positional
+
+
+def sweep(
+    notebook: Positional[str],
+    grid: Positional[tuple[str, ...]],
+    out: str,
+    jobs: int = 1,
+    threads: int = 1,
+    dry_run: bool = False,
+    scheduler: str = "",
+) -> int:
+    """Run a notebook at every point of a grid, and print one table.
+
+    Args:
+        notebook: The notebook's file.
+        grid: name=values each: epochs=5,10 seed=0:3 method.temperature=.1,.2
+        out: The sweep's folder.
+        jobs: Number of points at once.
+        threads: Threads of each point.
+        dry_run: Print a command a line instead of running them.
+        scheduler: Address of a Dask scheduler, tcp://...: run on its workers.
+    """
+    from simlab import sweeps
+
+    points: Any = grid
+    if Path(notebook).is_file():  # else `sweep` says which notebooks there are
+        points = sweeps.parse_grid(grid, sweeps.read_parameters(notebook))
+    table = sweeps.sweep(notebook, points, out, jobs, threads, dry_run, scheduler or None)
+    if dry_run:
+        return 0
+    columns = [name for name in table if not str(name).startswith("version.")]
+    print(table[columns].to_string())
+    return int((table["status"] != "done").any())
+
+
+def methods(name: Positional[str] = "") -> None:
+    """List the methods, or describe one: its options, their defaults and sources.
+
+    Args:
+        name: One of the methods; empty: list them all.
+    """
+    from simlab.methods import METHODS, describe_method
+
+    if name:
+        print(describe_method(name))
+        return
+    for method, entry in METHODS.items():
+        print(f"{method:<16} {entry.summary}")
+
+
+def data(
+    name: Positional[str] = "fashion-scattered",
+    folder: str = "",
+    download: bool = False,
+    image_size: int = 0,
+) -> None:
+    """Load a dataset, downloading it if asked, and describe it.
+
+    Args:
+        name: A dataset's name, or a folder's path.
+        folder: Where its files are, or shall be downloaded to.
+        download: Download what is missing.
+        image_size: Side in pixels to which a folder's images are resized; 0: the first image's.
+    """
+    from simlab.data import load_data
+
+    dataset = load_data(name, folder, download, image_size)
+    splits = {"training": dataset.train, "test": dataset.test, "unlabeled": dataset.unlabeled}
+    for split, images in splits.items():
+        if images is not None:
+            size = f"{images.channels} x {images.size} x {images.size}"
+            print(f"{split:<10} {len(images):>7} images, {size}")
+    print(f"classes    {', '.join(dataset.classes) or 'none'}")
+
+
+def doctor() -> None:
+    """Print what this machine has, what training will use, and what is missing."""
+    from simlab.runs import doctor as diagnosis
+
+    print(diagnosis.report())
