@@ -29,7 +29,7 @@ TRAINING_SOURCES = (
     "train",
 )
 # what a run's name is made of; config.json holds more
-IDENTITY = ("kind", "config", "code", "data", "encoder", "method", "augment", "partners")
+IDENTITY = ("kind", "config", "code", "data", "encoder", "method", "augment", "partners", "init")
 METHODS = "methods"  # of this folder a run's own method counts, and what that imports
 
 
