@@ -4,7 +4,7 @@ Read `encoders` first, then `heads`.
 """
 
 from .encoders import ENCODERS, SMALL_IMAGE, TINY_IMAGE, TinyResNet, build_encoder
-from .heads import HeadNorm, build_predictor, build_projector
+from .heads import HeadNorm, build_mlp, build_predictor, build_projector
 
 __all__ = [
     "ENCODERS",
@@ -13,6 +13,7 @@ __all__ = [
     "TINY_IMAGE",
     "TinyResNet",
     "build_encoder",
+    "build_mlp",
     "build_predictor",
     "build_projector",
 ]

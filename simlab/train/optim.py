@@ -26,10 +26,24 @@ def build_optimizer(config: TrainConfig, groups: list[ParameterGroup]) -> torch.
         return make(with_options, betas=(config.momentum, 0.999), fused=True, **common)
     common["momentum"] = config.momentum
     if config.optimizer == "sgd":
-        return torch.optim.SGD(with_options, fused=True, **common)  # one pass over each weight
+        sgd = torch.optim.SGD(with_options, fused=True, **common)  # one pass over each weight
+        _start_momentum(sgd)
+        return sgd
     if config.optimizer == "lars":
         return LARS(with_options, **common)
     return torch.optim.RMSprop(with_options, **common)
+
+
+def _start_momentum(sgd: torch.optim.SGD) -> None:
+    """Give every weight its momentum, 0, before the first step.
+
+    torch would make it at a weight's first gradient; its fused step fails where some weights have
+    their first gradient later than others (prototypes that are frozen for a while, a layer that is
+    skipped). From 0 the first step is the same.
+    """
+    for group in sgd.param_groups:
+        for weight in group["params"]:
+            sgd.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
 
 
 class LARS(torch.optim.Optimizer):

@@ -103,12 +103,12 @@ def test_the_description_has_every_option_with_default_and_source(name):
         default = default.lower() if isinstance(field.default, bool) else default
         assert f"  {field.name}={default}   (" in text
         assert descriptions(cls)[field.name] in text
-    assert "equation 1" in text and "arXiv" in text
+    assert "arXiv" in text and "    L = " in text
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_methods_bounds_are_ordered(name):
     method = parse_method(name)
     lowest, at_collapse = method.lowest_loss(32), method.loss_at_collapse(32)
-    assert lowest <= at_collapse
+    assert at_collapse is None or lowest <= at_collapse
     assert method.loss_label != "loss"
