@@ -38,7 +38,7 @@ class TrainConfig:
     """Side in pixels to which a folder's images are resized. 0: the first image's."""
 
     encoder: str = "auto"
-    """tiny, small, resnet18, resnet34, resnet50. auto: by the image's size."""
+    """tiny, small, vit_tiny, resnet18, resnet34, resnet50. auto: by the image's size."""
 
     stem: Literal["auto", "small", "large"] = "auto"
     """A ResNet's first layer. auto: small up to 64 pixels."""

@@ -26,10 +26,13 @@ if TYPE_CHECKING:
     from .byol import BYOL, byol_loss
     from .dino import DINO, dino_loss
     from .emp_ssl import EMPSSL, emp_ssl_loss
+    from .ijepa import IJEPA, ijepa_loss
     from .lejepa import LeJEPA, lejepa_loss, sigreg
+    from .mae import MAE, mae_loss
     from .moco import MoCo, moco_loss
     from .rotation import Rotation, rotation_loss
     from .simclr import SimCLR, nt_xent
+    from .simmim import SimMIM, simmim_loss
     from .simsiam import SimSiam, simsiam_loss
     from .supervised import Supervised
     from .swav import SwAV, sinkhorn, swav_loss
@@ -40,6 +43,8 @@ __all__ = [
     "BYOL",
     "DINO",
     "EMPSSL",
+    "IJEPA",
+    "MAE",
     "METHODS",
     "WMSE",
     "BarlowTwins",
@@ -52,6 +57,7 @@ __all__ = [
     "ParameterGroup",
     "Rotation",
     "SimCLR",
+    "SimMIM",
     "SimSiam",
     "Supervised",
     "SwAV",
@@ -64,13 +70,16 @@ __all__ = [
     "dino_loss",
     "emp_ssl_loss",
     "format_method",
+    "ijepa_loss",
     "lejepa_loss",
+    "mae_loss",
     "method_names",
     "moco_loss",
     "nt_xent",
     "parse_method",
     "rotation_loss",
     "sigreg",
+    "simmim_loss",
     "simsiam_loss",
     "sinkhorn",
     "swav_loss",
@@ -102,6 +111,9 @@ METHODS = {
     "w_mse": Entry("simlab.methods.w_mse", "WMSE", "whiten the embeddings"),
     "lejepa": Entry("simlab.methods.lejepa", "LeJEPA", "make the embeddings Gaussian"),
     "emp_ssl": Entry("simlab.methods.emp_ssl", "EMPSSL", "many crops, and a coding rate"),
+    "mae": Entry("simlab.methods.mae", "MAE", "predict hidden patches from the others (a ViT)"),
+    "simmim": Entry("simlab.methods.simmim", "SimMIM", "predict hidden pixels, any encoder"),
+    "ijepa": Entry("simlab.methods.ijepa", "IJEPA", "predict features of hidden blocks (a ViT)"),
     "rotation": Entry("simlab.methods.rotation", "Rotation", "tell which way up an image is"),
 }
 
@@ -120,11 +132,14 @@ _LAZY = {
     "byol_loss": "byol",
     "dino_loss": "dino",
     "emp_ssl_loss": "emp_ssl",
+    "ijepa_loss": "ijepa",
     "lejepa_loss": "lejepa",
+    "mae_loss": "mae",
     "moco_loss": "moco",
     "nt_xent": "simclr",
     "rotation_loss": "rotation",
     "sigreg": "lejepa",
+    "simmim_loss": "simmim",
     "simsiam_loss": "simsiam",
     "sinkhorn": "swav",
     "swav_loss": "swav",

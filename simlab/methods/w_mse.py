@@ -54,7 +54,8 @@ def whiten(z: Tensor, epsilon: float = 0.0) -> Tensor:
     covariance = centred.T @ centred / (len(z) - 1)  # [d, d]
     identity = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
     factor = torch.linalg.cholesky((1 - epsilon) * covariance + epsilon * identity)
-    return torch.linalg.solve_triangular(factor, centred.T, upper=False).T  # [N, d]
+    whitened: Tensor = torch.linalg.solve_triangular(factor, centred.T, upper=False)  # [d, N]
+    return whitened.T
 
 
 @documented

@@ -13,11 +13,14 @@ from simlab.methods import (
     byol_loss,
     dino_loss,
     emp_ssl_loss,
+    ijepa_loss,
     lejepa_loss,
+    mae_loss,
     moco_loss,
     nt_xent,
     rotation_loss,
     sigreg,
+    simmim_loss,
     simsiam_loss,
     sinkhorn,
     swav_loss,
@@ -26,6 +29,7 @@ from simlab.methods import (
 )
 from simlab.methods.base import cosine_momentum
 from simlab.methods.dino import new_center
+from simlab.methods.pixels import patchify, pixel_mask, unpatchify
 from simlab.methods.rotation import quarter_turns
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_losses.json").read_text())["values"]
@@ -53,6 +57,12 @@ STUDENT = [wave(s, N, 5) for s in (10, 11, 12)]
 TEACHER = [wave(s, N, 5) for s in (13, 14)]
 CENTER = 0.1 * wave(15, 5)
 DIRECTIONS = wave(16, D, 5)
+
+IMAGES = wave(20, 2, 3, 8, 8)
+PATCHES = patchify(IMAGES, 4)  # [2, 4, 48]
+HIDDEN = torch.tensor([[1.0, 1, 0, 1], [0, 1, 1, 1]])
+HIDDEN_PIXELS = pixel_mask(HIDDEN.view(2, 2, 2), 4)
+BLOCKS = torch.tensor([[[0, 1, 3, 4], [1, 2, 4, 5]], [[4, 5, 7, 8], [3, 4, 6, 7]]])
 
 
 def codes(*scores):
@@ -99,6 +109,17 @@ CASES = {
         lambda a, b, c: lejepa_loss([a, b, c], DIRECTIONS),
         {"view1": Z1, "view2": Z2, "view3": P1},
     ),
+    "mae_norm_pix": (lambda p: mae_loss(p, PATCHES, HIDDEN), {"pred": wave(21, 2, 4, 48)}),
+    "mae_raw_pixels": (
+        lambda p: mae_loss(p, PATCHES, HIDDEN, norm_pix=False),
+        {"pred": wave(21, 2, 4, 48)},
+    ),
+    "mae_norm_pix_predicting_zero": (
+        lambda p: mae_loss(p, PATCHES, HIDDEN),
+        {"pred": torch.zeros(2, 4, 48, dtype=torch.float64)},
+    ),
+    "simmim": (lambda p: simmim_loss(p, IMAGES, HIDDEN_PIXELS), {"pred": wave(22, 2, 3, 8, 8)}),
+    "ijepa": (lambda p: ijepa_loss(p, wave(23, 2, 9, D), BLOCKS), {"pred": wave(24, 4, 4, D)}),
     "rotation": (rotation_loss, {"logits": wave(25, 3 * 4, 4)}),
 }
 
@@ -174,3 +195,8 @@ def test_a_teachers_momentum_rises_along_a_half_cosine():
     assert cosine_momentum(0.99, 0.25) == pytest.approx(golden, rel=1e-12)
     assert cosine_momentum(0.99, 0) == pytest.approx(0.99)
     assert cosine_momentum(0.99, 1) == 1
+
+
+def test_patches_are_put_together_again_as_they_were():
+    assert torch.equal(unpatchify(PATCHES, 4, 3, rows=2), IMAGES)
+    assert torch.equal(PATCHES[0, 1].view(4, 4, 3), IMAGES[0, :, :4, 4:].permute(1, 2, 0))

@@ -45,14 +45,20 @@ FAMILY = {
     " student_temperature=0.5 teacher_temperature=0.2",
     "emp_ssl": f"emp_ssl {HEADS} views=3 weight=2",
     "lejepa": f"lejepa {HEADS} directions=16",
+    "ijepa": "ijepa targets=2 predictor_width=12 predictor_depth=1 momentum=0.5",
+    "mae": "mae decoder_width=12 decoder_depth=1 ratio=0.5",
     "moco": f"moco {HEADS} queue=24 momentum=0.5",
     "rotation": "rotation",
     "simclr": "simclr proj_dim=8",
+    "simmim": "simmim hidden_dim=16 patch=2",
     "swav": f"swav {HEADS} prototypes=12 local_views=1 queue=20 freeze=0.2",
     "vicreg": f"vicreg {HEADS}",
     "w_mse": "w_mse hidden_dim=16 proj_dim=2 epsilon=0.1",
 }
+VIT = {"encoder": "vit_tiny", "view_size": 16}  # in 4 x 4 patches
 RUNS = {name: {"method": text} for name, text in FAMILY.items()} | {
+    "ijepa": {"method": FAMILY["ijepa"]} | VIT,
+    "mae": {"method": FAMILY["mae"]} | VIT,
     # (few standardised tokens are little more than signs: rounding would change them)
     "byol with SIM": {
         "method": FAMILY["byol"], "sim_layers": "blocks.0", "sim_tokens": 8.0, "sim_loss": "mse",
