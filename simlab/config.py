@@ -63,14 +63,14 @@ class TrainConfig:
     lr: Annotated[float, AtLeast(0)] = 0.5
     """Learning rate for 256 images; the one used is lr * batch_size / 256."""
 
-    optimizer: Literal["sgd", "adam", "adamw", "rmsprop", "lars"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop", "lars", "muon"] = "sgd"
     """The optimizer."""
 
     momentum: Annotated[float, AtLeast(0), LessThan(1)] = 0.9
-    """Momentum of sgd, lars and rmsprop; the first beta of adam and adamw."""
+    """Momentum of sgd, lars, muon and rmsprop; the first beta of adam and adamw."""
 
     weight_decay: Annotated[float, AtLeast(0)] = 5e-4
-    """Weight decay of every parameter; with lars not of biases and BatchNorm."""
+    """Weight decay of every parameter; with lars and muon not of biases and BatchNorm."""
 
     schedule: Literal["constant", "step", "multistep", "cosine"] = "cosine"
     """How the learning rate decays."""

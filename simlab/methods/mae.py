@@ -134,6 +134,7 @@ class MAEModule(MethodModule):
         everything = torch.cat([tokens, mask_tokens], dim=1)
         order = torch.cat([shown, hidden], dim=1)  # [N, L], where each of them belongs
         ordered = take_tokens(everything, order.argsort(1))
-        positions = grid_positions(*masks.shape[1:], ordered.shape[2]).to(ordered)  # [L, d]
+        rows, columns = masks.shape[1:]
+        positions = grid_positions(rows, columns, ordered.shape[2]).to(ordered)  # [L, d]
         predictions: Tensor = self.to_pixels(self.decoder(ordered + positions))
         return predictions

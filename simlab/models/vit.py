@@ -104,7 +104,8 @@ class TinyViT(nn.Module):
             keep: int64 [N, k], which patches enter the blocks, counted row by row.
         """
         maps = self.embedding(x)  # [N, D, H / P, W / P]
-        positions = grid_positions(*maps.shape[2:], maps.shape[1]).to(maps)  # [L, D]
+        rows, columns = maps.shape[2:]
+        positions = grid_positions(rows, columns, self.feature_dim).to(maps)  # [L, D]
         tokens = maps.flatten(2).mT + positions  # [N, L, D]
         if keep is not None:
             tokens = take_tokens(tokens, keep)

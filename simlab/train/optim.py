@@ -12,6 +12,8 @@ from torch import Tensor
 from simlab.config import TrainConfig, milestones
 from simlab.methods.base import ParameterGroup
 
+from .muon import Muon
+
 
 def build_optimizer(config: TrainConfig, groups: list[ParameterGroup]) -> torch.optim.Optimizer:
     """Build the optimizer of parameter groups; those without parameters are left out."""
@@ -31,6 +33,8 @@ def build_optimizer(config: TrainConfig, groups: list[ParameterGroup]) -> torch.
         return sgd
     if config.optimizer == "lars":
         return LARS(with_options, **common)
+    if config.optimizer == "muon":
+        return Muon(with_options, **common)
     return torch.optim.RMSprop(with_options, **common)
 
 
