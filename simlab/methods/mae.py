@@ -1,7 +1,7 @@
 """MAE (He et al., arXiv 2111.06377): hide most of the image, predict its pixels.
 
     patches            y [N, L, P P C], of which a random 75 % are hidden
-    encoder (a ViT)    the patches that are shown -> tokens [N, k, D]
+    encoder (a ViT)    the patches that are visible -> tokens [N, k, D]
     decoder            those tokens and a mask token for each hidden patch, with positions
                        -> predictions [N, L, P P C]
     L = mean over the hidden patches of mean (prediction - y)^2
@@ -25,7 +25,7 @@ from simlab.compute import full_precision
 from simlab.models.vit import HEADS, PATCH, Block, grid_positions, take_tokens
 
 from .base import Crops, Masks, Method, MethodModule, TrainingData, Views, at_least_float32
-from .pixels import masked_mean, normalise_patches, patchify, require_tokens, shown_and_hidden
+from .pixels import masked_mean, normalise_patches, patchify, require_tokens, visible_and_hidden
 
 
 def mae_loss(predictions: Tensor, patches: Tensor, hidden: Tensor, norm_pix: bool = True) -> Tensor:
@@ -128,11 +128,11 @@ class MAEModule(MethodModule):
 
         With norm_pix the predictions lack each patch's mean and variance.
         """
-        shown, hidden = shown_and_hidden(masks)
-        tokens = self.decoder_embedding(require_tokens(self.encoder, "mae").tokens(x, shown))
+        visible, hidden = visible_and_hidden(masks)
+        tokens = self.decoder_embedding(require_tokens(self.encoder, "mae").tokens(x, visible))
         mask_tokens = self.mask_token.expand(*hidden.shape, -1).to(tokens)  # [N, L - k, d]
         everything = torch.cat([tokens, mask_tokens], dim=1)
-        order = torch.cat([shown, hidden], dim=1)  # [N, L], where each of them belongs
+        order = torch.cat([visible, hidden], dim=1)  # [N, L], where each of them belongs
         ordered = take_tokens(everything, order.argsort(1))
         rows, columns = masks.shape[1:]
         positions = grid_positions(rows, columns, ordered.shape[2]).to(ordered)  # [L, d]

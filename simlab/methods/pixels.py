@@ -35,14 +35,14 @@ def normalise_patches(patches: Tensor) -> Tensor:
     return (patches - mean) / (variance + EPSILON).sqrt()
 
 
-def shown_and_hidden(masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices of the patches that are shown and hidden, [N, k] and [N, L - k].
+def visible_and_hidden(masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices of the patches that are visible and hidden, [N, k] and [N, L - k].
 
     Args:
         masks: bool [N, h, w], True where hidden, as many in every image.
     """
     hidden = masks.flatten(1)  # [N, L]
-    order = hidden.int().argsort(dim=1, stable=True)  # the shown ones first
+    order = hidden.int().argsort(dim=1, stable=True)  # the visible ones first
     number = hidden.shape[1] - int(hidden[0].sum())
     return order[:, :number], order[:, number:]
 

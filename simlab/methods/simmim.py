@@ -117,8 +117,8 @@ class SimMIMModule(MethodModule):
     def reconstruct(self, x: Tensor, masks: Tensor) -> Tensor:
         """Predict all pixels of x [N, C, S, S] from those that masks [N, h, w] leave."""
         patch = self.options.patch
-        shown = torch.where(pixel_mask(masks, patch), self.mask_value, x)
-        h = self.encoder(shown)  # [N, D]
+        masked = torch.where(pixel_mask(masks, patch), self.mask_value, x)
+        h = self.encoder(masked)  # [N, D]
         rows, columns = masks.shape[1:]
         positions = grid_positions(rows, columns, POSITION_DIM).to(h)  # [L, 32]
         n, number = len(h), rows * columns
