@@ -165,13 +165,24 @@ def test_two_processes_train_as_one(alone, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
+    far = {}
     for name, one in alone.items():
         together = type(one)(tmp_path / one.folder.name, {})
         assert together.finished, f"{name}: the same configuration is the same run"
         assert together.result["environment"]["processes"] == 2
         for column in ("loss", "std_ratio"):
-            mine, theirs = (torch.tensor(run.history[column]) for run in (one, together))
-            torch.testing.assert_close(mine, theirs, rtol=2e-3, atol=2e-4, msg=f"{name} {column}")
+            values = one.history[column].to_numpy()
+            difference = (together.history[column].to_numpy() - values) / (abs(values) + 0.1)
+            # rounding, which grows with every step; a lost gather is twenty times as much
+            if abs(difference[0]) > 2e-3 or abs(difference).max() > 0.05:
+                far[name, column] = difference.tolist()
+        ours, theirs = (run.load_checkpoint()["network"] for run in (one, together))
+        for key in ours:
+            if key.endswith(("center", "rows")):  # kept from step to step, of all images
+                difference = (ours[key] - theirs[key]).norm() / ours[key].norm()
+                if difference > 0.05:
+                    far[name, key] = float(difference)
+    assert not far
 
 
 def test_the_terms_of_a_loss_are_recorded_and_their_sum_is_the_loss(alone):
