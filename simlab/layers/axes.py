@@ -31,13 +31,15 @@ class Axes:
         index: of the tensor among all that the layer takes or gives, in order.
         samples: its axis of samples; None where there is none that can be told, see `why`.
         channels: its axis of channels once the samples are its first axis; None if not known.
-        rank: its number of axes.
+        width: the number of channels.
+        rank: the tensor's number of axes.
         why: what is wrong, where there are no samples.
     """
 
     index: int = 0
     samples: int | None = None
     channels: int | None = None
+    width: int | None = None
     rank: int = 0
     why: str = ""
 
@@ -131,7 +133,7 @@ def axes_of(
         return {}
     watched = _time_first(model) | dict(modules)
     n = first.shape[samples]
-    with _random_state_kept(first):
+    with torch.no_grad(), _random_state_kept(first):
         few, more, sizes = _two_passes(model, watched, inputs, n, samples, pick)
     axes: dict[CallKey, CallAxes] = {}
     for key, (taken, given) in more.items():
@@ -306,20 +308,22 @@ def _found(few: list[_Seen], more: list[_Seen], sizes: tuple[int, int]) -> Axes:
                 f"{sizes[1]} samples; choose a tensor [n, ...] with pick="
             )
         if follow:
-            channels = _behind(follow[0], after.channels)
-            return Axes(index, follow[0], channels, len(after.shape))
+            return _axes_of_tensor(index, follow[0], after)
         shapes.append(list(after.shape))
     return Axes(
-        why=f"holds no float tensor with an axis of samples (of {sizes[1]} samples it is "
+        why=f"holds no float tensor with an axis of samples (of {sizes[1]} it is "
         f"{', '.join(map(str, shapes)) or 'nothing'}); choose a tensor [n, ...] with pick="
     )
 
 
-def _behind(samples: int, channels: int | None) -> int | None:
-    """The axis of channels once the axis of samples is the first one."""
-    if channels is None or channels == samples:
-        return None
-    return channels + 1 if channels < samples else channels
+def _axes_of_tensor(index: int, samples: int, seen: _Seen) -> Axes:
+    """Count the axis of channels as it lies once the axis of samples is the first one."""
+    rank = len(seen.shape)
+    axis = 1 - samples if rank == 2 else seen.channels
+    if axis is None or axis == samples:
+        return Axes(index, samples, rank=rank)
+    channels = axis + 1 if axis < samples else axis
+    return Axes(index, samples, channels, seen.shape[axis], rank)
 
 
 # ------------------------------------------------------------------------ [T, N, D] or [N, T, D]

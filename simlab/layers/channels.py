@@ -19,6 +19,7 @@ from .running import tensors_in
 
 # Functions whose output has its channels last.
 LAST = {
+    "_pad_packed_sequence",
     "addmm",
     "bilinear",
     "embedding",
@@ -60,8 +61,9 @@ ELEMENTWISE = {
     "mul",
     "mul_",
 }
-# After these nothing is known: they move axes in place, or make new ones.
+# After these nothing is known: they move axes in place, make new ones, or are a user's (`apply`).
 UNKNOWN = {
+    "apply",
     "as_strided",
     "baddbmm",
     "cdist",

@@ -117,10 +117,11 @@ def default_layers(modules: Mapping[str, nn.Module]) -> list[str]:
         The names that are chosen.
     """
     inside = read_without_a_call(modules)
+    all_scripted = isinstance(modules.get(""), torch.jit.ScriptModule)
     chosen = []
     leaves = []
     for name, module in modules.items():
-        if name in inside or (name and isinstance(module, torch.jit.ScriptModule)):
+        if name in inside or (not all_scripted and isinstance(module, torch.jit.ScriptModule)):
             continue  # none of which is ever seen to run
         if has_own_weights(module):
             chosen.append(name)

@@ -133,7 +133,9 @@ class _Tap:
             axes = Axes(why="pick= gives a tensor whose samples are not its first axis")
         tensor = axes.tensor_of(output, self.n)
         if tensor is None and not axes.why:
-            axes = replace(axes, why=f"gives none of {self.n} samples in one of the batches")
+            shapes = ", ".join(str(list(x.shape)) for x in tensors_in(output))
+            why = f"holds no float tensor with an axis of samples (of {self.n} it is {shapes})"
+            axes = replace(axes, why=f"{why}; choose a tensor [n, ...] with pick=")
         self.sink(label, module, None if tensor is None else tensor.detach(), axes)
 
 
