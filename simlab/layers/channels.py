@@ -61,9 +61,8 @@ ELEMENTWISE = {
     "mul",
     "mul_",
 }
-# After these nothing is known: they move axes in place, make new ones, or are a user's (`apply`).
+# After these nothing is known: they move axes in place, or make new ones.
 UNKNOWN = {
-    "apply",
     "as_strided",
     "baddbmm",
     "cdist",
