@@ -231,6 +231,25 @@ def test_channels_are_followed_though_all_axes_are_as_long_or_not_known(function
     assert axes(net, torch.randn(2, 3, 8, 8))["1"][1] == channels
 
 
+@pytest.mark.parametrize(
+    "before, layer, channels",
+    [
+        (lambda x: x, nn.Conv2d(8, 8, 1), 1),
+        (lambda x: x.relu(), nn.Conv2d(8, 8, 1), 1),
+        (lambda x: x.permute(0, 3, 1, 2).relu(), nn.Conv2d(8, 8, 1), 3),
+        (lambda x: x.permute(0, 2, 3, 1), nn.Linear(8, 8), 1),
+        (lambda x: nn.functional.interpolate(x, scale_factor=2), nn.Conv2d(8, 8, 1), 1),
+        (lambda x: x.chunk(2, 3)[1].transpose(1, 3), nn.Conv2d(4, 8, 1), 3),
+        (lambda x: x.flatten(2).transpose(1, 2), nn.LayerNorm(8), 1),
+        (lambda x: x.flatten(1), nn.Linear(512, 8), None),
+    ],
+)
+def test_what_a_layer_reads_tells_where_the_channels_of_the_input_lie(before, layer, channels):
+    net = nn.Sequential(Lambda(before), layer)
+    found = axes_of(net, {"": net}, torch.randn(2, 8, 8, 8))
+    assert found[""].taken.channels == channels
+
+
 def through_numpy(x):
     """Where nothing can be followed."""
     return torch.as_tensor(2 * x.numpy())
