@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..layers import Axes as LayerAxes
 from ..layers import contains, select_layers, tapped
 from .batches import Data
 from .comparison import compare
@@ -48,7 +49,7 @@ class SimilarityModel:
         """Return the activations of one batch, in order of execution."""
         activations: dict[str, Tensor] = {}
 
-        def keep(name: str, module: nn.Module, output: Tensor | None) -> None:
+        def keep(name: str, module: nn.Module, output: Tensor | None, axes: LayerAxes) -> None:
             if output is not None:
                 activations[name] = output.clone()  # a later in-place edit must not reach it
 
