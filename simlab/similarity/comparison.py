@@ -47,7 +47,8 @@ def compare(
         data: images [N, C, H, W] (float, as the models expect them), a DataLoader or any iterable
             of batches (X or (X, labels, ...)), or a tuple with one of these for each model.
         layers: see `select_layers`; or {model's name: layers}.
-        measures: names from `MEASURES`, or functions f(X, Y) of two centred feature matrices.
+        measures: names from `MEASURES`, functions f(X, Y) of two centred feature matrices, or
+            Measure(f, name=..., kind="distance", limits=..., symmetric=...) to say more of one.
         estimator: of the CKA family. "debiased" and "biased" divide sums over batches (Nguyen 2021,
             eq. 2); "published" averages the biased value of each batch, as simtorch and many papers
             do.

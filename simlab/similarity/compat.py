@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..layers import contains, select_layers, tapped
 from .batches import Data
 from .comparison import compare
+from .registry import Measure
 from .result import Result
 
 if TYPE_CHECKING:
@@ -99,11 +100,7 @@ class BaseSimilarity:
         Returns:
             [layers of model 1, layers of model 2] in float64, kept as `sim_matrix`.
         """
-
-        def measure(x: Tensor, y: Tensor) -> float:
-            return self.measure(x, y)
-
-        measure.__name__ = self.similarity_name
+        measure = Measure(self.measure, name=self.similarity_name)
         named = {self.sim_model1.model_name: self.sim_model1}
         name_2 = self.sim_model2.model_name
         if name_2 in named:

@@ -42,8 +42,8 @@ class Info:
         estimator: of the CKA family.
         pool: {model: how its outputs were pooled}.
         correspondence: how it was checked that all models saw the same samples.
-        kinds: {measure: "similarity" or "distance"}, "measure" for a user's function.
-        limits: {measure: ends of its colour scale}.
+        kinds: {measure: "similarity" or "distance"}; "measure" where nobody has said which.
+        limits: {measure: ends of its colour scale}; None where they are those of the values.
         options: {measure: its keywords}.
         across: measures that were computed across models only, since they are costly.
         sigma: {"model/layer": width of the rbf kernel}.
@@ -59,7 +59,7 @@ class Info:
     pool: dict[str, str]
     correspondence: str
     kinds: dict[str, str]
-    limits: dict[str, tuple[float, float]]
+    limits: dict[str, tuple[float, float] | None]
     options: dict[str, dict[str, Any]]
     across: list[str]
     sigma: dict[str, float]

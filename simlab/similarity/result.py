@@ -191,8 +191,28 @@ class Result:
         return np.where(np.isnan(value), np.nan, p)
 
     def is_distance(self, measure: str) -> bool:
-        """Whether smaller values mean more alike."""
+        """Whether smaller values mean more alike.
+
+        Raises:
+            ValueError: nobody has said so of a user's function.
+        """
+        if self.info.kinds[measure] == "measure":
+            raise ValueError(
+                f"is {measure!r} a similarity or a distance? Say so where it is computed: "
+                'Measure(function, kind="distance")'
+            )
         return self.info.kinds[measure] == "distance"
+
+    def limits_of(self, measure: str) -> tuple[float, float]:
+        """Ends of a measure's colour scale: its own, or else those of all values."""
+        limits = self.info.limits[measure]
+        if limits is not None:
+            return limits
+        values = self.values[measure]
+        finite = values[np.isfinite(values)]
+        if not len(finite):
+            return 0, 1
+        return float(finite.min()), float(finite.max())
 
     def overview(self, layer: str | int = -1, measure: str | None = None) -> np.ndarray:
         """Look up one measure of all models at one layer.
@@ -294,7 +314,9 @@ class Result:
                     kind, measure = key.split(":", 1)
                     arrays[kind][measure] = file[key]
         layers = [Layer(**layer | {"shape": tuple(layer["shape"])}) for layer in meta["layers"]]
-        limits = {name: tuple(ends) for name, ends in meta["info"]["limits"].items()}
+        limits = {}
+        for name, ends in meta["info"]["limits"].items():
+            limits[name] = None if ends is None else tuple(ends)
         info = Info(**meta["info"] | {"limits": limits})
         return cls(
             models=meta["models"], layers=layers, info=info, reasons=meta["reasons"], **arrays

@@ -64,7 +64,7 @@ def represent(
     measures = plan.measures.values()
     metrics = {measure.metric for measure in measures} | {"euclidean"}
     keep_features = any(measure.features for measure in measures)
-    decompose = any(measure.pair and measure.kind != "measure" for measure in measures)
+    decompose = any(measure.pair and not measure.function for measure in measures)
     sizes = [4 * n * row.size for row in passes.rows.values()]  # bytes, in float32
     needed = sum(sizes) if keep_features else max(sizes)
     if needed > memory:
