@@ -206,6 +206,7 @@ def tapped(
     *,
     device: torch.device | str | None = None,
     pick: Callable[[str, Any], Tensor] | None = None,
+    run: Callable[[nn.Module, Any], Any] | None = None,
 ) -> Iterator[Callable[..., None]]:
     """Run a model in eval mode inside the block and hand each named output to `sink`.
 
@@ -220,6 +221,7 @@ def tapped(
             it holds no float tensor with the batch as first dimension.
         device: where to run; None leaves the model where it is.
         pick: f(name, output) -> tensor [n, ...], for outputs that are no plain tensor.
+        run: run(model, x) in the place of model(x).
 
     Yields:
         forward(x): one forward pass without gradients; forward(x, watched=False) calls no sink.
@@ -240,12 +242,21 @@ def tapped(
     tap = _Tap(sink, pick)
     eager = _eager_if_compiled(base)
 
-    def forward(x: Tensor, watched: bool = True) -> None:
+    def forward(x: Any, watched: bool = True) -> None:
         target = device if device is not None else home
-        tap.start(len(x) if watched else 0)
+        tap.start(len(next(tensors_in(x))) if watched else 0)
+        if target is not None and isinstance(x, Tensor):
+            x = x.to(target)
         try:
             with torch.no_grad(), eager():
-                base(x if target is None else x.to(target))
+                if run is not None:
+                    run(base, x)
+                elif isinstance(x, Mapping):
+                    base(**x)
+                elif isinstance(x, tuple):
+                    base(*x)
+                else:
+                    base(x)
         finally:
             tap.start(0)
 

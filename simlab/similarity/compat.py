@@ -112,6 +112,7 @@ class BaseSimilarity:
             dataloader,
             {name: sim_model.layers_to_include for name, sim_model in named.items()},
             device=self.device,
+            inputs=0,  # as simtorch, which takes X of (X, ...)
             **keywords,
         )
         for name, sim_model in named.items():

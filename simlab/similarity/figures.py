@@ -1,5 +1,6 @@
 """Figures of a comparison: draw(result) -> Axes. No global style is touched."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -125,6 +126,13 @@ def overview(
     where = "last layer" if layer == -1 else f"layer {layer}"
     ax.set(title=f"{where}, {_title(result, measure)}")
     return ax
+
+
+def save(ax: "Axes", path: str | Path) -> None:
+    """Write the figure that the axes are in to a file."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    figure.savefig(path)
 
 
 def _columns_of_curve(result: "Result", a: str, other: str, measure: str) -> tuple[np.ndarray, str]:

@@ -49,6 +49,7 @@ class Info:
         sigma: {"model/layer": width of the rbf kernel}.
         confounder: what was regressed out; None without deconfounded_cka.
         residual_by_batch: whether that was done to each batch's Grams, or to the sums.
+        inputs: how the models were called, and what of a batch they did not see.
     """
 
     samples: int
@@ -65,3 +66,4 @@ class Info:
     sigma: dict[str, float]
     confounder: str | None
     residual_by_batch: bool
+    inputs: str = ""  # unknown: of a file of an older version

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from . import gram
+from .inputs import Batch
 from .passes import Passes
 from .plan import Plan
 from .registry import Measure
@@ -41,25 +42,21 @@ class SampleSet:
         return stacked(grams, self.n)
 
 
-def represent(
-    passes: Passes, images: list[Tensor], plan: Plan, batch_size: int, memory: int
-) -> SampleSet:
+def represent(passes: Passes, batches: list[list[Batch]], plan: Plan, memory: int) -> SampleSet:
     """Run the models and hold every layer's representation of the samples.
 
     As many layers at a time as memory allows: each group of them takes another forward pass.
 
     Args:
         passes: the models, attached.
-        images: of each stream [n, ...].
+        batches: the samples, of each stream.
         plan: what is computed; it decides whether features and bases are held.
-        batch_size: of the forward passes.
         memory: bytes of features that may be held at once.
 
     Raises:
         ValueError: the memory does not suffice.
     """
-    n = len(images[0])
-    batches = [list(batch) for batch in zip(*(x.split(batch_size) for x in images), strict=True)]
+    n = sum(len(batch[0]) for batch in batches)
     passes.forward(batches[0], lambda row, output: None)  # shapes first: they decide what fits
     measures = plan.measures.values()
     metrics = {measure.metric for measure in measures} | {"euclidean"}
@@ -99,7 +96,7 @@ def batched_by_memory(sizes: list[int], memory: int) -> Iterator[range]:
         start = stop
 
 
-def _features(passes: Passes, batches: list[list[Tensor]], group: range) -> Iterator[Tensor | None]:
+def _features(passes: Passes, batches: list[list[Batch]], group: range) -> Iterator[Tensor | None]:
     """Features [n, d] of the rows in `group`; None where they are missing or not finite."""
 
     def keep(row: int, output: Tensor) -> Tensor | None:
