@@ -102,6 +102,8 @@ def compare(
         confounder = aligned_confounder(confounder, entries)
     plan = Plan(chosen, options, estimator, confounder, samples, null)
     passes = Passes(entries.models, layers, entries.streams, pool)
+    if samples is not None and samples == entries.samples:
+        _check_memory(passes, samples, memory)
     sums = KernelSums(plan)
     sample_set = None
     with passes.attached(device, pick, forward, one_set=samples is not None):
@@ -122,6 +124,18 @@ def compare(
         _add_nulls(result, plan, sums.centred, set_measures, seed)
     _explain(result, sums.energy)
     return result
+
+
+def _check_memory(passes: Passes, samples: int, memory: int) -> None:
+    """Refuse to take all samples of stored features at once where their Grams do not fit."""
+    layers = sum(len(watched.names) for watched in passes.watched)
+    needed = 4 * layers * samples**2  # bytes, in float32
+    if needed > memory:
+        raise ValueError(
+            f"the Grams of {layers} layers and all {samples} samples take {needed >> 20} MB, "
+            f"memory allows {memory >> 20}: batch_size=1024 sums over batches (the CKA family), "
+            "samples=4096 takes the first ones, memory= allows more"
+        )
 
 
 def _stream(passes: Passes, batches: Batches, sums: KernelSums) -> None:

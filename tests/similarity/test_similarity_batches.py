@@ -172,3 +172,31 @@ def test_what_is_no_model_is_refused():
 
 def test_models_of_one_class_get_different_names():
     assert compare([A, B, small(2)], X).models == ["Sequential", "Sequential 2", "Sequential 3"]
+
+
+def blank_some(x, which):
+    """Images of which some are black, as after a crop to their border."""
+    x = x.clone()
+    x[which] = 0
+    return x
+
+
+def test_samples_that_repeat_raise_no_false_alarm():
+    # The second view blanks more images: they equal another image of the first view.
+    views = blank_some(X, [3, 50]), blank_some(X + 1, [3, 7, 61, 62])
+    assert compare([A, B], views, batch_size=10).info.correspondence == "unchecked"
+    # Ten letters, renamed in the second stream: a first batch of eight alone looks shuffled.
+    letters = torch.eye(10)[torch.arange(100) % 10]
+    renamed = letters.roll(1, 1)
+    nets = [torch.nn.Linear(10, 3), torch.nn.Linear(10, 4)]
+    result = compare(nets, (letters, renamed), batch_size=8)
+    assert result.info.correspondence == "unchecked"
+
+
+def test_the_check_of_the_order_can_be_switched_off():
+    with pytest.raises(ValueError, match="99 more.*check_order=False"):
+        compare([A, B], (X, X.flip(0)), batch_size=25)
+    result = compare([A, B], (X, X.flip(0)), batch_size=25, check_order=False)
+    assert result.info.correspondence == "not checked: check_order=False"
+    shuffled = tuple(loader(X, shuffle=True) for _ in range(2))
+    compare([A, B], shuffled, check_order=False)
