@@ -91,7 +91,7 @@ class Batches:
             left = count - total
             total += len(batch[0])
             if left < len(batch[0]):
-                batch = [part[:left] for part in batch]
+                batch = [samples[:left] for samples in batch]
             batches.append(batch)
         _check_count(total)
         return batches
@@ -109,8 +109,8 @@ class Batches:
             batch = []
             labels = []
             for reader, item in zip(self.readers, items, strict=True):
-                part, its_labels = reader.read(item, index)
-                batch.append(part)
+                samples, its_labels = reader.read(item, index)
+                batch.append(samples)
                 labels.append(its_labels)
             self._check_correspondence(batch, labels, index)
             seen += len(batch[0])
@@ -133,27 +133,28 @@ class Batches:
         if stop > len(self.numbers):
             raise ValueError(f"ids: {len(self.numbers)} for {stop} samples of the data or more")
         numbers = self.numbers[stop - len(batch[0]) : stop]
-        known = numbers >= 0
-        parts = batch if known.all() else [part[known] for part in batch]
-        return [*parts, Batch((numbers[known],))]
+        has_features = numbers >= 0
+        if not has_features.all():
+            batch = [samples[has_features] for samples in batch]
+        return [*batch, Batch((numbers[has_features],))]
 
     def _check_correspondence(
         self, batch: Sequence[Batch], labels: Sequence[Tensor | None], index: int
     ) -> None:
-        sizes = [len(part) for part in batch]
+        sizes = [len(samples) for samples in batch]
         if len(set(sizes)) > 1:
             raise ValueError(
                 f"batch {index}: the loaders give {sizes} samples; they must correspond one to one"
             )
         if self.check_order:
-            self._check.add([part.first for part in batch], labels, index)
+            self._check.add([samples.first for samples in batch], labels, index)
 
 
 def regrouped(batches: list[list[Batch]], batch_size: int) -> list[list[Batch]]:
     """Cut batches anew to one size; they stay as they are where their samples differ in shape."""
     shapes = set()
     for batch in batches:
-        shapes.add(tuple(x.shape[1:] for part in batch for x in part.tensors))
+        shapes.add(tuple(x.shape[1:] for samples in batch for x in samples.tensors))
     if len(shapes) > 1:
         return batches
     streams = [joined(stream) for stream in zip(*batches, strict=True)]
@@ -189,7 +190,8 @@ def sources_of(data: Data, models: int, batch_size: int) -> list[Iterable[Any]]:
             sources += sources_of(entry, 1, batch_size)
         return sources
     if isinstance(data, Dataset) or (isinstance(data, list) and _is_sample(data[:1])):
-        return [DataLoader(data, batch_size)]
+        dataset: Any = data  # a list has all that a loader asks of a dataset
+        return [DataLoader(dataset, batch_size)]
     if not isinstance(data, Iterable) or isinstance(data, str):
         raise TypeError(
             "data must be a tensor or array [N, ...], a DataLoader, a Dataset, an iterable of "
@@ -231,9 +233,9 @@ def _merged(a: list[Batch], b: list[Batch], index: int) -> list[Batch]:
     try:
         return [joined(pair) for pair in zip(a, b, strict=True)]
     except ValueError as error:
-        which = "the last batch" if index < 0 else f"batch {index}"
+        name = "the last batch" if index < 0 else f"batch {index}"
         raise ValueError(
-            f"{which} can't join the one before it, and one of them has fewer than {MIN_BATCH} "
+            f"{name} can't join the one before it, and one of them has fewer than {MIN_BATCH} "
             f"samples: {error}. Give larger batches (drop_last=True), samples of one shape, or "
             'samples=N with pool="mean", which takes batches as they come'
         ) from None

@@ -110,9 +110,9 @@ def compare(
         if samples is None:
             _stream(passes, entries.batches, sums)
         else:
-            parts = regrouped(entries.batches.first(samples), batch_size or BATCH_SIZE)
-            sample_set = represent(passes, parts, plan, memory)
-            sums.add(sample_set.grams, _images_of(parts, plan))
+            batches = regrouped(entries.batches.first(samples), batch_size or BATCH_SIZE)
+            sample_set = represent(passes, batches, plan, memory)
+            sums.add(sample_set.grams, _images_of(batches, plan))
     info = _info(plan, passes, entries, sums)
     result = Result(list(entries.models), passes.layers(), {}, info, reasons=passes.reasons())
     if sample_set is None:
@@ -149,9 +149,9 @@ def _stream(passes: Passes, batches: Batches, sums: KernelSums) -> None:
         sums.add(grams, batch[0].first)
 
 
-def _images_of(parts: list[list[Batch]], plan: Plan) -> Tensor:
+def _images_of(batches: list[list[Batch]], plan: Plan) -> Tensor:
     """The images [n, ...] of the first stream, where they are regressed out."""
-    images = [part[0].first for part in parts]
+    images = [batch[0].first for batch in batches]
     if plan.regresses_confounder:
         return torch.cat(images)
     return torch.empty(sum(map(len, images)), 0)

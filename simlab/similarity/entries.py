@@ -42,7 +42,7 @@ class Entries:
         streams: {name: index of the stream that it sees}.
         batches: the samples.
         match: of the stored features' samples; None where there are none.
-        kept: numbers of the data's samples that are in common with the features; None for all.
+        data_rows: numbers of the data's samples that are in common with the features; None for all.
         samples: their number where all are known, that is without models.
     """
 
@@ -50,7 +50,7 @@ class Entries:
     streams: dict[str, int]
     batches: Batches
     match: Match | None = None
-    kept: Tensor | None = None
+    data_rows: Tensor | None = None
     samples: int | None = None
 
     @property
@@ -135,21 +135,21 @@ def _ids_of_data(ids_of: Mapping[str, list[Hashable]], modules: Iterable[str]) -
     Raises:
         ValueError: there are none, or several.
     """
-    found = [ids_of[name] for name in modules if name in ids_of]
-    if not found or any(other != found[0] for other in found):
+    given = [ids_of[name] for name in modules if name in ids_of]
+    if not given or any(other != given[0] for other in given):
         raise ValueError(
             "ids: features were stored and a model runs: give the ids of the data's samples, in "
             f"their order: ids={{{next(iter(modules))!r}: [...]}} or, where they are those of the "
             "features as well, ids=[...]"
         )
-    return found[0]
+    return given[0]
 
 
 def _numbers(matched: Match, count: int) -> Tensor:
     """By which tables know the data's samples [N]; -1 for those that they have not."""
     numbers = torch.full([count], -1)
-    kept = matched.orders[DATA]
-    numbers[kept] = torch.arange(len(kept))
+    rows = matched.orders[DATA]
+    numbers[rows] = torch.arange(len(rows))
     return numbers
 
 
@@ -246,10 +246,10 @@ def aligned_confounder(confounder: Any, entries: Entries) -> Confounder | None:
         ValueError: it has not one row for each sample; stored features have no images.
     """
     if entries.samples is None:
-        confounder = as_tensor(confounder)
-        if isinstance(confounder, Tensor) and entries.kept is not None:
-            return confounder[entries.kept]
-        return confounder
+        given: Confounder | None = as_tensor(confounder)
+        if isinstance(given, Tensor) and entries.data_rows is not None:
+            return given[entries.data_rows]
+        return given
     if confounder is None or (callable(confounder) and not isinstance(confounder, Tensor)):
         raise ValueError(
             "confounder: stored features come without images; give a tensor, array or table "

@@ -260,8 +260,8 @@ def match(sizes: Mapping[str, int], ids: Mapping[str, list[Hashable] | None]) ->
             f"are {examples}"
         )
     orders = {}
-    for name, rows in rows_of.items():
-        orders[name] = torch.tensor([rows[one] for one in common])
+    for name, row_of in rows_of.items():
+        orders[name] = torch.tensor([row_of[one] for one in common])
     words = f"matched by ids: {len(common)} in common"
     if any(size != len(common) for size in sizes.values()):
         words += f" (of {counts})"

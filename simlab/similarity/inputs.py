@@ -80,14 +80,14 @@ class Batch:
             TypeError: the model does not take a keyword.
         """
         dtype = floating_dtype(model)
-        own = self._changed(lambda x: x.to(dtype) if dtype and x.is_floating_point() else x)
-        if len(own.args) == 1:
-            return own.args[0]
-        if own.args:
-            return own.args
-        keywords = dict(own.keywords)
+        typed = self._changed(lambda x: x.to(dtype) if dtype and x.is_floating_point() else x)
+        if len(typed.args) == 1:
+            return typed.args[0]
+        if typed.args:
+            return typed.args
+        keywords = dict(typed.keywords)
         for name in labels_taken(model, self.labels):
-            keywords[name] = own.labels[name]
+            keywords[name] = typed.labels[name]
         check_keywords(model, keywords)
         return keywords
 
@@ -128,8 +128,8 @@ def _rows_of(tree: Any, rows: slice | Tensor, n: int) -> Any:
     if isinstance(tree, Mapping):
         return like(tree, {name: _rows_of(value, rows, n) for name, value in tree.items()})
     if _is_by_sample(tree):
-        kept = torch.arange(len(tree))[rows].tolist() if len(tree) == n else range(len(tree))
-        return like(tree, [tree[row] for row in kept])
+        indices = torch.arange(len(tree))[rows].tolist() if len(tree) == n else range(len(tree))
+        return like(tree, [tree[row] for row in indices])
     if isinstance(tree, (tuple, list)):
         return like(tree, [_rows_of(value, rows, n) for value in tree])
     return tree

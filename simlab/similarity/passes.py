@@ -187,8 +187,8 @@ class Passes:
         forward = self._forwards[index]
         if index == len(self._formats):
             self._formats.append(quickest_format(model, samples, forward))
-        own = samples.to(memory_format=self._formats[index], copy=True)
-        forward(own.inputs_of(model))
+        copied = samples.to(memory_format=self._formats[index], copy=True)
+        forward(copied.inputs_of(model))
 
     def _name_of(self, index: int) -> str:
         """The name, or names, of a model that runs."""

@@ -69,7 +69,8 @@ class Reader:
                 raise TypeError(f"{where}: it holds no tensor that tells the number of samples")
         else:
             entries = _entries_of(raw, where)
-            batch, words = self._inputs_of(entries, isinstance(raw, Mapping), where)
+            by_name = isinstance(raw, Mapping)
+            batch, words = _inputs_of(entries, by_name, where, self.how.inputs)
             labels = _labels_among(entries, batch)
             _check_values(batch, where)
         if not self.words:
@@ -82,41 +83,41 @@ class Reader:
         """Names of the labels that the model takes."""
         return labels_taken(model, self.label_names)
 
-    def _inputs_of(self, entries: dict[Key, Any], by_name: bool, where: str) -> tuple[Batch, str]:
-        """What is given to the models, and that in words."""
-        wanted = self.how.inputs
-        if isinstance(wanted, Mapping):
-            names = {name: _entry(entries, key, where) for name, key in wanted.items()}
-            keys = set(wanted.values())
-        elif wanted is not None:
-            several = isinstance(wanted, Sequence) and not isinstance(wanted, str)
-            listed = list(wanted) if several else [wanted]
-            keys = set(listed)
-            names = {key: _entry(entries, key, where) for key in listed}
-        else:
-            keys = _inputs_by_rule(entries, by_name, where)
-            names = {key: entries[key] for key in entries if key in keys}
-        keywords = {name: x for name, x in names.items() if isinstance(name, str)}
-        args = tuple(x for name, x in names.items() if not isinstance(name, str))
-        if len(args) == 1 and isinstance(args[0], Mapping):  # (mapping, labels)
-            batch, words = self._inputs_of(_entries_of(args[0], where), True, where)
-            return batch, words + _left_out_in_words(entries, keys)
-        for name, x in names.items():
-            if not isinstance(x, Tensor):
-                raise TypeError(
-                    f"{where}: expected a tensor or (tensor, ...), got {type(x).__name__} as "
-                    f"{name!r}; inputs= says which entries are given to the models"
-                )
-        sizes = {name: len(x) for name, x in names.items()}
-        if len(set(sizes.values())) > 1:
-            raise ValueError(f"{where}: its inputs have different numbers of samples: {sizes}")
-        labels = {}
-        for key, entry in entries.items():
-            if key in LABELS and key not in keys and isinstance(entry, Tensor):
-                labels[key] = entry
-        if wanted is not None:  # nothing but what was asked for
-            labels = {}
-        return Batch(args, keywords, labels), _in_words(names, entries, keys)
+
+def _inputs_of(
+    entries: Mapping[Key, Any], by_name: bool, where: str, wanted: Wanted | None
+) -> tuple[Batch, str]:
+    """What of a batch's entries is given to the models, and that in words."""
+    names: dict[Key, Any]  # what is given: by position under a number, or by name
+    if wanted is None:
+        keys = _inputs_by_rule(entries, by_name, where)
+        names = {key: entries[key] for key in entries if key in keys}
+    elif isinstance(wanted, Mapping):
+        keys = set(wanted.values())
+        names = {name: _entry(entries, key, where) for name, key in wanted.items()}
+    else:
+        listed = [wanted] if isinstance(wanted, (int, str)) else list(wanted)
+        keys = set(listed)
+        names = {key: _entry(entries, key, where) for key in listed}
+    keywords = {name: x for name, x in names.items() if isinstance(name, str)}
+    args = tuple(x for name, x in names.items() if not isinstance(name, str))
+    if len(args) == 1 and isinstance(args[0], Mapping):  # (mapping, labels)
+        batch, words = _inputs_of(_entries_of(args[0], where), True, where, None)
+        return batch, words + _left_out_in_words(entries, keys)
+    for name, x in names.items():
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"{where}: expected a tensor or (tensor, ...), got {type(x).__name__} as "
+                f"{name!r}; inputs= says which entries are given to the models"
+            )
+    sizes = {name: len(x) for name, x in names.items()}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"{where}: its inputs have different numbers of samples: {sizes}")
+    labels = {}
+    for key, entry in entries.items():
+        if wanted is None and key in LABELS and isinstance(entry, Tensor):
+            labels[key] = entry
+    return Batch(args, keywords, labels), _in_words(names, entries, keys)
 
 
 def _in_words(names: Mapping[Key, Any], entries: Mapping[Key, Any], keys: set[Key]) -> str:

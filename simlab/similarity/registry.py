@@ -166,8 +166,9 @@ def resolve_measures(
         if isinstance(measure, str):
             chosen[measure] = MEASURES[one_of(measure, MEASURES, "measures")]
         elif isinstance(measure, Measure) or callable(measure):
-            own = measure if isinstance(measure, Measure) else Measure(measure)
-            chosen[_new_name(own, chosen)] = own
+            if not isinstance(measure, Measure):
+                measure = Measure(measure)
+            chosen[_new_name(measure, chosen)] = measure
         else:
             raise TypeError(
                 "measures: expected names, functions f(X, Y) or Measures(function, ...), "

@@ -26,13 +26,13 @@ def save(
     Returns:
         The path.
     """
-    named = {}
+    named: dict[str, Any] = {"meta": np.array(json.dumps(meta, default=str))}
     for kind, of_kind in arrays.items():
         for measure, array in of_kind.items():
             named[f"{kind}:{measure}"] = array
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with open(temporary, "wb") as file:
-        np.savez_compressed(file, meta=np.array(json.dumps(meta, default=str)), **named)
+        np.savez_compressed(file, **named)
     return temporary.replace(path)
 
 
@@ -45,7 +45,7 @@ def load(path: Path) -> dict[str, Any]:
     with np.load(path, allow_pickle=False) as file:
         if "meta" not in file.files:
             raise ValueError(f"{path} is no saved Result: it has no entry 'meta'")
-        meta = json.loads(str(file["meta"]))
+        meta: dict[str, Any] = json.loads(str(file["meta"]))
         arrays: dict[str, dict[str, np.ndarray]] = {kind: {} for kind in ARRAYS}
         for key in file.files:
             if key != "meta":
