@@ -7,7 +7,7 @@ measures of ranks, pandas for tables, matplotlib for figures.
 
 Reading order:
 
-- measures: each measure as a function of two matrices; representation: what these become
+- measures/: each measure as a function of two matrices, by idea; representation: what these become
 - gram: Grams, their centring (here CKA is debiased) and sums
 - registry: the measures by name
 - comparison: `compare` as a few steps, of

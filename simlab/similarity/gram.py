@@ -263,3 +263,8 @@ def deconfounded(cka: np.ndarray) -> np.ndarray:
     rest = np.sqrt(np.where(unexplained > 1e-6, unexplained, np.nan))
     partial: np.ndarray = (cka[:-1, :-1] - c0[:, None] * c0) / rest[:, None] / rest
     return partial
+
+
+def alignment(a: Tensor, b: Tensor) -> float:
+    """Cosine of two matrices [n, n]; NaN where one is 0."""
+    return float((a * b).sum() / a.norm() / b.norm())

@@ -65,7 +65,7 @@ class Measure:
 
 
 # In the formulas X and Y are the centred features, K = XX' and L = YY' their Grams, <.,.> is the
-# sum of all products and |.|_* the nuclear norm. The functions in measures.py say more of each.
+# sum of all products and |.|_* the nuclear norm. The functions in measures say more of each.
 MEASURES: dict[str, Measure] = {
     # <K, L> / sqrt(<K, K> <L, L>) with U-centred K and L (Kornblith 2019, eq. 4; debiased: Nguyen
     # 2021, eq. 2 and 3)
