@@ -23,6 +23,7 @@ from .compat import CCA, CKA, BaseSimilarity, DeltaCKA, Procrustes, SimilarityMo
 from .info import Info, Layer
 from .measures import (
     cca_similarity,
+    cka_loss,
     cka_similarity,
     deconfounded_cka_similarity,
     hsic,
@@ -53,6 +54,7 @@ __all__ = [
     "Result",
     "SimilarityModel",
     "cca_similarity",
+    "cka_loss",
     "cka_similarity",
     "compare",
     "contains",

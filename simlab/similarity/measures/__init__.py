@@ -11,17 +11,17 @@ Constant features give NaN. All raise ValueError unless both are finite matrices
 In the formulas X and Y are the centred matrices, K = XX' and L = YY' their Grams, |.| is the
 Frobenius norm and |.|_* the nuclear norm, the sum of the singular values.
 
-Reading order: cka; shape (Procrustes); linear_maps (canonical correlations, regression); distances (RSA);
+Reading order: cka; shape (Procrustes); linear_maps (canonical correlations, regression); rsa;
 neighbours (mutual kNN).
 """
 
 from .cka import (
+    cka_loss,
     cka_similarity,
     deconfounded_cka_similarity,
     hsic,
     rbf_cka_similarity,
 )
-from .distances import rank_matrix, rsa_similarity
 from .linear_maps import (
     cca_similarity,
     pwcca_similarity,
@@ -29,10 +29,12 @@ from .linear_maps import (
     svcca_similarity,
 )
 from .neighbours import mutual_knn_similarity, neighbour_matrix
+from .rsa import rank_matrix, rsa_similarity
 from .shape import procrustes_distance
 
 __all__ = [
     "cca_similarity",
+    "cka_loss",
     "cka_similarity",
     "deconfounded_cka_similarity",
     "hsic",
