@@ -47,7 +47,8 @@ def compare(
     Args:
         models: an nn.Module, several, or {name: model}; one alone is compared with itself.
         data: images [N, C, H, W] (float, as the models expect them), a DataLoader or any iterable
-            of batches (X or (X, labels, ...)), or a tuple with one of these for each model.
+            of batches (X or (X, labels, ...)), or a tuple with one of these for each model. Floats
+            are converted to the type of a model's parameters.
         layers: see `select_layers`; or {model's name: layers}.
         measures: names from `MEASURES`, or functions f(X, Y) of two centred feature matrices.
         estimator: of the CKA family. "debiased" and "biased" divide sums over batches (Nguyen 2021,

@@ -1,7 +1,7 @@
 """Null distributions: the samples of one side in random order, so that nothing corresponds.
 
 A measure that is the inner product of two layers' matrices [n, n] needs no new matrices for that:
-its rows and columns are read in another order. The norms stay what they are.
+rows and columns of the one are read in another order. The norms stay what they are.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import gram
 
-ROWS_CHUNK = 2**14  # pairs of samples that are read in another order at once
+PAIRS_CHUNK = 2**13  # pairs of samples that are read in another order at once
 
 
 def permuted_products(matrices: Tensor, orders: list[Tensor], cosine: bool) -> np.ndarray:
@@ -25,23 +25,20 @@ def permuted_products(matrices: Tensor, orders: list[Tensor], cosine: bool) -> n
         [P, T, T].
     """
     count, n, _ = matrices.shape
-    i, j, weights = _entries(matrices)
-    # By pairs of samples, so that reading a pair reads all layers at once.
-    table = (matrices[:, i, j] * weights.sqrt()).T.contiguous()  # [m, T]
-    place = torch.empty(n, n, dtype=torch.int64, device=i.device)  # of a pair in the table
-    place[i, j] = torch.arange(len(i), device=i.device)
-    if len(i) < n * n:
-        place[j, i] = place[i, j].clone()
+    # Sample by sample, so that reading a pair of samples reads all layers at once.
+    table = matrices.flatten(1).T.contiguous()  # [n n, T]
+    i, j, weights = _pairs(matrices)
+    left = table[i * n + j] * weights[:, None]  # [m, T]
     products = torch.zeros(len(orders), count, count, dtype=torch.float64)
     with gram.full_precision(matrices.device):
         for number, order in enumerate(orders):
             order = order.to(i.device)
-            permuted = place[order[i], order[j]]
-            for rows, others in zip(
-                table.split(ROWS_CHUNK), permuted.split(ROWS_CHUNK), strict=True
-            ):
-                products[number] += (rows.T @ table[others]).double().cpu()
-    values = products.numpy()
+            permuted = order.index_select(0, i) * n + order.index_select(0, j)  # [m]
+            chunks = zip(left.split(PAIRS_CHUNK), permuted.split(PAIRS_CHUNK), strict=True)
+            for rows, pairs in chunks:
+                right = table.index_select(0, pairs)
+                products[number] += (rows.T @ right).double().cpu()
+    values: np.ndarray = products.numpy()
     if cosine:
         norms = torch.linalg.matrix_norm(matrices).double().cpu().numpy()
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -49,12 +46,18 @@ def permuted_products(matrices: Tensor, orders: list[Tensor], cosine: bool) -> n
     return values
 
 
-def _entries(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows i, columns j and weights of the entries that a product needs: half, if symmetric."""
-    n = matrices.shape[1]
-    home = matrices.device
-    if all(torch.allclose(matrix, matrix.T, equal_nan=True) for matrix in matrices):
-        i, j = torch.triu_indices(n, n, device=home)
-        return i, j, 2.0 - (i == j).to(matrices)
-    i, j = torch.ones(n, n, device=home).nonzero(as_tuple=True)
-    return i, j, torch.ones(len(i), device=home)
+def _pairs(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The pairs of samples i, j [m] that a product needs, and how often each counts [m].
+
+    Half of them where all matrices are symmetric, and none at which all matrices are 0.
+    """
+    wanted = (matrices.nan_to_num() != 0).any(0)  # [n, n]
+    wanted[0, 0] = True  # one is always read, so that NaN stays NaN
+    symmetric = all(torch.allclose(matrix, matrix.T, equal_nan=True) for matrix in matrices)
+    if symmetric:
+        wanted = wanted.triu()
+    i, j = wanted.nonzero(as_tuple=True)
+    weights = torch.ones(len(i), dtype=matrices.dtype, device=i.device)
+    if symmetric:
+        weights += i != j
+    return i, j, weights

@@ -105,6 +105,7 @@ def confounder_gram(
         z = confounder[start : start + n]
     else:
         z = confounder(images)
+    z = z.detach()
     if len(z) != n:
         raise ValueError(f"confounder: {len(z)} rows for the {n} samples from {start} on")
     matrix, unit = gram.centred_gram(z if z.is_floating_point() else z.float())
