@@ -28,10 +28,18 @@ def as_matrix(x: Any) -> Tensor:
             f"expected a matrix [samples >= 2, features], got shape {tuple(matrix.shape)}"
             "; flatten(1) or pool larger outputs first"
         )
-    invalid = int((~matrix.isfinite()).sum())
-    if invalid:
+    if not all_finite(matrix):
+        invalid = int((~matrix.isfinite()).sum())
         raise ValueError(f"{invalid} of {matrix.numel()} features are NaN or infinite")
     return matrix if matrix.is_floating_point() else matrix.double()
+
+
+def all_finite(x: Tensor) -> bool:
+    """Whether no number is NaN or infinite; needs no memory."""
+    if not x.numel() or not x.is_floating_point():
+        return True
+    low, high = torch.aminmax(x)  # NaN if one is
+    return bool(low.isfinite() & high.isfinite())
 
 
 def _without_grad(x: Tensor) -> Tensor:

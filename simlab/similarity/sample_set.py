@@ -14,7 +14,7 @@ from .nulls import permuted_products
 from .passes import Passes
 from .plan import Plan
 from .registry import Measure
-from .representation import Representation
+from .representation import Representation, all_finite
 from .sums import stacked
 
 ByMetric = dict[str, Representation | None]  # None for a layer without finite features
@@ -155,15 +155,10 @@ def _features(
         passes.forward(batch, keep)
     for row in group:
         buffer = buffers.pop(row, None)
-        if buffer is None or filled[row] < n or not _is_finite(buffer):
+        if buffer is None or filled[row] < n or not all_finite(buffer):
             yield None
         else:
             yield buffer
-
-
-def _is_finite(x: Tensor) -> bool:
-    low, high = torch.aminmax(x)  # NaN if one is
-    return bool(low.isfinite() & high.isfinite())
 
 
 def _device_with_float64(device: torch.device) -> torch.device:
