@@ -14,13 +14,15 @@ from .entries import BATCH_SIZE, Entries, Models, aligned_confounder, entries_of
 from .features import Ids
 from .info import Info
 from .inputs import Batch, Forward
+from .nulls import permuted_products
 from .passes import Passes, Pick, Pool
 from .plan import Confounder, Plan
 from .reader import Reading, Wanted
+from .reasons import explain
 from .registry import Measures, resolve_measures
 from .result import Result
-from .sample_set import SetMeasures, cosines, represent
-from .sums import KernelSums, stacked
+from .sample_set import SetMeasures, represent
+from .sums import KernelSums, stacked_grams
 
 
 def compare(
@@ -56,8 +58,8 @@ def compare(
             {layer: one of these}, or the path of an .npz file of layers.
         data: images [N, C, H, W] (float, as the models expect them), a DataLoader, a Dataset or any
             iterable of batches: X, (X, labels, ...), or a mapping, which is given to the models by
-            name (but for labels); or a tuple with one of these for each model. None where all
-            features are stored.
+            name (but for labels); or a tuple with one of these for each model. Floats are converted
+            to the type of a model's parameters. None where all features are stored.
         layers: see `select_layers`; or {model's name: layers}.
         measures: names from `MEASURES`, functions f(X, Y) of two centred feature matrices, or
             Measure(f, name=..., kind="distance", limits=..., symmetric=...) to say more of one.
@@ -112,7 +114,7 @@ def compare(
         else:
             batches = regrouped(entries.batches.first(samples), batch_size or BATCH_SIZE)
             sample_set = represent(passes, batches, plan, memory)
-            sums.add(sample_set.grams, _images_of(batches, plan))
+            sums.add(sample_set.grams, sample_set.units, _images_of(batches, plan))
     info = _info(plan, passes, entries, sums)
     result = Result(list(entries.models), passes.layers(), {}, info, reasons=passes.reasons())
     if sample_set is None:
@@ -122,7 +124,7 @@ def compare(
         set_measures = SetMeasures(sample_set, rows)
         _add_values(result, plan, sums, set_measures)
         _add_nulls(result, plan, sums.centred, set_measures, seed)
-    _explain(result, sums.energy)
+    explain(result, plan, sums)
     return result
 
 
@@ -141,12 +143,12 @@ def _check_memory(passes: Passes, samples: int, memory: int) -> None:
 def _stream(passes: Passes, batches: Batches, sums: KernelSums) -> None:
     """One pass over all batches, in which features live only in the hooks."""
 
-    def to_gram(row: int, features: Tensor) -> Tensor:
+    def to_gram(row: int, features: Tensor) -> tuple[Tensor, float]:
         return gram.centred_gram(features)
 
     for batch in batches:
-        grams = stacked(passes.forward(batch, to_gram), len(batch[0]))  # [T, n, n]
-        sums.add(grams, batch[0].first)
+        outputs = passes.forward(batch, to_gram)
+        sums.add(*stacked_grams(outputs, len(batch[0])), batch[0].first)
 
 
 def _images_of(batches: list[list[Batch]], plan: Plan) -> Tensor:
@@ -194,7 +196,8 @@ def _add_values(
             result.group_sums[name] = groups
             result.values[name] = result.values_from_sums(name, groups.sum(0))
         elif set_measures is not None:
-            result.values[name] = set_measures.values(measure, plan.options.get(name, {}))
+            options = plan.options.get(name, {})
+            result.values[name] = set_measures.values(name, measure, options)
 
 
 def _add_nulls(
@@ -213,38 +216,10 @@ def _add_nulls(
             continue
         if measure.kernel is None:
             options = plan.options.get(name, {})
-            nulls = [set_measures.values(measure, options, order) for order in orders]
+            result.nulls[name] = set_measures.nulls(name, measure, options, orders)
         else:
             matrices = centred[plan.kernels[name]]
             if name == "deconfounded_cka" and not plan.residual_by_batch:
                 matrices = gram.residual(matrices, matrices[-1])
             matrices = matrices[: len(set_measures.sample_set.layers)]  # without the confounder
-            nulls = [cosines(matrices, order) for order in orders]
-        result.nulls[name] = np.stack(nulls)
-
-
-def _explain(result: Result, energy: Tensor) -> None:
-    """Add the reason to every layer whose values are all NaN."""
-    for layer in result.layers:
-        for name, values in result.values.items():
-            if layer.label in result.reasons or not np.isnan(values[layer.row]).all():
-                continue
-            layer_energy = energy[layer.row].item()
-            if layer_energy > 0:
-                result.reasons[f"{layer.label} ({name})"] = _reason_of_measure(name)
-            else:  # whatever the measure
-                result.reasons[layer.label] = _reason_of_layer(layer_energy)
-
-
-def _reason_of_layer(energy: float) -> str:
-    if energy == 0:
-        return "constant: its features do not differ between the samples"
-    return "NaN or infinite features"
-
-
-def _reason_of_measure(measure: str) -> str:
-    if measure == "deconfounded_cka":
-        return "nothing is left of it beside the confounder"
-    if measure == "rbf_cka":
-        return "half of its samples or more coincide: its kernel has no width"
-    return "its samples are all equally far apart"
+            result.nulls[name] = permuted_products(matrices, orders, cosine=True)

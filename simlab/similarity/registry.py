@@ -47,10 +47,11 @@ class Measure:
             `gram.centred_kernel`). Their inner products can be summed over batches, so one pass
             over any number of samples suffices; all others need the samples as one set.
         sample_matrix: f(Representation, **options) -> [n, n]; the measure is the cosine of two
-            layers' matrices.
+            layers' matrices, or their inner product where `cosine` is False.
         pair: f(Representation, Representation, **options) -> float.
         metric: the geometry of the samples, see `normalised_rows`.
         features: whether it needs the features themselves and not only their Gram.
+        cosine: whether matrices of samples are divided by their norms.
     """
 
     function: MeasureFunction | None = None
@@ -64,6 +65,7 @@ class Measure:
     pair: Callable[..., float] | None = None
     metric: str = "euclidean"
     features: bool = False
+    cosine: bool = True
 
     def __post_init__(self) -> None:
         one_of(self.kind, KINDS, "kind")
@@ -96,7 +98,7 @@ class Measure:
 Measures = str | MeasureFunction | Measure | Iterable[str | MeasureFunction | Measure]
 
 # In the formulas X and Y are the centred features, K = XX' and L = YY' their Grams, <.,.> is the
-# sum of all products and |.|_* the nuclear norm. The functions in measures.py say more of each.
+# sum of all products and |.|_* the nuclear norm. The functions in measures say more of each.
 MEASURES: dict[str, Measure] = {
     # <K, L> / sqrt(<K, K> <L, L>) with U-centred K and L (Kornblith 2019, eq. 4; debiased: Nguyen
     # 2021, eq. 2 and 3)
@@ -136,9 +138,15 @@ MEASURES: dict[str, Measure] = {
         kind="similarity", limits=(0, 1), sample_matrix=rank_matrix, metric="correlation"
     ),
     # share of the k nearest neighbours in common (Huh 2024)
-    "mutual_knn": Measure(kind="similarity", limits=(0, 1), sample_matrix=neighbour_matrix),
+    "mutual_knn": Measure(
+        kind="similarity", limits=(0, 1), sample_matrix=neighbour_matrix, cosine=False
+    ),
     "mutual_knn_cosine": Measure(
-        kind="similarity", limits=(0, 1), sample_matrix=neighbour_matrix, metric="cosine"
+        kind="similarity",
+        limits=(0, 1),
+        sample_matrix=neighbour_matrix,
+        metric="cosine",
+        cosine=False,
     ),
 }
 
