@@ -66,7 +66,9 @@ def compare(
         estimator: of the CKA family. "debiased" and "biased" divide sums over batches (Nguyen 2021,
             eq. 2); "published" averages the biased value of each batch, as simtorch and many papers
             do.
-        pool: "flatten", "mean", "cls" or a function of the output; or {model's name: pool}.
+        pool: "flatten", "mean" (over positions or tokens, wherever the channels lie), "mean_first"
+            or "mean_last" (where it is not known: they are the first or the last axis), "cls" or a
+            function of the output; or {model's name: pool}.
         samples: take the first that many samples as one set, which all measures but the CKA family
             need; None for one pass over all batches, and for all samples of stored features.
         null: number of permutations of the samples for a null distribution; needs `samples`.
@@ -116,7 +118,14 @@ def compare(
             sample_set = represent(passes, batches, plan, memory)
             sums.add(sample_set.grams, sample_set.units, _images_of(batches, plan))
     info = _info(plan, passes, entries, sums)
-    result = Result(list(entries.models), passes.layers(), {}, info, reasons=passes.reasons())
+    result = Result(
+        list(entries.models),
+        passes.layers(),
+        {},
+        info,
+        reasons=passes.reasons(),
+        left_out=passes.left_out(),
+    )
     if sample_set is None:
         _add_values(result, plan, sums, None)
     else:

@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from ..layers import nearest, tensors_in
+from ..layers import like, map_tensors, nearest, tensors_in
 
 Forward = Callable[[nn.Module, Any], Any]
 
@@ -94,9 +94,9 @@ class Batch:
     def _changed(self, change: Callable[[Tensor], Tensor]) -> Self:
         return replace(
             self,
-            args=_mapped(self.args, change),
-            keywords=_mapped(self.keywords, change),
-            labels=_mapped(self.labels, change),
+            args=map_tensors(self.args, change),
+            keywords=map_tensors(self.keywords, change),
+            labels=map_tensors(self.labels, change),
         )
 
 
@@ -108,17 +108,6 @@ def joined(batches: Sequence[Batch]) -> Batch:
     """
     trees = [(batch.args, batch.keywords, batch.labels) for batch in batches]
     return Batch(*_joined(trees))
-
-
-def _mapped(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """A (nested) tuple, list or mapping with every tensor changed, the containers kept."""
-    if isinstance(tree, Tensor):
-        return change(tree)
-    if isinstance(tree, Mapping):
-        return like(tree, {name: _mapped(value, change) for name, value in tree.items()})
-    if isinstance(tree, (tuple, list)):
-        return like(tree, [_mapped(value, change) for value in tree])
-    return tree
 
 
 def _rows_of(tree: Any, rows: slice | Tensor, n: int) -> Any:
@@ -161,14 +150,6 @@ def _concatenated(tensors: Sequence[Tensor]) -> Tensor:
             f"samples of the shapes {' and '.join(map(str, shapes))} can't be put into one batch"
         )
     return torch.cat(list(tensors)) if tensors[0].dim() else tensors[0]
-
-
-def like(container: Any, values: Any) -> Any:
-    """Values in a container of the same type."""
-    kind = type(container)
-    if hasattr(container, "_fields"):  # a named tuple
-        return kind(*values)
-    return kind(values)
 
 
 # ----------------------------------------------------------------------------------- one model

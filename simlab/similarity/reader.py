@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..layers import nearest, tensors_in
-from .inputs import Batch, Forward, labels_taken, like
+from ..layers import like, nearest, tensors_in
+from .inputs import Batch, Forward, labels_taken
 
 Key = int | str  # of an entry in a batch: its index in a tuple, its name in a mapping
 Wanted = Key | Sequence[Key] | Mapping[str, Key]
