@@ -90,7 +90,7 @@ def compare(
         else:
             images = batches.first(samples)
             sample_set = represent(passes, images, plan, batch_size, memory)
-            sums.add(sample_set.grams, sample_set.units, images[0])
+            sums.add(sample_set.grams, images[0], sample_set.units)
     info = _info(plan, passes, batches, sums)
     result = Result(list(models), passes.layers(), {}, info, reasons=passes.reasons())
     if sample_set is None:
@@ -111,8 +111,8 @@ def _stream(passes: Passes, batches: Batches, sums: KernelSums) -> None:
         return gram.centred_gram(features)
 
     for images in batches:
-        outputs = passes.forward(images, to_gram)
-        sums.add(*stacked_grams(outputs, len(images[0])), images[0])
+        grams, units = stacked_grams(passes.forward(images, to_gram), len(images[0]))
+        sums.add(grams, images[0], units)
 
 
 def _info(plan: Plan, passes: Passes, batches: Batches, sums: KernelSums) -> Info:

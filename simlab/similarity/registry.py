@@ -12,11 +12,11 @@ from torch import Tensor
 from ..layers import one_of
 from .measures import (
     cca_similarity,
-    neighbour_matrix,
     procrustes_distance,
     pwcca_similarity,
     rank_matrix,
     regression_similarity,
+    shared_neighbours,
     svcca_similarity,
 )
 from .representation import Representation
@@ -97,9 +97,9 @@ MEASURES: dict[str, Measure] = {
     "rsa": Measure("similarity", sample_matrix=rank_matrix),
     "rsa_correlation": Measure("similarity", sample_matrix=rank_matrix, metric="correlation"),
     # share of the k nearest neighbours in common (Huh 2024)
-    "mutual_knn": Measure("similarity", sample_matrix=neighbour_matrix, cosine=False),
+    "mutual_knn": Measure("similarity", sample_matrix=shared_neighbours, cosine=False),
     "mutual_knn_cosine": Measure(
-        "similarity", sample_matrix=neighbour_matrix, metric="cosine", cosine=False
+        "similarity", sample_matrix=shared_neighbours, metric="cosine", cosine=False
     ),
 }
 
