@@ -116,7 +116,7 @@ def compare(
         else:
             batches = regrouped(entries.batches.first(samples), batch_size or BATCH_SIZE)
             sample_set = represent(passes, batches, plan, memory)
-            sums.add(sample_set.grams, sample_set.units, _images_of(batches, plan))
+            sums.add(sample_set.grams, _images_of(batches, plan), sample_set.units)
     info = _info(plan, passes, entries, sums)
     result = Result(
         list(entries.models),
@@ -156,8 +156,8 @@ def _stream(passes: Passes, batches: Batches, sums: KernelSums) -> None:
         return gram.centred_gram(features)
 
     for batch in batches:
-        outputs = passes.forward(batch, to_gram)
-        sums.add(*stacked_grams(outputs, len(batch[0])), batch[0].first)
+        grams, units = stacked_grams(passes.forward(batch, to_gram), len(batch[0]))
+        sums.add(grams, batch[0].first, units)
 
 
 def _images_of(batches: list[list[Batch]], plan: Plan) -> Tensor:

@@ -12,11 +12,11 @@ from torch import Tensor
 from ..layers import one_of
 from .measures import (
     cca_similarity,
-    neighbour_matrix,
     procrustes_distance,
     pwcca_similarity,
     rank_matrix,
     regression_similarity,
+    shared_neighbours,
     svcca_similarity,
 )
 from .representation import Representation
@@ -139,12 +139,12 @@ MEASURES: dict[str, Measure] = {
     ),
     # share of the k nearest neighbours in common (Huh 2024)
     "mutual_knn": Measure(
-        kind="similarity", limits=(0, 1), sample_matrix=neighbour_matrix, cosine=False
+        kind="similarity", limits=(0, 1), sample_matrix=shared_neighbours, cosine=False
     ),
     "mutual_knn_cosine": Measure(
         kind="similarity",
         limits=(0, 1),
-        sample_matrix=neighbour_matrix,
+        sample_matrix=shared_neighbours,
         metric="cosine",
         cosine=False,
     ),

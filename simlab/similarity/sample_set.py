@@ -96,25 +96,30 @@ def _add_layer(
     sample_set: SampleSet, features: Tensor | None, plan: Plan, keep_features: bool
 ) -> None:
     """Compute from a layer's features [n, d] what is held of them, which are used up."""
-    representations: ByMetric = {"euclidean": None}
+    measures = plan.measures.values()
+    read: ByMetric = dict.fromkeys(["euclidean", *(measure.metric for measure in measures)])
+    if features is not None:
+        read = {metric: Representation(features, metric) for metric in read}
     decompose = False
+    held_metrics = {"euclidean"}
     for name, measure in plan.measures.items():
+        representation = read[measure.metric]
         if measure.pair is not None:
-            representations[measure.metric] = None
+            held_metrics.add(measure.metric)
             decompose |= measure.function is None
         elif measure.sample_matrix is not None:
             matrix = None
-            if features is not None:
+            if representation is not None:
                 options = plan.options.get(name, {})
-                matrix = measure.sample_matrix(Representation(features, measure.metric), **options)
-                matrix = matrix.float()
+                matrix = measure.sample_matrix(representation, **options).float()
             sample_set.matrices.setdefault(name, []).append(matrix)
-    if features is not None:
-        # The euclidean one last: it centres the features where they are.
-        for metric in sorted(representations, key=lambda metric: metric == "euclidean"):
-            representation = Representation(features, metric)
-            representations[metric] = representation.held(keep_features, decompose)
-    sample_set.layers.append(representations)
+    held: ByMetric = dict.fromkeys(held_metrics)
+    # The euclidean one last: it centres the features where they are.
+    for metric in sorted(held_metrics, key=lambda metric: metric == "euclidean"):
+        representation = read[metric]
+        if representation is not None:
+            held[metric] = representation.held(keep_features, decompose)
+    sample_set.layers.append(held)
 
 
 def batched_by_memory(sizes: list[int], memory: int) -> Iterator[range]:

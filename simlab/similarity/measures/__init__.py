@@ -28,7 +28,7 @@ from .linear_maps import (
     regression_similarity,
     svcca_similarity,
 )
-from .neighbours import mutual_knn_similarity, neighbour_matrix
+from .neighbours import mutual_knn_similarity, neighbour_matrix, shared_neighbours
 from .rsa import rank_matrix, rsa_similarity
 from .shape import procrustes_distance
 
@@ -46,5 +46,6 @@ __all__ = [
     "rbf_cka_similarity",
     "regression_similarity",
     "rsa_similarity",
+    "shared_neighbours",
     "svcca_similarity",
 ]
