@@ -40,7 +40,7 @@ class TrainConfig:
     """Side in pixels to which a folder's images are resized. 0: the first image's."""
 
     encoder: str = "auto"
-    """tiny, small, resnet18, resnet34, resnet50. auto: by the image's size."""
+    """tiny, small, vit_tiny, resnet18, resnet34, resnet50. auto: by the image's size."""
 
     stem: Literal["auto", "small", "large"] = "auto"
     """A ResNet's first layer. auto: small up to 64 pixels."""
@@ -72,14 +72,14 @@ class TrainConfig:
     lr_encoder: float = -1.0
     """Learning rate of the encoder, for 256 images as lr. 0: frozen. -1: lr."""
 
-    optimizer: Literal["sgd", "adam", "adamw", "rmsprop", "lars"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop", "lars", "muon"] = "sgd"
     """The optimizer."""
 
     momentum: Annotated[float, AtLeast(0), LessThan(1)] = 0.9
-    """Momentum of sgd, lars and rmsprop; the first beta of adam and adamw."""
+    """Momentum of sgd, lars, muon and rmsprop; the first beta of adam and adamw."""
 
     weight_decay: Annotated[float, AtLeast(0)] = 5e-4
-    """Weight decay of every parameter; with lars not of biases and BatchNorm."""
+    """Weight decay of every parameter; with lars and muon not of biases and BatchNorm."""
 
     schedule: Literal["constant", "step", "multistep", "cosine"] = "cosine"
     """How the learning rate decays."""

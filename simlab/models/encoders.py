@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from simlab._checks import near
 
 from .custom import feature_dim
+from .vit import TinyViT
 
 TINY_IMAGE = 40  # pixels; up to here "auto" is the tiny encoder
 SMALL_IMAGE = 64  # pixels; up to here a ResNet keeps its resolution in the stem
 TINY_WIDTHS = {"tiny": (16, 48, 128), "small": (32, 64, 128)}
 RESNETS = ("resnet18", "resnet34", "resnet50")
-ENCODERS = (*TINY_WIDTHS, *RESNETS)
+VIT = "vit_tiny"
+ENCODERS = (*TINY_WIDTHS, VIT, *RESNETS)
 
 
 class ResidualBlock(nn.Module):
@@ -111,6 +113,9 @@ def build_encoder(
     if name in TINY_WIDTHS:
         encoder = TinyResNet(channels, TINY_WIDTHS[name])
         return encoder, encoder.feature_dim
+    if name == VIT:
+        vit = TinyViT(channels)
+        return vit, vit.feature_dim
     if name not in RESNETS:
         raise ValueError(f"encoder {name!r} is unknown{near(name, (*ENCODERS, 'auto'))}")
     is_small = stem == "small" or (stem == "auto" and size <= SMALL_IMAGE)

@@ -9,10 +9,12 @@
 - `store`: where runs are kept, and how one is claimed by its configuration.
 - `load`: open a finished run with its encoder and its dataset; `description`: how it is built.
 - `preprocessing`, `export`: what an encoder expects of images; what uses it without simlab.
+- `comparing`: how similar the layers of finished runs are.
 - `doctor`: what this machine has, and what is missing.
 """
 
 from .code import object_digest
+from .comparing import compare_runs
 from .description import describe_encoder
 from .files import digest, read_json, write_bytes, write_json
 from .identity import SOURCES_AT_IMPORT, code_digest, training_sources
@@ -29,6 +31,7 @@ __all__ = [
     "Run",
     "claim",
     "code_digest",
+    "compare_runs",
     "config_of",
     "describe_encoder",
     "describe_run",

@@ -22,7 +22,7 @@ TRAINING_SOURCES = (
     "compute",
     "data",
     "evaluate",
-    "layers.py",
+    "layers",
     "methods",
     "models",
     "sim",

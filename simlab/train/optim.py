@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from simlab.config import TrainConfig, milestones
 from simlab.methods.base import ParameterGroup
 
+from .muon import Muon
+
 
 def build_optimizer(
     config: TrainConfig, groups: list[ParameterGroup], encoder: nn.Module | None = None
@@ -37,10 +39,26 @@ def build_optimizer(
         return make(with_options, betas=(config.momentum, 0.999), fused=True, **common)
     common["momentum"] = config.momentum
     if config.optimizer == "sgd":
-        return torch.optim.SGD(with_options, fused=True, **common)  # one pass over each weight
+        sgd = torch.optim.SGD(with_options, fused=True, **common)  # one pass over each weight
+        _start_momentum(sgd)
+        return sgd
     if config.optimizer == "lars":
         return LARS(with_options, **common)
+    if config.optimizer == "muon":
+        return Muon(with_options, **common)
     return torch.optim.RMSprop(with_options, **common)
+
+
+def _start_momentum(sgd: torch.optim.SGD) -> None:
+    """Give every weight its momentum, 0, before the first step.
+
+    torch would make it at a weight's first gradient; its fused step fails where some weights have
+    their first gradient later than others (prototypes that are frozen for a while, a layer that is
+    skipped). From 0 the first step is the same.
+    """
+    for group in sgd.param_groups:
+        for weight in group["params"]:
+            sgd.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
 
 
 def _with_encoder_apart(

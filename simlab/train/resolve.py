@@ -12,7 +12,7 @@ from simlab.config import Config, PretrainConfig, SupervisedConfig, TrainConfig
 from simlab.data import Dataset
 from simlab.evaluate import stratified
 from simlab.methods import format_method, parse_method
-from simlab.methods.base import Method
+from simlab.methods.base import Method, TrainingData
 from simlab.methods.supervised import Supervised
 from simlab.models import SMALL_IMAGE, TINY_IMAGE
 
@@ -60,27 +60,38 @@ def resolve(
         # a crop shows things larger than the whole image does; smaller views undo that (Touvron et
         # al., arXiv 1906.06423) and cost half. A module of the user's may take one size alone
         changes["view_size"] = max(size * 3 // 4, 1) if encoder is None else size
-    if isinstance(config, PretrainConfig):
-        changes["method"] = format_method(resolve_method(config, data, method))
-    return dataclasses.replace(config, **changes)
+    resolved = dataclasses.replace(config, **changes)
+    if isinstance(resolved, PretrainConfig):
+        text = format_method(resolve_method(resolved, data, method))
+        resolved = dataclasses.replace(resolved, method=text)
+    return resolved
 
 
 def resolve_method(config: TrainConfig, data: Dataset, method: Method | None = None) -> Method:
     """The method of a configuration, with every option that is left open chosen for this data.
 
     Args:
-        config: Of pretraining, or of supervised training.
+        config: Of pretraining, or of supervised training; all but its method resolved.
         data: The dataset.
         method: What takes the place of config.method.
 
     Raises:
-        ValueError: config.method has a wrong name or option.
+        ValueError: config.method has a wrong name or option, or cannot work with this data.
     """
     if method is None and isinstance(config, PretrainConfig):
         method = parse_method(config.method)
     elif method is None:
         method = Supervised()
-    return method.resolve(data.train.size, len(data.classes))
+    return method.resolve(
+        TrainingData(
+            images=number_of_images(config, data),
+            part_size=config.batch_size // config.accumulate,
+            channels=data.train.channels,
+            image_size=data.train.size,
+            view_size=config.view_size,
+            num_classes=len(data.classes),
+        )
+    )
 
 
 def _augmentation(text: str, data: Dataset) -> str:
