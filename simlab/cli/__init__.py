@@ -6,6 +6,7 @@
     simlab knn RUN                              kNN accuracy of a run, by its folder or name
     simlab probe RUN --labels 1000              linear probe of its frozen encoder
     simlab compare RUN RUN                      how similar the layers of two runs are
+    simlab compare a.npz b.npz                  the same of features that were stored
     simlab embed RUN IMAGES --out x.npz         features of any images
     simlab export RUN FOLDER                    the encoder for programs without simlab
     simlab runs                                 the stored runs

@@ -9,14 +9,16 @@
 - `store`: where runs are kept, and how one is claimed by its configuration.
 - `load`: open a finished run with its encoder and its dataset; `description`: how it is built.
 - `preprocessing`, `export`: what an encoder expects of images; what uses it without simlab.
+- `comparing`: how similar the layers of finished runs are.
 - `doctor`: what this machine has, and what is missing.
 """
 
 from .code import object_digest
+from .comparing import compare_runs
 from .description import describe_encoder
 from .files import digest, read_json, write_bytes, write_json
 from .identity import SOURCES_AT_IMPORT, code_digest, training_sources
-from .load import config_of, load_data_of, load_run
+from .load import config_of, find_run, load_data_of, load_run
 from .modules import module_digest, structure_digest
 from .neighbours import describe_run, stored_runs
 from .preprocessing import Preprocessing, files_of
@@ -29,12 +31,14 @@ __all__ = [
     "Run",
     "claim",
     "code_digest",
+    "compare_runs",
     "config_of",
     "describe_encoder",
     "describe_run",
     "digest",
     "files_of",
     "find_folder",
+    "find_run",
     "load_data_of",
     "load_run",
     "module_digest",

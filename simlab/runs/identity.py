@@ -22,14 +22,14 @@ TRAINING_SOURCES = (
     "compute",
     "data",
     "evaluate",
-    "layers.py",
+    "layers",
     "methods",
     "models",
     "sim",
     "train",
 )
 # what a run's name is made of; config.json holds more
-IDENTITY = ("kind", "config", "code", "data", "encoder", "method", "augment", "partners")
+IDENTITY = ("kind", "config", "code", "data", "encoder", "method", "augment", "partners", "init")
 METHODS = "methods"  # of this folder a run's own method counts, and what that imports
 
 

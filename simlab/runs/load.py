@@ -35,9 +35,7 @@ def load_run(name: str | Path, device: str = "auto", *, encoder: nn.Module | Non
         ValueError: It is not finished, is damaged, or its encoder is a module of the user's that
             is not given or does not fit.
     """
-    run = _find(name)
-    if not run.finished:
-        raise ValueError(f"{run.folder} is not finished: run its own command again first")
+    run = find_run(name)
     filled = build_described(run, run.load_encoder_state(), encoder)
     run.encoder = channels_last(filled, resolve_device(device)).eval()
     return run
@@ -114,6 +112,19 @@ def config_of(run: Run) -> TrainConfig:
             stacklevel=2,
         )
     return make_config(cls, **{k: v for k, v in run.config.items() if k in names})
+
+
+def find_run(name: str | Path) -> Run:
+    """Find a finished run by its folder, or its name in the runs folder; nothing is loaded.
+
+    Raises:
+        FileNotFoundError: There is no such run; the message names the nearest one.
+        ValueError: It is not finished, or its config.json is damaged.
+    """
+    run = _find(name)
+    if not run.finished:
+        raise ValueError(f"{run.folder} is not finished: run its own command again first")
+    return run
 
 
 def _find(name: str | Path) -> Run:

@@ -6,6 +6,7 @@ package's digest; for what a user gives it is that of the object (`simlab.runs.c
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -55,6 +56,15 @@ class Parts:
         if partners is not None:
             digests["partners"] = object_digest(partners, "views_from")
         return digests
+
+
+@dataclasses.dataclass
+class Stored:
+    """Where runs are kept, and what becomes of a stored one."""
+
+    folder: str
+    fresh: bool
+    reuse: str
 
 
 def check_type(name: str, value: object, expected: type) -> None:
@@ -114,3 +124,17 @@ def augmentation_name(augment: Callable) -> str:
         values = [f"{f.name}={getattr(augment, f.name)}" for f in dataclasses.fields(augment)]
         return " ".join([type(augment).__name__, *values])
     return type(augment).__name__
+
+
+def replace_field(config: Config, name: str, value: str) -> Config:
+    """The configuration with a field replaced, which nobody may have set to something else.
+
+    Raises:
+        ValueError: It says something else already.
+    """
+    default = getattr(type(config), name)
+    said = getattr(config, name)
+    if said not in (default, value):
+        raise ValueError(f"config.{name}={said!r} and {name}={value!r}: give one of them")
+    changes: dict[str, Any] = {name: value}
+    return dataclasses.replace(config, **changes)

@@ -15,18 +15,19 @@ import torch
 from torch import nn
 
 from simlab.compute import channels_last, distributed, environment, resolve_device
-from simlab.config import PretrainConfig, SupervisedConfig, TrainConfig
+from simlab.config import Config, PretrainConfig, SupervisedConfig, TrainConfig
 from simlab.data import Dataset, Images, load_data
-from simlab.evaluate import stratified
 from simlab.methods.base import Method, MethodModule
-from simlab.models import build_encoder
+from simlab.models import build_encoder, check_module
 from simlab.runs import Run, claim, describe_encoder
 from simlab.sim import LossSimTracker, attach_sim, detach_sim
 
-from .custom import Parts, check_augmentation, check_method, check_type
+from .custom import Parts, Stored, check_augmentation, check_method, check_type, replace_field
+from .initial import start_from_run, weights_digest, with_initial_encoder
 from .loop import Row, Task, fit
 from .monitor import Pretraining, SupervisedTraining
-from .resolve import resolve, resolve_method
+from .progress import say
+from .resolve import labelled_images, resolve, resolve_method
 from .views import Augmentation, ViewMaker
 
 
@@ -36,7 +37,7 @@ def pretrain(
     *,
     method: Method | str | None = None,
     augment: Augmentation | str | None = None,
-    encoder: nn.Module | None = None,
+    encoder: nn.Module | str | None = None,
     fresh: bool = False,
     progress: bool = True,
     on_epoch: Callable[[list[Row]], None] | None = None,
@@ -54,7 +55,7 @@ def pretrain(
         augment: In place of config.augment: a recipe's text, or a callable of (uint8 images
             [N, C, H, W], generator) that returns as many views [N, C, S, S] as the method takes,
             uint8 or floating point in 0 .. 1. It gets the batch of all processes.
-        encoder: In place of config.encoder: a module [N, C, H, W] -> [N, D].
+        encoder: In place of config.encoder: a module [N, C, H, W] -> [N, D], or a name.
         fresh: Delete what is stored of this run, and start anew.
         progress: Show a bar.
         on_epoch: Called with the history after every epoch.
@@ -74,19 +75,20 @@ def pretrain(
         TypeError: A value has the wrong type.
     """
     check_type("config", config, PretrainConfig)
+    config, encoder = _checked_encoder(config, encoder)
     if isinstance(augment, str):
-        config = _replace_field(config, "augment", augment)
+        config = replace_field(config, "augment", augment)
         augment = None
     if isinstance(method, str):
-        config = _replace_field(config, "method", method)
+        config = replace_field(config, "method", method)
         method = None
     if augment is not None:
-        config = _replace_field(config, "augment", check_augmentation(augment))
+        config = replace_field(config, "augment", check_augmentation(augment))
     if method is not None:
         check_method(method)
-        _replace_field(config, "method", type(method).__name__)
+        replace_field(config, "method", type(method).__name__)
     parts = Parts(data, method, augment, encoder, name)
-    stored = _Stored(folder, fresh, reuse)
+    stored = Stored(folder, fresh, reuse)
     return _train("pretrain", config, parts, stored, progress, on_epoch)
 
 
@@ -94,7 +96,7 @@ def train_supervised(
     config: SupervisedConfig,
     data: Dataset | None = None,
     *,
-    encoder: nn.Module | None = None,
+    encoder: nn.Module | str | None = None,
     fresh: bool = False,
     progress: bool = True,
     on_epoch: Callable[[list[Row]], None] | None = None,
@@ -102,7 +104,7 @@ def train_supervised(
     reuse: str = "",
     name: str = "",
 ) -> Run:
-    """Train the same encoder on labels, with the same augmentation.
+    """Train the same encoder on the labelled images, with the same augmentation.
 
     Args:
         config: See `SupervisedConfig`.
@@ -120,21 +122,22 @@ def train_supervised(
 
     Raises:
         FloatingPointError: The loss is NaN or infinite.
-        ValueError: A value is wrong, or an image has no label.
+        ValueError: A value is wrong, or fewer than two classes have labelled images.
         TypeError: A value has the wrong type.
     """
     check_type("config", config, SupervisedConfig)
+    config, encoder = _checked_encoder(config, encoder)
     parts = Parts(data, None, None, encoder, name)
-    stored = _Stored(folder, fresh, reuse)
+    stored = Stored(folder, fresh, reuse)
     return _train("supervised", config, parts, stored, progress, on_epoch)
 
 
 def untrained(config: TrainConfig, data: Dataset) -> nn.Module:
     """Build the encoder as training finds it, with its initial weights: a baseline."""
     device = resolve_device(config.device)
+    config = with_initial_encoder(config, None)
     with settled(config, device):
-        images = data.train
-        encoder, _ = build_encoder(config.encoder, images.channels, images.size, config.stem)
+        encoder, _ = _build_encoder(config, data, None)
     return channels_last(encoder, device).eval()
 
 
@@ -191,20 +194,11 @@ def build_task(
 # --------------------------------------------------------------------------------------- both kinds
 
 
-@dataclasses.dataclass
-class _Stored:
-    """Where runs are kept, and what becomes of a stored one."""
-
-    folder: str
-    fresh: bool
-    reuse: str
-
-
 def _train(
     kind: str,
     config: TrainConfig,
     parts: Parts,
-    stored: _Stored,
+    stored: Stored,
     progress: bool,
     on_epoch: Callable[[list[Row]], None] | None,
 ) -> Run:
@@ -219,7 +213,9 @@ def _train(
         encoder = task.network.encoder
         # one process digests and tells the others
         identity: Any = distributed.from_first(
-            lambda: parts.digests(data, task.views.method, task.views.groups)
+            lambda: (
+                parts.digests(data, task.views.method, task.views.groups) | weights_digest(config)
+            )
         )
         with claim(kind, config, identity, stored.folder, stored.fresh, stored.reuse) as run:
             run.describe(describe_encoder(config, data, parts.encoder))
@@ -245,6 +241,7 @@ def _fit_unless_finished(
     history: list[Row] = []
     if not distributed.from_first(lambda: run.finished):
         run.log(f"starts with {config} on {where}")
+        say(run, task.monitor.remark())
         history = fit(task, config, run, device, progress, on_epoch)
     if task.sim is not None:
         detach_sim(encoder)
@@ -252,7 +249,15 @@ def _fit_unless_finished(
         last = history[-1]
         measured = [row for row in history if "knn" in row] or [last]
         best = max(measured, key=lambda row: row.get("knn", 0.0))
-        result = {"final": last, "best": best, "environment": where}
+        images = len(task.views.images)
+        result: dict[str, Any] = {
+            "final": last,
+            "best": best,
+            "images": images,
+            "environment": where,
+        }
+        if config.init:
+            result["init"] = config.init
         result["seconds"] = round(last["seconds"], 1)
         result["finished"] = time.strftime("%Y-%m-%d %H:%M")
         run.finish(encoder.state_dict(), result)
@@ -281,19 +286,11 @@ def _training_images(config: TrainConfig, data: Dataset) -> Images:
     """What is trained on: all images that pretraining may see, or as many labelled ones as asked.
 
     Raises:
-        ValueError: Supervised training finds an image without a label, or a single class.
+        ValueError: Supervised training finds too few images with a label.
     """
     if not isinstance(config, SupervisedConfig):
         return data.pretrain
-    lowest = int(data.train.labels.min())
-    if len(data.classes) < 2 or lowest < 0:
-        raise ValueError(
-            f"{data.name}: expected a label for every image, of at least two classes; here are "
-            f"{len(data.classes)} classes, and the lowest label is {lowest}"
-        )
-    generator = torch.Generator().manual_seed(config.seed)
-    number = config.labels or len(data.train)
-    return data.train.subset(stratified(data.train.labels, number, generator))
+    return data.train.subset(labelled_images(config, data))
 
 
 def _build_encoder(
@@ -301,7 +298,9 @@ def _build_encoder(
 ) -> tuple[nn.Module, int]:
     """The encoder and its number of features; a copy of the user's where they gave one."""
     chosen = config.encoder if encoder is None else copy.deepcopy(encoder)
-    return build_encoder(chosen, data.train.channels, data.train.size, config.stem)
+    built, dim = build_encoder(chosen, data.train.channels, data.train.size, config.stem)
+    start_from_run(config, built)
+    return built, dim
 
 
 def _attach_sim(config: TrainConfig, data: Dataset, encoder: nn.Module) -> LossSimTracker | None:
@@ -328,15 +327,12 @@ def _monitor(config: TrainConfig, data: Dataset) -> Pretraining | SupervisedTrai
     return SupervisedTraining(config.epochs, data)
 
 
-def _replace_field(config: PretrainConfig, name: str, value: str) -> PretrainConfig:
-    """The configuration with a field replaced, which nobody may have set to something else.
-
-    Raises:
-        ValueError: It says something else already.
-    """
-    default = getattr(PretrainConfig, name)
-    said = getattr(config, name)
-    if said not in (default, value):
-        raise ValueError(f"config.{name}={said!r} and {name}={value!r}: give one of them")
-    changes: dict[str, Any] = {name: value}
-    return dataclasses.replace(config, **changes)
+def _checked_encoder(
+    config: Config, encoder: nn.Module | str | None
+) -> tuple[Config, nn.Module | None]:
+    """A name goes into the configuration; anything but a module is refused."""
+    if isinstance(encoder, str):
+        return replace_field(config, "encoder", encoder), None
+    if encoder is not None:
+        check_module(encoder)
+    return config, encoder

@@ -502,7 +502,15 @@ def test_every_file_is_written_aside_and_renamed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(files.os, "replace", spy)
     run = run_of(tmp_path, config_of(epochs=1))
-    wanted = ["config.json", "encoder.json", "knn.csv", "metrics.csv", "epoch", "encoder.pt", "metrics.json"]
+    wanted = [
+        "config.json",
+        "encoder.json",
+        "knn.csv",
+        "metrics.csv",
+        "epoch",
+        "encoder.pt",
+        "metrics.json",
+    ]
     assert renamed == wanted
     written = {path.name.split("-")[0] for path in run.folder.rglob("*") if path.is_file()}
     assert written == {*renamed, "train.log"}
