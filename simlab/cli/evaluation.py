@@ -105,7 +105,7 @@ def compare(
         images: Number of test images, of the first run's dataset.
         samples: Number of samples of .npz files, the first ones; 0: all.
         out: A file for the result: *.json or *.csv is the printed table, *.png the figure.
-        data: Other images than the run's own: a dataset's name or a folder's path.
+        data: Other images than the first run's own: a dataset's name or a folder's path.
         data_folder: Where the dataset's files are; of a folder of images, where it is now.
         device: cpu, cuda, cuda:1, mps or auto.
     """
@@ -125,8 +125,9 @@ def compare(
     if all(stored):
         result = similarity.compare(list(runs), None, chosen, measure, samples=samples or None)
     else:
-        result = compare_runs(runs, chosen, measure, images, data_folder, device, other=data)
-        _say_other_images(Path(runs[0]).name, data)
+        result = compare_runs(runs, chosen, measure, images, data_folder, device, data)
+        if data:
+            print(f"images           of {data}, not those that {runs[0]} learned from")
     table = result.to_frame(tidy=True)
     print(table.to_string(index=False, float_format="{:.3f}".format))
     print(f"\n{result!r}")

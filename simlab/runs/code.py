@@ -6,6 +6,7 @@ Nothing here imports torch.
 import contextlib
 import enum
 import functools
+import tokenize
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -51,7 +52,7 @@ def _(value: types.FunctionType, out: Writer) -> None:
     if is_the_users(value):
         try:
             tokens = code_of(value)
-        except (OSError, SyntaxError):
+        except (OSError, SyntaxError, tokenize.TokenError):
             out.refuse(value, "a function whose source is not to be had")
             return
         out.text("function", *tokens)

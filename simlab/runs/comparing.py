@@ -17,7 +17,7 @@ def compare_runs(
     images: int = 1000,
     data_folder: str = "",
     device: str = "auto",
-    other: str = "",
+    other_data: str = "",
 ) -> "Result":
     """Compare the layers of runs' encoders; one alone is compared with itself.
 
@@ -28,7 +28,7 @@ def compare_runs(
         images: Number of test images, of the first run's dataset.
         data_folder: Where the dataset's files are, if not where they are looked for by default.
         device: cpu, cuda, cuda:1, mps or auto.
-        other: Other images than the run's own, as in `load_data_of`.
+        other_data: A dataset's name or a folder's path: its images instead.
 
     Returns:
         The result, with the models' names "1 FOLDER", "2 FOLDER", ...
@@ -38,7 +38,7 @@ def compare_runs(
     from simlab.similarity import compare
 
     runs = [load_run(name, device) for name in names]
-    data = load_data_of(runs[0], data_folder, device, other)
+    data = load_data_of(runs[0], data_folder, device, other=other_data)
     number = min(images, len(data.test))
     x = data.normalize(data.test.subset(torch.arange(number)).images)
     models = {f"{i} {run.folder.name}": run.encoder for i, run in enumerate(runs, start=1)}

@@ -19,7 +19,7 @@ PARTS = {
     "method": "the method's code",
     "augment": "the augmentation",
     "partners": "the groups of views_from",
-    "init": "the weights of init",
+    "init": "the weights that it starts from",
     "code": "simlab's code",
 }
 

@@ -6,6 +6,7 @@ import dis
 import functools
 import importlib.metadata
 import inspect
+import re
 import sys
 import sysconfig
 import textwrap
@@ -119,7 +120,10 @@ def code_of(function: types.FunctionType) -> list[str]:
     """
     if function.__name__ == LAMBDA or function.__code__.co_name == LAMBDA:
         return code_tokens(_lambda_source(function))
-    return code_tokens(textwrap.dedent(inspect.getsource(function)))
+    source = textwrap.dedent(inspect.getsource(function))
+    if not re.search(rf"\bdef\s+{function.__code__.co_name}\b", source):
+        raise OSError("the file holds something else where this function was")
+    return code_tokens(source)
 
 
 def _lambda_source(function: types.FunctionType) -> str:

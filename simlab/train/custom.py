@@ -60,6 +60,15 @@ class Parts:
         return digests
 
 
+@dataclasses.dataclass
+class Stored:
+    """Where runs are kept, and what becomes of a stored one."""
+
+    folder: str
+    fresh: bool
+    reuse: str
+
+
 def check_type(name: str, value: object, expected: type) -> None:
     """Refuse a value of another type; raises TypeError."""
     if not isinstance(value, expected):

@@ -71,4 +71,5 @@ def orthogonalise(matrix: Tensor) -> Tensor:
     for _ in range(ROUNDS):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if is_tall else x
+    orthogonal: Tensor = x.T if is_tall else x
+    return orthogonal

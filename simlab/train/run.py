@@ -24,6 +24,7 @@ from simlab.sim import LossSimTracker, attach_sim, detach_sim
 
 from .custom import (
     Parts,
+    Stored,
     check_augmentation,
     check_method,
     check_type,
@@ -95,7 +96,7 @@ def pretrain(
         check_method(method)
         replace_field(config, "method", type(method).__name__)
     parts = Parts(data, method, augment, encoder, name)
-    stored = _Stored(folder, fresh, reuse)
+    stored = Stored(folder, fresh, reuse)
     return _train("pretrain", config, parts, stored, progress, on_epoch)
 
 
@@ -135,7 +136,7 @@ def train_supervised(
     check_type("config", config, SupervisedConfig)
     config, encoder = checked_encoder(config, encoder)
     parts = Parts(data, None, None, encoder, name)
-    stored = _Stored(folder, fresh, reuse)
+    stored = Stored(folder, fresh, reuse)
     return _train("supervised", config, parts, stored, progress, on_epoch)
 
 
@@ -201,20 +202,11 @@ def build_task(
 # --------------------------------------------------------------------------------------- both kinds
 
 
-@dataclasses.dataclass
-class _Stored:
-    """Where runs are kept, and what becomes of a stored one."""
-
-    folder: str
-    fresh: bool
-    reuse: str
-
-
 def _train(
     kind: str,
     config: TrainConfig,
     parts: Parts,
-    stored: _Stored,
+    stored: Stored,
     progress: bool,
     on_epoch: Callable[[list[Row]], None] | None,
 ) -> Run:
@@ -229,9 +221,10 @@ def _train(
         encoder = task.network.encoder
         # one process digests and tells the others
         identity: Any = distributed.from_first(
-            lambda: parts.digests(data, task.views.method, task.views.groups)
+            lambda: (
+                parts.digests(data, task.views.method, task.views.groups) | weights_digest(config)
+            )
         )
-        identity |= weights_digest(config)
         with claim(kind, config, identity, stored.folder, stored.fresh, stored.reuse) as run:
             run.describe(describe_encoder(config, data, parts.encoder))
             _fit_unless_finished(task, config, run, device, progress, on_epoch)
@@ -264,12 +257,17 @@ def _fit_unless_finished(
         last = history[-1]
         measured = [row for row in history if "knn" in row] or [last]
         best = max(measured, key=lambda row: row.get("knn", 0.0))
-        result = {"final": last, "best": best, "environment": where}
-        result["images"] = len(task.views.images)
-        result["seconds"] = round(last["seconds"], 1)
-        result["finished"] = time.strftime("%Y-%m-%d %H:%M")
+        images = len(task.views.images)
+        result: dict[str, Any] = {
+            "final": last,
+            "best": best,
+            "images": images,
+            "environment": where,
+        }
         if config.init:
             result["init"] = config.init
+        result["seconds"] = round(last["seconds"], 1)
+        result["finished"] = time.strftime("%Y-%m-%d %H:%M")
         run.finish(encoder.state_dict(), result)
 
 
