@@ -23,7 +23,7 @@ from .choosing import (
     unwrap,
 )
 from .messages import nearest, one_of
-from .running import map_tensors, tensors_in
+from .running import like, map_tensors, tensors_in
 from .watching import refuse_script, tapped, why_not_called
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "contains",
     "default_layers",
     "left_out_layers",
+    "like",
     "map_tensors",
     "named_layers",
     "nearest",

@@ -88,7 +88,7 @@ def named_layers(model: nn.Module) -> dict[str, nn.Module]:
     """
     layers: dict[str, nn.Module] = {}
     for path, module in unwrap(model).named_modules(remove_duplicate=False):
-        children = [attribute for attribute in path.split(".") if attribute != "_orig_mod"]
+        parts = [attribute for attribute in path.split(".") if attribute != "_orig_mod"]
         layers[".".join(parts)] = module  # of a compiled part, the module inside comes later
     return layers
 

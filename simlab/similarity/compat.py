@@ -12,6 +12,7 @@ from ..layers import Axes as LayerAxes
 from ..layers import contains, select_layers, tapped
 from .batches import Data
 from .comparison import compare
+from .registry import Measure
 from .result import Result
 
 if TYPE_CHECKING:
@@ -100,11 +101,7 @@ class BaseSimilarity:
         Returns:
             [layers of model 1, layers of model 2] in float64, kept as `sim_matrix`.
         """
-
-        def measure(x: Tensor, y: Tensor) -> float:
-            return self.measure(x, y)
-
-        measure.__name__ = self.similarity_name
+        measure = Measure(self.measure, name=self.similarity_name)
         named = {self.sim_model1.model_name: self.sim_model1}
         name_2 = self.sim_model2.model_name
         if name_2 in named:
@@ -116,6 +113,7 @@ class BaseSimilarity:
             dataloader,
             {name: sim_model.layers_to_include for name, sim_model in named.items()},
             device=self.device,
+            inputs=0,  # as simtorch, which takes X of (X, ...)
             **keywords,
         )
         for name, sim_model in named.items():
