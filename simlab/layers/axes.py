@@ -1,4 +1,4 @@
-"""Where samples and channels lie in what a layer takes and gives: seen, not guessed.
+"""Where samples and channels lie in what a layer takes and gives, as seen in a run.
 
 A model is run on two and on three samples. The axis of samples is the one whose length follows; the
 axis of channels is followed through the functions that the model calls (`channels`). What cannot be
@@ -126,19 +126,21 @@ def axes_of(
     watched = _time_first(model) | dict(modules)
     n = first.shape[samples]
     with torch.no_grad(), _random_state_kept(first):
-        few, more, sizes = _two_passes(model, watched, inputs, n, samples, pick, run)
+        smaller, larger, sizes = _two_passes(model, watched, inputs, n, samples, pick, run)
     axes: dict[CallKey, CallAxes] = {}
-    for key, (taken, given) in more.items():
-        taken_before, given_before = few.get(key, (taken, given))
-        axes[key] = CallAxes(_found(taken_before, taken, sizes), _found(given_before, given, sizes))
+    for key, (taken, given) in larger.items():
+        taken_before, given_before = smaller.get(key, (taken, given))
+        axes[key] = CallAxes(
+            _axes_between(taken_before, taken, sizes), _axes_between(given_before, given, sizes)
+        )
     _refuse_samples_as_time(watched, axes)
-    return {label_of(*key): found for key, found in axes.items() if key[0] in modules}
+    return {label_of(*key): of_call for key, of_call in axes.items() if key[0] in modules}
 
 
 def axes_at_sight(module: nn.Module, output: Any, n: int) -> Axes:
     """The axes of one output, where one length alone is n; less is known than by `axes_of`."""
     seen = _seen(output, module, None, given=True)
-    return _found(seen, seen, (n, n))
+    return _axes_between(seen, seen, (n, n))
 
 
 def label_of(name: str, call: int) -> str:
@@ -286,10 +288,10 @@ def _channels_by_module(module: nn.Module, x: Tensor) -> int | None:
     return None
 
 
-def _found(few: list[_Seen], more: list[_Seen], sizes: tuple[int, int]) -> Axes:
+def _axes_between(smaller: list[_Seen], larger: list[_Seen], sizes: tuple[int, int]) -> Axes:
     """The axes of the first float tensor with samples, by its shape in the two passes."""
     shapes = []
-    for index, (before, after) in enumerate(zip(few, more, strict=False)):
+    for index, (before, after) in enumerate(zip(smaller, larger, strict=False)):
         if after.fault:
             return Axes(why=after.fault)
         if not after.floating or len(before.shape) != len(after.shape):
@@ -325,19 +327,19 @@ def _axes_of_tensor(index: int, samples: int, seen: _Seen) -> Axes:
 
 def _time_first(model: nn.Module) -> dict[str, nn.Module]:
     """The recurrent layers and attentions that take sequences as [T, N, D]."""
-    found = {}
+    modules = {}
     for name, module in model.named_modules():
         if getattr(module, "batch_first", True) is False:
-            found[name] = module
-    return found
+            modules[name] = module
+    return modules
 
 
 def _refuse_samples_as_time(
     modules: Mapping[str, nn.Module], axes: Mapping[CallKey, CallAxes]
 ) -> None:
-    for (name, _), found in axes.items():
+    for (name, _), of_call in axes.items():
         time_first = getattr(modules[name], "batch_first", True) is False
-        if time_first and found.taken.rank == 3 and found.taken.samples == 0:
+        if time_first and of_call.taken.rank == 3 and of_call.taken.samples == 0:
             raise SamplesAsTimeError(
                 f"{name!r}, a {type(modules[name]).__name__} with batch_first=False, takes "
                 "[T, N, D], but the samples lie along T: transpose its input, or build it with "

@@ -159,25 +159,26 @@ class ChannelTrace(TorchFunctionMode):
         """Run the function and note the axes of what it returns."""
         kwargs = kwargs or {}
         inputs = list(tensors_in([args, kwargs]))
-        known = []
+        ranked = []  # of inputs with channels: the number of axes, and which one
         for x in inputs:
             axis = self.axis_of(x)
             if axis is not None:
-                known.append((x.dim(), axis))  # before the call, which may be in place
+                ranked.append((x.dim(), axis))  # before the call, which may be in place
         spread = [self._spread[x] for x in inputs if x in self._spread]
         output = func(*args, **kwargs)
         results = list(tensors_in(output))
         name = getattr(func, "__name__", "")
         if results and name in MOVING:
-            numbers = self._moved(func, args, kwargs) if known or spread else []
+            numbers = self._moved(func, args, kwargs) if ranked or spread else []
             self._note_numbers(results, numbers)
         elif results:
-            self.note(results[0], self._axis_after(name, results[0], args, kwargs, known))
+            self.note(results[0], self._axis_after(name, results[0], args, kwargs, ranked))
             for result in results[1:]:
                 self.note(result, None)
-            if self.axis_of(results[0]) is None and not known and len(spread) == 1:
+            as_before = len(spread) == 1 and not ranked and name not in UNKNOWN
+            if self.axis_of(results[0]) is None and as_before:
                 self._note_spread(results[0], spread[0])
-        if not known and not spread:
+        if not ranked and not spread:
             self._remember_origin(func, args, kwargs, results)
         return output
 
@@ -202,23 +203,23 @@ class ChannelTrace(TorchFunctionMode):
         output: Tensor,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        known: list[tuple[int, int]],
+        ranked: list[tuple[int, int]],
     ) -> int | None:
         """Where the channels lie after a function that moves no axes."""
         inputs = list(tensors_in([args, kwargs]))
-        told = told_by(name, output, args, kwargs)
-        if told is not None:
+        own_axis = told_by(name, output, args, kwargs)
+        if own_axis is not None:
             for x in inputs[:1]:
-                self._learn(x, told if x.dim() == output.dim() else None)
-            return told
+                self._learn(x, own_axis if x.dim() == output.dim() else None)
+            return own_axis
         if name in UNKNOWN:
             return None
         if name in PRODUCTS:
             return self._axis_of_product(output, inputs)
-        kept = {axis for rank, axis in known if rank == output.dim()}
-        if len(kept) != 1:  # not known, or contradictory
-            return 1 if name in SECOND and not kept else None
-        (axis,) = kept
+        axes = {axis for rank, axis in ranked if rank == output.dim()}
+        if len(axes) != 1:  # not known, or contradictory
+            return 1 if name in SECOND and not axes else None
+        (axis,) = axes
         if name in ELEMENTWISE:
             for x in inputs:
                 self._learn(x, axis if x.shape == output.shape else None)

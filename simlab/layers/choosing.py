@@ -155,10 +155,10 @@ def left_out_layers(model: nn.Module) -> dict[str, str]:
 
 def has_own_weights(module: nn.Module) -> bool:
     """Whether a module itself, not its children, holds a weight matrix or kernel."""
-    own = list(module.parameters(recurse=False))
+    parameters = list(module.parameters(recurse=False))
     if parametrize.is_parametrized(module):
-        own += module.get_submodule("parametrizations").parameters()
-    for parameter in own:
+        parameters += module.get_submodule("parametrizations").parameters()
+    for parameter in parameters:
         if nn.parameter.is_lazy(parameter) or parameter.dim() > 1:
             return True
     return _is_quantised(module)
@@ -173,15 +173,15 @@ def read_without_a_call(modules: Mapping[str, nn.Module]) -> dict[str, str]:
     read = {}
     for parent, module in modules.items():
         if isinstance(module, nn.MultiheadAttention):
-            parts = ["out_proj"]
+            children = ["out_proj"]
         elif parametrize.is_parametrized(module):
-            parts = ["parametrizations"]
+            children = ["parametrizations"]
         elif _is_quantised(module):
-            parts = [name for name, _ in module.named_children()]
+            children = [name for name, _ in module.named_children()]
         else:
             continue
-        for part in parts:
-            start = f"{parent}.{part}" if parent else part
+        for child in children:
+            start = f"{parent}.{child}" if parent else child
             for name in modules:
                 if name == start or name.startswith(f"{start}."):
                     read[name] = parent

@@ -14,6 +14,7 @@ To read in this order:
     options.py    SimOptions: every option, its default and its source
     sampling.py   which positions are compared: v0, v1, v2
     loss.py       how they are compared: cos, kl, smooth_l1, mse, norm_mse
+    axes.py       where samples and channels lie in what a block takes and gives
     blocks.py     the projections, the loss of one forward pass, the decorators
     attach.py     attach_sim, detach_sim
     pending.py    where losses wait
@@ -23,8 +24,11 @@ To read in this order:
 Where the published code (SIM-pytorch) gives a number this gives the same one, for equal weights and
 random state. Where it fails or gives NaN:
 
-- Layouts: [B, C, H, W], [B, N, C], and [B, C] as a 1 x 1 map. x is the first floating tensor among
-  the inputs, y among the outputs. A block that changes x in place is compared with the changed x.
+- Layouts: any with one axis of samples and one of channels, such as [B, C, H, W], [B, H, W, C],
+  [B, N, C], [N, B, C], [B, C, L], [B, C, D, H, W], and [B, C] as a 1 x 1 map. Where these lie is
+  seen in a run (`axes.py`); where it cannot be seen, [B, C, H, W] and [B, N, C] are taken if the
+  lengths fit nothing else. x is the first floating tensor with samples among the inputs, y among
+  the outputs. A block that changes x in place is compared with the changed x.
 - Resolution: x is averaged onto y's grid before the positions are paired.
 - Few positions: where the published count is 0 (or 1, which norm_mse cannot standardise) two are
   taken; on a map of one position the batch takes the tokens' place, and a batch of one raises for

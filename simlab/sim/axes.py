@@ -132,4 +132,4 @@ def fact_of(axes: Axes) -> str:
 
 def has_time_first(module: nn.Module) -> bool:
     """Whether a recurrent layer or an attention in it takes sequences as [T, N, D]."""
-    return any(getattr(part, "batch_first", True) is False for part in module.modules())
+    return any(getattr(layer, "batch_first", True) is False for layer in module.modules())
