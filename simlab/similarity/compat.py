@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..layers import Axes, contains, select_layers, tapped
+from ..layers import Axes as LayerAxes
+from ..layers import contains, select_layers, tapped
 from .batches import Data
 from .comparison import compare
 from .registry import Measure
@@ -49,12 +50,12 @@ class SimilarityModel:
         """Return the activations of one batch, in order of execution."""
         activations: dict[str, Tensor] = {}
 
-        def keep(name: str, module: nn.Module, output: Tensor | None, axes: Axes) -> None:
+        def keep(name: str, module: nn.Module, output: Tensor | None, axes: LayerAxes) -> None:
             if output is not None:
                 activations[name] = output.clone()  # a later in-place edit must not reach it
 
         with tapped(self.model, self.layer_names, keep, device=self.device) as forward:
-            forward(x)
+            forward(x.clone())  # the model may edit it
         self.model_activations = activations
         return activations
 

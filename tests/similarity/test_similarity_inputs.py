@@ -9,7 +9,7 @@ from small_models import A, B, X
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from simlab.similarity import compare
+from simlab.similarity import compare, preview
 
 IDS = torch.randint(0, 50, (48, 12), generator=torch.Generator().manual_seed(0))
 MASK = (torch.arange(12) < torch.arange(48)[:, None] % 9 + 3).float()  # padded texts
@@ -111,6 +111,24 @@ def test_inputs_that_can_not_be_meant_are_refused(data, options, error, says):
         values(data, **options)
 
 
+def test_tokens_are_no_images_to_be_regressed_out():
+    with pytest.raises(ValueError, match="torch.int64, tokens perhaps.*confounder="):
+        values({"ids": IDS, "mask": MASK}, measures="deconfounded_cka")
+    lengths = MASK.sum(1, keepdim=True)
+    result = values({"ids": IDS, "mask": MASK}, measures="deconfounded_cka", confounder=lengths)
+    assert result.info.confounder == "given"
+
+
+def test_texts_padded_to_several_lengths_are_compared_as_they_come():
+    data = [
+        {"ids": IDS[i : i + 16, :k], "mask": MASK[i : i + 16, :k]} for i, k in ((0, 12), (16, 11))
+    ]
+    assert np.isfinite(values(data).group_sums["cka"]).all()
+    assert np.isfinite(values(data, measures="rsa", samples=32).matrix).all()
+    with pytest.raises(ValueError, match="layer 'embed': its outputs have different sizes"):
+        compare(Text(), data, samples=32)
+
+
 def test_a_model_that_needs_more_is_told_what_it_was_called_with():
     class Two(nn.Module):
         def forward(self, a, b):
@@ -143,6 +161,14 @@ def test_a_model_that_edits_its_input_in_place_changes_nobody_elses(options):
     for measure in measures:
         same = result.block("a", "a", measure)
         assert np.allclose(same, alone.block(measure=measure), atol=1e-6)
+
+
+def test_a_preview_takes_what_a_model_takes_and_leaves_it_as_it_is():
+    table = preview(Text(), {"ids": IDS[:3], "mask": MASK[:3]})
+    assert list(table["name"]) == ["embed", "head"] and table["size"].iloc[1] == 8
+    before = X.clone()
+    preview(Editing(), X)
+    assert torch.equal(X, before)
 
 
 def test_double_data_is_converted_for_a_float_model_and_that_is_said():
