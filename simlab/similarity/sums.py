@@ -102,8 +102,8 @@ def confounder_gram(
     if confounder is None:
         if not images.is_floating_point():
             raise ValueError(
-                f"confounder: the first inputs are of {images.dtype}, tokens perhaps, and no images "
-                "to be regressed out; give confounder="
+                f"confounder: the first inputs are of {images.dtype}, tokens perhaps, and no "
+                "images to be regressed out; give confounder="
             )
         z = images
     elif isinstance(confounder, Tensor):
