@@ -12,7 +12,7 @@
 from .comparing import compare_runs
 from .files import digest, read_json, write_bytes, write_json
 from .identity import SOURCES_AT_IMPORT, code_digest, module_digest, training_sources
-from .load import config_of, load_data_of, load_run
+from .load import config_of, find_run, load_data_of, load_run
 from .run import Run
 from .store import claim, runs_folder, save_metrics
 
@@ -24,6 +24,7 @@ __all__ = [
     "compare_runs",
     "config_of",
     "digest",
+    "find_run",
     "load_data_of",
     "load_run",
     "module_digest",

@@ -100,8 +100,7 @@ def compare(
     chosen = resolve_measures(measures, options)
     how = Reading(inputs, forward, check_order)
     entries = entries_of(models, data, batch_size, how, ids)
-    if entries.samples is not None and samples is None and batch_size is None:
-        samples = entries.samples
+    samples = _one_set(entries, samples, batch_size)
     if "deconfounded_cka" in chosen:
         confounder = aligned_confounder(confounder, entries)
     plan = Plan(chosen, options, estimator, confounder, samples, null)
@@ -135,6 +134,13 @@ def compare(
         _add_nulls(result, plan, sums.centred, set_measures, seed)
     explain(result, plan, sums)
     return result
+
+
+def _one_set(entries: Entries, samples: int | None, batch_size: int | None) -> int | None:
+    """How many samples are one set: all stored ones, unless a number or batches are given."""
+    if samples is None and batch_size is None:
+        return entries.samples
+    return samples
 
 
 def _check_memory(passes: Passes, samples: int, memory: int) -> None:
