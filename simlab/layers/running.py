@@ -94,7 +94,7 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 def like(container: Any, values: Any) -> Any:
     """Values in a container of the same type; in a plain one where it is made in another way."""
     kind = type(container)
-    if hasattr(container, "_fields"):  # a named tuple
+    if isinstance(container, tuple) and hasattr(container, "_fields"):  # a named tuple
         return kind(*values)
     try:
         return kind(values)

@@ -55,7 +55,7 @@ class SimilarityModel:
                 activations[name] = output.clone()  # a later in-place edit must not reach it
 
         with tapped(self.model, self.layer_names, keep, device=self.device) as forward:
-            forward(x)
+            forward(x.clone())  # the model may edit it
         self.model_activations = activations
         return activations
 

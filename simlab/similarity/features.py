@@ -153,13 +153,13 @@ def _collect(
 ) -> None:
     """Add the layers and ids that a value holds, under the layer's name so far."""
     if isinstance(value, (list, tuple)):
-        value = {str(number): part for number, part in enumerate(value)}
+        value = {str(number): item for number, item in enumerate(value)}
     if isinstance(value, Mapping):
-        for key, part in value.items():
+        for key, item in value.items():
             if key == IDS and not layer:
-                ids.append((f"the entry {IDS!r}", list_of_ids(part, name)))
+                ids.append((f"the entry {IDS!r}", list_of_ids(item, name)))
             else:
-                _collect(part, name, f"{layer}.{key}" if layer else str(key), layers, ids)
+                _collect(item, name, f"{layer}.{key}" if layer else str(key), layers, ids)
         return
     index = getattr(value, "index", None)
     if hasattr(value, "to_numpy") and not _is_numbered(index):

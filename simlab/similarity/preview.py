@@ -1,21 +1,23 @@
 """A look at the layers of a model before anything is compared."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
-from ..layers import Axes, Layers, named_layers, select_layers, tapped
+from ..layers import Axes, Layers, map_tensors, named_layers, select_layers, tapped
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def preview(model: nn.Module, x: Tensor, layers: Layers | None = None) -> "pd.DataFrame":
+def preview(model: nn.Module, x: Any, layers: Layers | None = None) -> "pd.DataFrame":
     """List the chosen layers in order of execution.
 
     Args:
         model: the model; it is left as it is.
-        x: a batch [n, ...] of at least one sample, as the model expects it.
+        x: a batch [n, ...] of at least one sample, as the model expects it: a tensor, a tuple of
+            positional arguments, or a mapping of keywords.
         layers: see `select_layers`.
 
     Returns:
@@ -37,7 +39,7 @@ def preview(model: nn.Module, x: Tensor, layers: Layers | None = None) -> "pd.Da
 
     names = list(select_layers(model, layers))
     with tapped(model, names, note) as forward:
-        forward(x)
+        forward(map_tensors(x, torch.clone))  # the model may edit it
     called = {row[0] for row in rows}
     modules = named_layers(model)
     for name in names:

@@ -100,6 +100,11 @@ def confounder_gram(
     """
     n = len(images)
     if confounder is None:
+        if not images.is_floating_point():
+            raise ValueError(
+                f"confounder: the first inputs are of {images.dtype}, tokens perhaps, and no "
+                "images to be regressed out; give confounder="
+            )
         z = images
     elif isinstance(confounder, Tensor):
         z = confounder[start : start + n]

@@ -9,7 +9,7 @@ from small_models import A, B, X
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from simlab.similarity import compare
+from simlab.similarity import compare, preview
 
 IDS = torch.randint(0, 50, (48, 12), generator=torch.Generator().manual_seed(0))
 MASK = (torch.arange(12) < torch.arange(48)[:, None] % 9 + 3).float()  # padded texts
@@ -111,6 +111,24 @@ def test_inputs_that_can_not_be_meant_are_refused(data, options, error, says):
         values(data, **options)
 
 
+def test_tokens_are_no_images_to_be_regressed_out():
+    with pytest.raises(ValueError, match="torch.int64, tokens perhaps.*confounder="):
+        values({"ids": IDS, "mask": MASK}, measures="deconfounded_cka")
+    lengths = MASK.sum(1, keepdim=True)
+    result = values({"ids": IDS, "mask": MASK}, measures="deconfounded_cka", confounder=lengths)
+    assert result.info.confounder == "given"
+
+
+def test_texts_padded_to_several_lengths_are_compared_as_they_come():
+    data = [
+        {"ids": IDS[i : i + 16, :k], "mask": MASK[i : i + 16, :k]} for i, k in ((0, 12), (16, 11))
+    ]
+    assert np.isfinite(values(data).group_sums["cka"]).all()
+    assert np.isfinite(values(data, measures="rsa", samples=32).matrix).all()
+    with pytest.raises(ValueError, match="layer 'embed': its outputs have different sizes"):
+        compare(Text(), data, samples=32)
+
+
 def test_a_model_that_needs_more_is_told_what_it_was_called_with():
     class Two(nn.Module):
         def forward(self, a, b):
@@ -129,20 +147,30 @@ class Editing(nn.Module):
         self.head = nn.Sequential(nn.Flatten(), nn.Linear(192, 5))
 
     def forward(self, x):
-        return self.head(x.mul_(0).add_(torch.arange(len(x)).reshape(-1, 1, 1, 1) % 7))
+        numbers = torch.arange(len(x)) % 7
+        return self.head(x.mul_(0).add_(numbers.reshape(-1, *[1] * (x.dim() - 1))))
 
 
+@pytest.mark.parametrize("x", [X, X.flatten(1)], ids=["images", "vectors"])
 @pytest.mark.parametrize("options", [{}, {"samples": 100}, {"samples": 100, "memory": 10**5}])
-def test_a_model_that_edits_its_input_in_place_changes_nobody_elses(options):
-    before = X.clone()
+def test_a_model_that_edits_its_input_in_place_changes_nobody_elses(x, options):
+    before = x.clone()
     measures = ["cka", "deconfounded_cka"]
-    models = {"e": Editing(), "a": A}
-    result = compare(models, X, measures=measures, batch_size=50, **options)
-    assert torch.equal(X, before)
-    alone = compare({"a": A}, X, measures=measures, batch_size=50, **options)
+    other = nn.Sequential(nn.Flatten(), nn.Linear(192, 6))
+    result = compare({"e": Editing(), "o": other}, x, measures=measures, batch_size=50, **options)
+    assert torch.equal(x, before)
+    alone = compare({"o": other}, x, measures=measures, batch_size=50, **options)
     for measure in measures:
-        same = result.block("a", "a", measure)
+        same = result.block("o", "o", measure)
         assert np.allclose(same, alone.block(measure=measure), atol=1e-6)
+
+
+def test_a_preview_takes_what_a_model_takes_and_leaves_it_as_it_is():
+    table = preview(Text(), {"ids": IDS[:3], "mask": MASK[:3]})
+    assert list(table["name"]) == ["embed", "head"] and table["size"].iloc[1] == 8
+    before = X.clone()
+    preview(Editing(), X)
+    assert torch.equal(X, before)
 
 
 def test_double_data_is_converted_for_a_float_model_and_that_is_said():
