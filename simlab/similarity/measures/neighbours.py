@@ -49,7 +49,8 @@ def shared_neighbours(representation: Representation, k: int = 10) -> Tensor:
     marks = neighbour_matrix(representation, k)
     if not representation.distances.max() > 0:
         marks = marks * torch.nan
-    return marks / (len(representation) * k) ** 0.5
+    scale: float = (len(representation) * k) ** 0.5
+    return marks / scale
 
 
 def mutual_knn_similarity(x: Any, y: Any, *, k: int = 10, metric: str = "euclidean") -> float:
