@@ -12,7 +12,10 @@ from torch import Tensor
 from ..layers import one_of
 from .measures import (
     cca_similarity,
+    cknna,
     neighbour_matrix,
+    predictivity_pearson,
+    predictivity_r2,
     procrustes_distance,
     pwcca_similarity,
     rank_matrix,
@@ -89,14 +92,22 @@ MEASURES: dict[str, Measure] = {
     "svcca": Measure("similarity", pair=svcca_similarity),
     # canonical correlations weighted by what they account for in X (Morcos 2018)
     "pwcca": Measure("similarity", pair=pwcca_similarity, features=True, symmetric=False),
-    # R^2 of predicting X from Y, |V'X|^2 / |X|^2 (Kornblith 2019, table 1)
+    # R^2 of predicting X from Y, |V'X|^2 / |X|^2 (Kornblith 2019, table 1). In-sample: exactly 1
+    # where Y has as many features as there are samples
     "regression": Measure("similarity", pair=regression_similarity, symmetric=False),
+    # the same on samples held out from a ridge regression, and its correlation (Schrimpf 2018)
+    "predictivity": Measure("similarity", pair=predictivity_r2, symmetric=False),
+    "predictivity_pearson": Measure(
+        "similarity", pair=predictivity_pearson, features=True, symmetric=False
+    ),
     # Spearman's correlation of the distances between samples (Kriegeskorte 2008)
     "rsa": Measure("similarity", sample_matrix=rank_matrix),
     "rsa_correlation": Measure("similarity", sample_matrix=rank_matrix, metric="correlation"),
     # share of the k nearest neighbours in common (Huh 2024)
     "mutual_knn": Measure("similarity", sample_matrix=neighbour_matrix),
     "mutual_knn_cosine": Measure("similarity", sample_matrix=neighbour_matrix, metric="cosine"),
+    # CKA of the cosines of common nearest neighbours (Huh 2024)
+    "cknna": Measure("similarity", pair=cknna, metric="cosine", symmetric=False),
 }
 
 

@@ -41,6 +41,7 @@ class Representation:
         basis: U [n, r] and s [r] of the centred features' decomposition U diag(s) V', largest
             first, without directions that are rounding noise.
         energy: the summed squared norm of the centred samples; 0 for constant features.
+        lengths: norms of the samples before they were centred [n].
     """
 
     def __init__(self, features: Any) -> None:
@@ -48,18 +49,22 @@ class Representation:
         x = as_matrix(features)
         shifted = x - x[:1]  # constant columns become an exact 0
         self.features: Tensor | None = shifted - shifted.mean(0)
+        self.lengths = x.norm(dim=1)
         self._gram: Tensor | None = None
         self._basis: Basis | None = None
 
     @classmethod
     def from_gram(cls, matrix: Tensor) -> Self:
         """Make one from a Gram matrix [n, n] of any inner product; it is centred here."""
-        return cls._of(None, centre(torch.as_tensor(matrix), debiased=False))
+        matrix = torch.as_tensor(matrix)
+        lengths = matrix.diagonal().clamp(min=0).sqrt()
+        return cls._of(None, centre(matrix, debiased=False), lengths)
 
     @classmethod
     def compact(cls, x: Tensor, keep_features: bool, decompose: bool) -> Self:
         """Compute the Gram (and features, basis) of [n, d] in float64 and hold it in float32."""
         compact = cls.from_gram(centred_gram(x, torch.float64))
+        compact.lengths = torch.linalg.vector_norm(x.flatten(1), dim=1)
         if decompose:
             u, s = compact.basis
             compact._basis = u.float(), s.float()
@@ -71,9 +76,12 @@ class Representation:
         return compact
 
     @classmethod
-    def _of(cls, features: Tensor | None, matrix: Tensor, basis: Basis | None = None) -> Self:
+    def _of(
+        cls, features: Tensor | None, matrix: Tensor, lengths: Tensor, basis: Basis | None = None
+    ) -> Self:
         representation = cls.__new__(cls)
         representation.features = features
+        representation.lengths = lengths
         representation._gram = matrix
         representation._basis = basis
         return representation
@@ -114,7 +122,7 @@ class Representation:
         """Put the samples into another order; nothing is decomposed again."""
         features = None if self.features is None else self.features[order]
         basis = None if self._basis is None else (self._basis[0][order], self._basis[1])
-        return self._of(features, self.gram[order][:, order], basis)
+        return self._of(features, self.gram[order][:, order], self.lengths[order], basis)
 
 
 def normalised_rows(features: Tensor, metric: str) -> Tensor:

@@ -11,8 +11,8 @@ Constant features give NaN. All raise ValueError unless both are finite matrices
 In the formulas X and Y are the centred matrices, K = XX' and L = YY' their Grams, |.| is the
 Frobenius norm and |.|_* the nuclear norm, the sum of the singular values.
 
-Reading order: cka; shape (Procrustes); linear_maps (canonical correlations, regression); distances (RSA);
-neighbours (mutual kNN).
+Reading order: cka; shape (Procrustes); linear_maps (canonical correlations, regression in-sample);
+predictivity (regression, held out); distances (RSA); neighbours (mutual kNN), cknna.
 """
 
 from .cka import (
@@ -21,6 +21,7 @@ from .cka import (
     hsic,
     rbf_cka_similarity,
 )
+from .cknna import cknna, cknna_similarity
 from .distances import rank_matrix, rsa_similarity
 from .linear_maps import (
     cca_similarity,
@@ -29,15 +30,21 @@ from .linear_maps import (
     svcca_similarity,
 )
 from .neighbours import mutual_knn_similarity, neighbour_matrix
+from .predictivity import predictivity, predictivity_pearson, predictivity_r2
 from .shape import procrustes_distance
 
 __all__ = [
     "cca_similarity",
     "cka_similarity",
+    "cknna",
+    "cknna_similarity",
     "deconfounded_cka_similarity",
     "hsic",
     "mutual_knn_similarity",
     "neighbour_matrix",
+    "predictivity",
+    "predictivity_pearson",
+    "predictivity_r2",
     "procrustes_distance",
     "pwcca_similarity",
     "rank_matrix",
