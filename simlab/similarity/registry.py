@@ -13,6 +13,8 @@ from ..layers import one_of
 from .measures import (
     cca_similarity,
     cknna,
+    disagreement,
+    jensen_shannon_divergence,
     neighbour_matrix,
     predictivity_pearson,
     predictivity_r2,
@@ -45,6 +47,7 @@ class Measure:
         metric: the geometry of the samples, see `normalised_rows`.
         features: whether it needs the features themselves and not only their Gram.
         symmetric: whether f(x, y) = f(y, x).
+        logits: whether it is of classifiers' outputs, and not of any features.
     """
 
     kind: Literal["similarity", "distance", "measure"]
@@ -55,6 +58,7 @@ class Measure:
     metric: str = "euclidean"
     features: bool = False
     symmetric: bool = True
+    logits: bool = False
 
     @property
     def options(self) -> list[str]:
@@ -108,6 +112,12 @@ MEASURES: dict[str, Measure] = {
     "mutual_knn_cosine": Measure("similarity", sample_matrix=neighbour_matrix, metric="cosine"),
     # CKA of the cosines of common nearest neighbours (Huh 2024)
     "cknna": Measure("similarity", pair=cknna, metric="cosine", symmetric=False),
+    # share of samples with different predicted classes
+    "disagreement": Measure("distance", pair=disagreement, features=True, logits=True),
+    # Jensen-Shannon divergence of the predicted probabilities, in bits (Lin 1991)
+    "jensen_shannon": Measure(
+        "distance", pair=jensen_shannon_divergence, features=True, logits=True
+    ),
 }
 
 

@@ -37,6 +37,7 @@ class Representation:
 
     Attributes:
         features: [n, p], centred; None where only the Gram is known.
+        mean: what was subtracted to centre them [p]; None where only the Gram is known.
         gram: [n, n], centred.
         basis: U [n, r] and s [r] of the centred features' decomposition U diag(s) V', largest
             first, without directions that are rounding noise.
@@ -49,6 +50,7 @@ class Representation:
         x = as_matrix(features)
         shifted = x - x[:1]  # constant columns become an exact 0
         self.features: Tensor | None = shifted - shifted.mean(0)
+        self.mean: Tensor | None = x[0] + shifted.mean(0)
         self.lengths = x.norm(dim=1)
         self._gram: Tensor | None = None
         self._basis: Basis | None = None
@@ -70,9 +72,10 @@ class Representation:
             compact._basis = u.float(), s.float()
         compact._gram = compact.gram.float()
         if keep_features:
-            features = cls(x).features
-            assert features is not None
-            compact.features = features.float()
+            centred = cls(x)
+            assert centred.features is not None
+            compact.features = centred.features.float()
+            compact.mean = centred.mean
         return compact
 
     @classmethod
@@ -81,6 +84,7 @@ class Representation:
     ) -> Self:
         representation = cls.__new__(cls)
         representation.features = features
+        representation.mean = None
         representation.lengths = lengths
         representation._gram = matrix
         representation._basis = basis
@@ -122,7 +126,10 @@ class Representation:
         """Put the samples into another order; nothing is decomposed again."""
         features = None if self.features is None else self.features[order]
         basis = None if self._basis is None else (self._basis[0][order], self._basis[1])
-        return self._of(features, self.gram[order][:, order], self.lengths[order], basis)
+        gram = self.gram[order][:, order]
+        permuted = self._of(features, gram, self.lengths[order], basis)
+        permuted.mean = self.mean
+        return permuted
 
 
 def normalised_rows(features: Tensor, metric: str) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from . import gram
+from .measures import refuse_unless_logits
 from .passes import Passes
 from .plan import Plan
 from .registry import Measure
@@ -61,6 +62,7 @@ def represent(
     n = len(images[0])
     batches = [list(batch) for batch in zip(*(x.split(batch_size) for x in images), strict=True)]
     passes.forward(batches[0], lambda row, output: None)  # shapes first: they decide what fits
+    _refuse_other_than_logits(passes, plan)
     measures = plan.measures.values()
     metrics = {measure.metric for measure in measures} | {"euclidean"}
     keep_features = any(measure.features for measure in measures)
@@ -84,6 +86,13 @@ def represent(
                     representations[metric] = Representation.compact(x, keep_features, decompose)
             layers.append(representations)
     return SampleSet(layers, n)
+
+
+def _refuse_other_than_logits(passes: Passes, plan: Plan) -> None:
+    shapes = {layer.label: layer.shape for layer in passes.layers()}
+    for name, measure in plan.measures.items():
+        if measure.logits:
+            refuse_unless_logits(name, shapes)
 
 
 def batched_by_memory(sizes: list[int], memory: int) -> Iterator[range]:

@@ -206,9 +206,10 @@ def test_compare_gives_what_the_functions_give():
 
     names = ["cknna", "predictivity", "predictivity_pearson"]
     options = {"cknna": {"k": 5}, "predictivity": {"folds": 3}}
-    result = compare({"a": A, "b": B}, X, measures=names, samples=60, options=options)
-    for i, one in enumerate(LAYERS):
-        for j, two in enumerate(LAYERS):
+    layers = [str(layer) for layer in LAYERS[1:]]
+    result = compare({"a": A, "b": B}, X, layers, names, samples=60, options=options)
+    for i, one in enumerate(LAYERS[1:]):
+        for j, two in enumerate(LAYERS[1:]):
             x, y = features(A, X[:60], one), features(B, X[:60], two)
             assert result.block(measure="cknna")[i, j] == pytest.approx(
                 cknna_similarity(x, y, k=5), abs=1e-4

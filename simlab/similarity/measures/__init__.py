@@ -12,7 +12,8 @@ In the formulas X and Y are the centred matrices, K = XX' and L = YY' their Gram
 Frobenius norm and |.|_* the nuclear norm, the sum of the singular values.
 
 Reading order: cka; shape (Procrustes); linear_maps (canonical correlations, regression in-sample);
-predictivity (regression, held out); distances (RSA); neighbours (mutual kNN), cknna.
+predictivity (regression, held out); distances (RSA); neighbours (mutual kNN), cknna;
+outputs (what classifiers say).
 """
 
 from .cka import (
@@ -30,6 +31,13 @@ from .linear_maps import (
     svcca_similarity,
 )
 from .neighbours import mutual_knn_similarity, neighbour_matrix
+from .outputs import (
+    disagreement,
+    error_consistency,
+    error_overlap,
+    jensen_shannon_divergence,
+    refuse_unless_logits,
+)
 from .predictivity import predictivity, predictivity_pearson, predictivity_r2
 from .shape import procrustes_distance
 
@@ -39,7 +47,11 @@ __all__ = [
     "cknna",
     "cknna_similarity",
     "deconfounded_cka_similarity",
+    "disagreement",
+    "error_consistency",
+    "error_overlap",
     "hsic",
+    "jensen_shannon_divergence",
     "mutual_knn_similarity",
     "neighbour_matrix",
     "predictivity",
@@ -49,6 +61,7 @@ __all__ = [
     "pwcca_similarity",
     "rank_matrix",
     "rbf_cka_similarity",
+    "refuse_unless_logits",
     "regression_similarity",
     "rsa_similarity",
     "svcca_similarity",

@@ -34,7 +34,7 @@ def cknna_similarity(x: Any, y: Any, *, k: int = 10) -> float:
         k: number of neighbours, at least 2.
 
     Returns:
-        1 for x itself, about k / (n-1) for independent ones: it is not debiased as CKA is. NaN where
+        1 for x itself, about k / (n-1) for independent ones (it is not debiased); NaN where
         one is constant.
 
     Raises:
