@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..layers import Layers
 from . import gram
 from .batches import Batches, Data
 from .info import Info
+from .intervals import groups_left_out
 from .passes import Models, Passes, Pick, Pool, named_models
 from .plan import Confounder, Plan
 from .registry import Measures, resolve_measures
@@ -29,6 +30,7 @@ def compare(
     pool: Pool | Mapping[str, Pool] = "flatten",
     samples: int | None = None,
     null: int = 0,
+    jackknife: int = 0,
     confounder: Confounder | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     batch_size: int = 128,
@@ -55,6 +57,9 @@ def compare(
         samples: take the first that many samples as one set, which all measures but the CKA family
             need; None for one pass over all batches.
         null: number of permutations of the samples for a null distribution; needs `samples`.
+        jackknife: number of groups, 20 say, into which the samples are cut and which are left out
+            in turn, for the interval of any measure; needs `samples`, and as many more forward
+            passes. (Ten or more batches give the CKA family an interval without.)
         confounder: of deconfounded_cka: f(images) -> [n, ...], or a tensor [N, ...] in the order of
             the data; None for the images (of the first model's stream).
         options: {measure: its keywords}, as {"mutual_knn": {"k": 5}, "rbf_cka": {"scale": 0.5},
@@ -62,7 +67,7 @@ def compare(
         batch_size: where tensors are cut.
         device: where to run; None leaves the models where they are.
         pick: f(layer's name, output) -> tensor [n, ...], for outputs that are no plain tensor.
-        seed: of the permutations.
+        seed: of the permutations and of the groups.
         memory: bytes of features that a set of samples may hold at once; what is more takes another
             forward pass.
 
@@ -76,29 +81,43 @@ def compare(
     options = dict(options or {})
     models = named_models(models)
     chosen = resolve_measures(measures, options)
-    plan = Plan(chosen, options, estimator, confounder, samples, null)
+    plan = Plan(chosen, options, estimator, confounder, samples, null, jackknife)
     batches = Batches(data, len(models), batch_size)
     passes = Passes(models, layers, len(batches.sources), pool)
     sums = KernelSums(plan)
-    sample_set = None
     with passes.attached(device, pick):
         if samples is None:
             _stream(passes, batches, sums)
+            result = _empty_result(models, plan, passes, batches, sums)
+            _add_values(result, plan, sums, None)
         else:
             images = batches.first(samples)
             sample_set = represent(passes, images, plan, batch_size, memory)
             sums.add(sample_set.grams, images[0])
-    info = _info(plan, passes, batches, sums)
-    result = Result(list(models), passes.layers(), {}, info, reasons=passes.reasons())
-    if sample_set is None:
-        _add_values(result, plan, sums, None)
-    else:
-        rows = [[layer.row for layer in result.layers_of(model)] for model in result.models]
-        set_measures = SetMeasures(sample_set, rows)
-        _add_values(result, plan, sums, set_measures)
-        _add_nulls(result, plan, sums.centred, set_measures, seed)
+            result = _empty_result(models, plan, passes, batches, sums)
+            set_measures = SetMeasures(sample_set, _rows_of_models(result))
+            _add_values(result, plan, sums, set_measures)
+            _add_nulls(result, plan, sums.centred, set_measures, seed)
+            for rest in groups_left_out(len(images[0]), jackknife, seed) if jackknife else []:
+                subset = [x[rest.to(x.device)] for x in images]
+                _add_without(result, plan.of_subset(rest), passes, subset, batch_size, memory)
     _explain(result, sums.energy)
     return result
+
+
+def _empty_result(
+    models: Mapping[str, nn.Module],
+    plan: Plan,
+    passes: Passes,
+    batches: Batches,
+    sums: KernelSums,
+) -> Result:
+    info = _info(plan, passes, batches, sums)
+    return Result(list(models), passes.layers(), {}, info, reasons=passes.reasons())
+
+
+def _rows_of_models(result: Result) -> list[list[int]]:
+    return [[layer.row for layer in result.layers_of(model)] for model in result.models]
 
 
 def _stream(passes: Passes, batches: Batches, sums: KernelSums) -> None:
@@ -175,6 +194,25 @@ def _add_nulls(
             matrices = matrices[: len(set_measures.sample_set.layers)]  # without the confounder
             nulls = [cosines(matrices, order) for order in orders]
         result.nulls[name] = np.stack(nulls)
+
+
+def _add_without(
+    result: Result,
+    plan: Plan,
+    passes: Passes,
+    images: list[Tensor],
+    batch_size: int,
+    memory: int,
+) -> None:
+    """Add every measure's values [T, T] of some of the samples to those of other subsets."""
+    subset = Result(result.models, result.layers, {}, result.info)
+    sums = KernelSums(plan)
+    sample_set = represent(passes, images, plan, batch_size, memory)
+    sums.add(sample_set.grams, images[0])
+    _add_values(subset, plan, sums, SetMeasures(sample_set, _rows_of_models(result)))
+    for name, values in subset.values.items():
+        before = result.without.get(name, np.empty((0, *values.shape)))
+        result.without[name] = np.concatenate([before, values[None]])
 
 
 def _explain(result: Result, energy: Tensor) -> None:

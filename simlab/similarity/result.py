@@ -13,14 +13,13 @@ import numpy as np
 from ..layers import one_of
 from . import gram
 from .info import Info, Layer
+from .intervals import MIN_GROUPS, jackknife_interval, sums_without_each
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-ARRAYS = ("values", "group_sums", "nulls")
-MIN_BATCHES = 10  # for an interval
-INTERVAL_SEED = 0
+ARRAYS = ("values", "group_sums", "nulls", "without")
 MAX_REASONS = 8  # in the table of a notebook
 
 
@@ -37,6 +36,7 @@ class Result:
         info: how it was made.
         group_sums: {measure of the CKA family: [G, T, T]}, sums over groups of batches.
         nulls: {measure: [P, T, T]}, with the samples permuted.
+        without: {measure: [G, T, T]}, without one of G groups of samples each.
         reasons: {"model/layer": why its values are NaN, or why it has no row}.
     """
 
@@ -46,6 +46,7 @@ class Result:
     info: Info
     group_sums: dict[str, np.ndarray] = field(default_factory=dict)
     nulls: dict[str, np.ndarray] = field(default_factory=dict)
+    without: dict[str, np.ndarray] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
 
     def layers_of(self, model: str) -> list[Layer]:
@@ -109,8 +110,10 @@ class Result:
         return cka if self.info.confounder is None else cka[:-1, :-1]
 
     def has_interval(self, measure: str) -> bool:
-        """Whether `interval` can be had: a measure of the CKA family, of ten batches or more."""
-        return measure in self.group_sums and self.info.batches >= MIN_BATCHES
+        """Whether `interval` can be had: with jackknife=, or CKA and its like of ten batches."""
+        return measure in self.without or (
+            measure in self.group_sums and self.info.batches >= MIN_GROUPS
+        )
 
     def interval(
         self,
@@ -119,43 +122,45 @@ class Result:
         measure: str | None = None,
         *,
         level: float = 0.95,
-        resamples: int = 1000,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Compute a percentile interval of `block` by resampling batches with replacement.
+        """Compute an interval of `block` by leaving out groups of samples; see `intervals`.
+
+        The true value it is for is the mean of the measure over all sets of as many samples.
 
         Args:
             a: see `block`.
             b: see `block`.
             measure: see `block`.
-            level: share of the resampled values inside the interval.
-            resamples: their number.
+            level: how often such intervals hold the true value.
 
         Returns:
             The lower and the upper ends, [layers of a, layers of b] each.
 
         Raises:
-            ValueError: fewer than ten batches, or a measure that is no sum over batches.
+            ValueError: one set of samples that was compared without `jackknife`; or fewer than ten
+                batches.
         """
         measure = self.measure_name(measure)
         if not self.has_interval(measure):
             raise ValueError(
-                f"an interval of {measure} by resampling needs at least {MIN_BATCHES} batches "
-                f"and a measure of the CKA family; there are {self.info.batches} "
-                f"({self.info.mode}): use a smaller batch_size"
+                f"no interval of {measure}: compare(..., samples=N, jackknife=20), or for the CKA "
+                f"family a pass over at least {MIN_GROUPS} batches (there are {self.info.batches}, "
+                f"{self.info.mode})"
             )
+        if measure in self.without:
+            without = self.without[measure]
+        else:
+            sums = sums_without_each(self.group_sums[measure])
+            without = np.stack([self.values_from_sums(measure, rest) for rest in sums])
+        low, high = jackknife_interval(self.values[measure], without, level)
+        bottom, top = self.info.limits[measure]
+        if self.info.kinds[measure] != "measure":  # of a user's function the ends are not known
+            high = np.minimum(high, top)
+        if self.is_distance(measure):
+            low = np.maximum(low, bottom)
         a = self.models[0] if a is None else a
         b = self.models[-1] if b is None else b
-        groups = self.group_sums[measure]
-        count = len(groups)
-        weights = np.random.default_rng(INTERVAL_SEED).multinomial(
-            count, np.full(count, 1 / count), resamples
-        )
-        resampled = []
-        for weight in weights:
-            values = self.values_from_sums(measure, np.tensordot(weight, groups, 1))
-            resampled.append(self._block_of(values, a, b))
-        low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2], axis=0)
-        return low, high
+        return self._block_of(low, a, b), self._block_of(high, a, b)
 
     def p_values(
         self, a: str | None = None, b: str | None = None, measure: str | None = None
