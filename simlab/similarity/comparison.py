@@ -11,7 +11,7 @@ from ..layers import Layers
 from . import gram
 from .batches import Batches, Data
 from .info import Info
-from .intervals import groups_left_out
+from .intervals import random_halves
 from .passes import Models, Passes, Pick, Pool, named_models
 from .plan import Confounder, Plan
 from .registry import Measures, resolve_measures
@@ -30,7 +30,7 @@ def compare(
     pool: Pool | Mapping[str, Pool] = "flatten",
     samples: int | None = None,
     null: int = 0,
-    jackknife: int = 0,
+    cuts: int = 0,
     confounder: Confounder | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     batch_size: int = 128,
@@ -57,9 +57,9 @@ def compare(
         samples: take the first that many samples as one set, which all measures but the CKA family
             need; None for one pass over all batches.
         null: number of permutations of the samples for a null distribution; needs `samples`.
-        jackknife: number of groups, 20 say, into which the samples are cut and which are left out
-            in turn, for the interval of any measure; needs `samples`, and as many more forward
-            passes. (Ten or more batches give the CKA family an interval without.)
+        cuts: how often, 20 say, the samples are cut into two random halves for the interval of any
+            measure; needs `samples`, and as many more forward passes. (Ten or more batches give the
+            CKA family an interval without.)
         confounder: of deconfounded_cka: f(images) -> [n, ...], or a tensor [N, ...] in the order of
             the data; None for the images (of the first model's stream).
         options: {measure: its keywords}, as {"mutual_knn": {"k": 5}, "rbf_cka": {"scale": 0.5},
@@ -67,7 +67,7 @@ def compare(
         batch_size: where tensors are cut.
         device: where to run; None leaves the models where they are.
         pick: f(layer's name, output) -> tensor [n, ...], for outputs that are no plain tensor.
-        seed: of the permutations and of the groups.
+        seed: of the permutations and of the cuts.
         memory: bytes of features that a set of samples may hold at once; what is more takes another
             forward pass.
 
@@ -81,7 +81,7 @@ def compare(
     options = dict(options or {})
     models = named_models(models)
     chosen = resolve_measures(measures, options)
-    plan = Plan(chosen, options, estimator, confounder, samples, null, jackknife)
+    plan = Plan(chosen, options, estimator, confounder, samples, null, cuts)
     batches = Batches(data, len(models), batch_size)
     passes = Passes(models, layers, len(batches.sources), pool)
     sums = KernelSums(plan)
@@ -98,9 +98,9 @@ def compare(
             set_measures = SetMeasures(sample_set, _rows_of_models(result))
             _add_values(result, plan, sums, set_measures)
             _add_nulls(result, plan, sums.centred, set_measures, seed)
-            for rest in groups_left_out(len(images[0]), jackknife, seed) if jackknife else []:
-                subset = [x[rest.to(x.device)] for x in images]
-                _add_without(result, plan.of_subset(rest), passes, subset, batch_size, memory)
+            if cuts:
+                for halves in random_halves(len(images[0]), cuts, seed):
+                    _add_halves(result, halves, plan, passes, images, batch_size, memory)
     _explain(result, sums.energy)
     return result
 
@@ -196,23 +196,32 @@ def _add_nulls(
         result.nulls[name] = np.stack(nulls)
 
 
-def _add_without(
+def _add_halves(
     result: Result,
+    halves: tuple[Tensor, Tensor],
     plan: Plan,
     passes: Passes,
     images: list[Tensor],
     batch_size: int,
     memory: int,
 ) -> None:
-    """Add every measure's values [T, T] of some of the samples to those of other subsets."""
-    subset = Result(result.models, result.layers, {}, result.info)
-    sums = KernelSums(plan)
-    sample_set = represent(passes, images, plan, batch_size, memory)
-    sums.add(sample_set.grams, images[0])
-    _add_values(subset, plan, sums, SetMeasures(sample_set, _rows_of_models(result)))
-    for name, values in subset.values.items():
-        before = result.without.get(name, np.empty((0, *values.shape)))
-        result.without[name] = np.concatenate([before, values[None]])
+    """Add every measure's values [2, T, T] of two halves of the samples to those of other cuts."""
+    both: dict[str, list[np.ndarray]] = {name: [] for name in plan.measures}
+    for index in halves:
+        subset = [x[index.to(x.device)] for x in images]
+        subset_plan = plan.of_subset(index)
+        sums = KernelSums(subset_plan)
+        sample_set = represent(passes, subset, subset_plan, batch_size, memory)
+        sums.add(sample_set.grams, subset[0])
+        values = Result(result.models, result.layers, {}, result.info)
+        set_measures = SetMeasures(sample_set, _rows_of_models(result))
+        _add_values(values, subset_plan, sums, set_measures)
+        for name in plan.measures:
+            both[name].append(values.values[name])
+    for name, pair in both.items():
+        cut = np.stack(pair)[None]  # [1, 2, T, T]
+        earlier = result.halves.get(name, cut[:0])
+        result.halves[name] = np.concatenate([earlier, cut])
 
 
 def _explain(result: Result, energy: Tensor) -> None:

@@ -13,13 +13,18 @@ import numpy as np
 from ..layers import one_of
 from . import gram
 from .info import Info, Layer
-from .intervals import MIN_GROUPS, jackknife_interval, sums_without_each
+from .intervals import (
+    MIN_GROUPS,
+    interval_of_halves,
+    jackknife_interval,
+    sums_without_each,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-ARRAYS = ("values", "group_sums", "nulls", "without")
+ARRAYS = ("values", "group_sums", "nulls", "halves")
 MAX_REASONS = 8  # in the table of a notebook
 
 
@@ -36,7 +41,7 @@ class Result:
         info: how it was made.
         group_sums: {measure of the CKA family: [G, T, T]}, sums over groups of batches.
         nulls: {measure: [P, T, T]}, with the samples permuted.
-        without: {measure: [G, T, T]}, without one of G groups of samples each.
+        halves: {measure: [R, 2, T, T]}, of both halves of R random cuts of the samples.
         reasons: {"model/layer": why its values are NaN, or why it has no row}.
     """
 
@@ -46,7 +51,7 @@ class Result:
     info: Info
     group_sums: dict[str, np.ndarray] = field(default_factory=dict)
     nulls: dict[str, np.ndarray] = field(default_factory=dict)
-    without: dict[str, np.ndarray] = field(default_factory=dict)
+    halves: dict[str, np.ndarray] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
 
     def layers_of(self, model: str) -> list[Layer]:
@@ -110,8 +115,8 @@ class Result:
         return cka if self.info.confounder is None else cka[:-1, :-1]
 
     def has_interval(self, measure: str) -> bool:
-        """Whether `interval` can be had: with jackknife=, or CKA and its like of ten batches."""
-        return measure in self.without or (
+        """Whether `interval` can be had: with cuts=, or CKA and its like of ten batches."""
+        return measure in self.halves or (
             measure in self.group_sums and self.info.batches >= MIN_GROUPS
         )
 
@@ -123,7 +128,7 @@ class Result:
         *,
         level: float = 0.95,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Compute an interval of `block` by leaving out groups of samples; see `intervals`.
+        """Compute an interval of `block` from parts of the samples; see `intervals`.
 
         The true value it is for is the mean of the measure over all sets of as many samples.
 
@@ -137,22 +142,23 @@ class Result:
             The lower and the upper ends, [layers of a, layers of b] each.
 
         Raises:
-            ValueError: one set of samples that was compared without `jackknife`; or fewer than ten
-                batches.
+            ValueError: one set of samples compared without `cuts`, or fewer than ten batches.
         """
         measure = self.measure_name(measure)
         if not self.has_interval(measure):
             raise ValueError(
-                f"no interval of {measure}: compare(..., samples=N, jackknife=20), or for the CKA "
+                f"no interval of {measure}: compare(..., samples=N, cuts=20), or for the CKA "
                 f"family a pass over at least {MIN_GROUPS} batches (there are {self.info.batches}, "
                 f"{self.info.mode})"
             )
-        if measure in self.without:
-            without = self.without[measure]
+        value = self.values[measure]
+        if measure in self.halves:
+            halves = self.halves[measure]
+            low, high = interval_of_halves(value, halves, self.info.samples, level)
         else:
             sums = sums_without_each(self.group_sums[measure])
             without = np.stack([self.values_from_sums(measure, rest) for rest in sums])
-        low, high = jackknife_interval(self.values[measure], without, level)
+            low, high = jackknife_interval(value, without, level)
         bottom, top = self.info.limits[measure]
         if self.info.kinds[measure] != "measure":  # of a user's function the ends are not known
             high = np.minimum(high, top)

@@ -1,5 +1,7 @@
 """Intervals: of a mean the textbook's, of every measure what leaving samples out by hand gives."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,20 @@ from scipy import stats
 from small_features import normal, related
 from torch import nn
 
-from simlab.similarity import MEASURES, Result, cka_similarity, compare, mutual_knn_similarity
-from simlab.similarity.intervals import groups_left_out, jackknife_interval, sums_without_each
+from simlab.similarity import (
+    MEASURES,
+    Result,
+    cka_similarity,
+    compare,
+    deconfounded_cka_similarity,
+    mutual_knn_similarity,
+)
+from simlab.similarity.intervals import (
+    interval_of_halves,
+    jackknife_interval,
+    random_halves,
+    sums_without_each,
+)
 
 
 def test_of_a_mean_it_is_students_interval():
@@ -19,17 +33,35 @@ def test_of_a_mean_it_is_students_interval():
     assert np.allclose((low, high), truth)
 
 
-def test_groups_cover_all_samples_and_are_drawn_without_replacement():
-    rests = groups_left_out(43, 10, seed=0)
-    left_out = [set(range(43)) - set(rest.tolist()) for rest in rests]
-    assert sorted(map(len, left_out)) == [4] * 7 + [5] * 3
-    assert set.union(*left_out) == set(range(43))
-    assert all(len(set(rest.tolist())) == len(rest) for rest in rests)
-    assert any(
-        rest.tolist() != other.tolist() for rest, other in zip(rests, rests[1:], strict=False)
-    )
-    again = groups_left_out(43, 10, seed=0)
-    assert all(torch.equal(a, b) for a, b in zip(rests, again, strict=True))
+def test_halves_hold_every_sample_once():
+    halves = random_halves(43, 10, seed=0)
+    for first, second in halves:
+        assert (len(first), len(second)) == (21, 22)
+        assert sorted([*first.tolist(), *second.tolist()]) == list(range(43))
+    assert len({tuple(first.tolist()) for first, _ in halves}) == 10
+    again = random_halves(43, 10, seed=0)
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(halves, again, strict=True))
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_the_variance_is_right_for_statistics_of_single_samples_and_of_pairs(order):
+    """Means of x_i and of x_i x_j have the variances 1 / n and 2 / (n(n-1)) for x of variance 1."""
+    n = 24
+    random = np.random.default_rng(0)
+
+    def statistic(x):
+        if order == 1:
+            return x.mean()
+        return (x.sum() ** 2 - (x**2).sum()) / (len(x) * (len(x) - 1))
+
+    estimates = []
+    for seed in range(150):
+        x = random.normal(size=n)
+        values = [[statistic(x[half]) for half in cut] for cut in random_halves(n, 60, seed)]
+        low, high = interval_of_halves(np.array(0.0), np.array(values), n)
+        degrees = 1 / (1 / 60 + 1 / (n - 1))
+        estimates.append(((high - low) / 2 / stats.t.ppf(0.975, degrees)) ** 2)
+    assert np.mean(estimates) == pytest.approx(1 / math.comb(n, order), rel=0.5)
 
 
 def test_a_level_is_a_share():
@@ -61,7 +93,7 @@ def compare_pair(x, y, measures, **options):
 def test_every_measure_has_an_interval_and_keeps_it_in_a_file(tmp_path):
     x, y = related(n=60)
     names = [name for name in MEASURES if not MEASURES[name].logits]
-    result = compare_pair(x, y, names, jackknife=10)
+    result = compare_pair(x, y, names, cuts=10)
     for name in names:
         assert result.has_interval(name)
         low, high = result.interval(measure=name)
@@ -76,51 +108,58 @@ def test_logits_have_intervals_too():
     x, y = related(n=60)
     data = torch.cat([x, y], 1).float()
     measures = ["disagreement", "jensen_shannon"]
-    result = compare(PAIR_OF_LOGITS, data, "out", measures, samples=60, jackknife=10)
+    result = compare(PAIR_OF_LOGITS, data, "out", measures, samples=60, cuts=10)
     for name in measures:
         low, high = result.interval(measure=name)
         assert 0 <= low < high <= 1
 
 
-def test_what_is_left_out_is_left_out_of_everything():
-    """The values without a group are those of the functions on the other samples."""
+def test_the_halves_are_those_of_everything():
+    """Their values are those of the functions on half of the samples."""
     x, y = related(n=50)
-    result = compare_pair(x, y, ["cka", "mutual_knn"], jackknife=10, seed=3)
-    column = len(result.layers_of("a"))
-    for group, rest in enumerate(groups_left_out(50, 10, seed=3)):
-        cka = result.without["cka"][group, 0, column]
-        knn = result.without["mutual_knn"][group, 0, column]
-        assert cka == pytest.approx(cka_similarity(x[rest], y[rest]), abs=1e-5)
-        assert knn == pytest.approx(mutual_knn_similarity(x[rest], y[rest]), abs=1e-5)
+    result = compare_pair(x, y, ["cka", "mutual_knn"], cuts=10, seed=3)
+    column = result.layers_of("b")[0].row
+    for number, halves in enumerate(random_halves(50, 10, seed=3)):
+        for half, index in enumerate(halves):
+            cka = result.halves["cka"][number, half, 0, column]
+            knn = result.halves["mutual_knn"][number, half, 0, column]
+            assert cka == pytest.approx(cka_similarity(x[index], y[index]), abs=1e-5)
+            assert knn == pytest.approx(mutual_knn_similarity(x[index], y[index]), abs=1e-5)
 
 
-def test_a_confounder_is_left_out_with_its_samples():
+def test_a_confounder_is_cut_with_its_samples():
     x, y = related(n=50)
     tensor = normal(50, 5, seed=9).float()
-    result = compare_pair(x, y, "deconfounded_cka", confounder=tensor, jackknife=10)
-    assert result.without["deconfounded_cka"].std(0)[0, 1] < 0.1
-    given = compare_pair(x, y, "deconfounded_cka", jackknife=10)  # the samples themselves
+    result = compare_pair(x, y, "deconfounded_cka", confounder=tensor, cuts=10)
+    for number, (first, _) in enumerate(random_halves(50, 10, seed=0)):
+        value = result.halves["deconfounded_cka"][number, 0, 0, 1]
+        z = tensor[first].double()
+        truth = deconfounded_cka_similarity(x[first], y[first], z)
+        assert value == pytest.approx(truth, abs=1e-4)
+    given = compare_pair(x, y, "deconfounded_cka", cuts=10)  # the samples themselves
     low, high = given.interval()
     assert low < given.matrix < high
 
 
 def test_a_layer_beside_itself_has_an_interval_of_no_width():
     x, y = related(n=60)
-    result = compare_pair(x, y, "cka", jackknife=10)
+    result = compare_pair(x, y, "cka", cuts=10)
     low, high = result.interval("a", "a")
     assert low.item() == pytest.approx(1, abs=1e-6) and high.item() == pytest.approx(1, abs=1e-6)
 
 
 def test_most_intervals_hold_the_mean_of_many_draws():
     """60 draws of 60 samples; benchmarks/bench_intervals.py has 200 for every measure."""
-    truth = np.mean([cka_similarity(*draw(seed)) for seed in range(1000, 1400)])
+    truth = np.mean([cka_similarity(*draw(seed)) for seed in range(1000, 1300)])
     hits = 0
     for seed in range(60):
         x, y = draw(seed)
-        without = [cka_similarity(x[rest], y[rest]) for rest in groups_left_out(60, 20, seed)]
-        low, high = jackknife_interval(cka_similarity(x, y), np.array(without))
+        cuts = random_halves(60, 20, seed)
+        halves = [[cka_similarity(x[half], y[half]) for half in cut] for cut in cuts]
+        value = np.array(cka_similarity(x, y))
+        low, high = interval_of_halves(value, np.array(halves), 60)
         hits += low <= truth <= high
-    assert 51 <= hits <= 60
+    assert 52 <= hits <= 60
 
 
 def draw(seed):
