@@ -23,6 +23,7 @@ from .compat import CCA, CKA, BaseSimilarity, DeltaCKA, Procrustes, SimilarityMo
 from .info import Info, Layer
 from .measures import (
     cca_similarity,
+    cka_loss,
     cka_similarity,
     cknna_similarity,
     deconfounded_cka_similarity,
@@ -59,6 +60,7 @@ __all__ = [
     "Result",
     "SimilarityModel",
     "cca_similarity",
+    "cka_loss",
     "cka_similarity",
     "cknna_similarity",
     "compare",

@@ -12,12 +12,14 @@ from . import gram
 from .batches import Batches, Data
 from .info import Info
 from .intervals import random_halves
+from .nulls import permuted_products
 from .passes import Models, Passes, Pick, Pool, named_models
 from .plan import Confounder, Plan
+from .reasons import explain
 from .registry import Measures, resolve_measures
 from .result import Result
-from .sample_set import SetMeasures, cosines, represent
-from .sums import KernelSums, stacked
+from .sample_set import SetMeasures, represent
+from .sums import KernelSums, stacked_grams
 
 
 def compare(
@@ -47,7 +49,8 @@ def compare(
     Args:
         models: an nn.Module, several, or {name: model}; one alone is compared with itself.
         data: images [N, C, H, W] (float, as the models expect them), a DataLoader or any iterable
-            of batches (X or (X, labels, ...)), or a tuple with one of these for each model.
+            of batches (X or (X, labels, ...)), or a tuple with one of these for each model. Floats
+            are converted to the type of a model's parameters.
         layers: see `select_layers`; or {model's name: layers}.
         measures: names from `MEASURES`, or functions f(X, Y) of two centred feature matrices.
         estimator: of the CKA family. "debiased" and "biased" divide sums over batches (Nguyen 2021,
@@ -93,7 +96,7 @@ def compare(
         else:
             images = batches.first(samples)
             sample_set = represent(passes, images, plan, batch_size, memory)
-            sums.add(sample_set.grams, images[0])
+            sums.add(sample_set.grams, sample_set.units, images[0])
             result = _empty_result(models, plan, passes, batches, sums)
             set_measures = SetMeasures(sample_set, _rows_of_models(result))
             _add_values(result, plan, sums, set_measures)
@@ -101,7 +104,7 @@ def compare(
             if cuts:
                 for halves in random_halves(len(images[0]), cuts, seed):
                     _add_halves(result, halves, plan, passes, images, batch_size, memory)
-    _explain(result, sums.energy)
+    explain(result, plan, sums)
     return result
 
 
@@ -123,12 +126,12 @@ def _rows_of_models(result: Result) -> list[list[int]]:
 def _stream(passes: Passes, batches: Batches, sums: KernelSums) -> None:
     """One pass over all batches, in which features live only in the hooks."""
 
-    def to_gram(row: int, features: Tensor) -> Tensor:
+    def to_gram(row: int, features: Tensor) -> tuple[Tensor, float]:
         return gram.centred_gram(features)
 
     for images in batches:
-        grams = stacked(passes.forward(images, to_gram), len(images[0]))  # [T, n, n]
-        sums.add(grams, images[0])
+        outputs = passes.forward(images, to_gram)
+        sums.add(*stacked_grams(outputs, len(images[0])), images[0])
 
 
 def _info(plan: Plan, passes: Passes, batches: Batches, sums: KernelSums) -> Info:
@@ -167,7 +170,8 @@ def _add_values(
             result.group_sums[name] = groups
             result.values[name] = result.values_from_sums(name, groups.sum(0))
         elif set_measures is not None:
-            result.values[name] = set_measures.values(measure, plan.options.get(name, {}))
+            options = plan.options.get(name, {})
+            result.values[name] = set_measures.values(name, measure, options)
 
 
 def _add_nulls(
@@ -186,14 +190,13 @@ def _add_nulls(
             continue
         if measure.kernel is None:
             options = plan.options.get(name, {})
-            nulls = [set_measures.values(measure, options, order) for order in orders]
+            result.nulls[name] = set_measures.nulls(name, measure, options, orders)
         else:
             matrices = centred[plan.kernels[name]]
             if name == "deconfounded_cka" and not plan.residual_by_batch:
                 matrices = gram.residual(matrices, matrices[-1])
             matrices = matrices[: len(set_measures.sample_set.layers)]  # without the confounder
-            nulls = [cosines(matrices, order) for order in orders]
-        result.nulls[name] = np.stack(nulls)
+            result.nulls[name] = permuted_products(matrices, orders, cosine=True)
 
 
 def _add_halves(
@@ -212,7 +215,7 @@ def _add_halves(
         subset_plan = plan.of_subset(index)
         sums = KernelSums(subset_plan)
         sample_set = represent(passes, subset, subset_plan, batch_size, memory)
-        sums.add(sample_set.grams, subset[0])
+        sums.add(sample_set.grams, sample_set.units, subset[0])
         values = Result(result.models, result.layers, {}, result.info)
         set_measures = SetMeasures(sample_set, _rows_of_models(result))
         _add_values(values, subset_plan, sums, set_measures)
@@ -222,30 +225,3 @@ def _add_halves(
         cut = np.stack(pair)[None]  # [1, 2, T, T]
         earlier = result.halves.get(name, cut[:0])
         result.halves[name] = np.concatenate([earlier, cut])
-
-
-def _explain(result: Result, energy: Tensor) -> None:
-    """Add the reason to every layer whose values are all NaN."""
-    for layer in result.layers:
-        for name, values in result.values.items():
-            if layer.label in result.reasons or not np.isnan(values[layer.row]).all():
-                continue
-            layer_energy = energy[layer.row].item()
-            if layer_energy > 0:
-                result.reasons[f"{layer.label} ({name})"] = _reason_of_measure(name)
-            else:  # whatever the measure
-                result.reasons[layer.label] = _reason_of_layer(layer_energy)
-
-
-def _reason_of_layer(energy: float) -> str:
-    if energy == 0:
-        return "constant: its features do not differ between the samples"
-    return "NaN or infinite features"
-
-
-def _reason_of_measure(measure: str) -> str:
-    if measure == "deconfounded_cka":
-        return "nothing is left of it beside the confounder"
-    if measure == "rbf_cka":
-        return "half of its samples or more coincide: its kernel has no width"
-    return "its samples are all equally far apart"

@@ -171,7 +171,7 @@ class Passes:
         self._use = use
         self._batch_size = len(batch[0])
         self._results: dict[int, Any] = {}
-        images = [batch[watched.stream] for watched in self.watched]
+        images = [in_type_of(w.model, batch[w.stream]) for w in self.watched]
         if self._formats is None:
             self._formats = []
             for watched, x, forward in zip(self.watched, images, self._forwards, strict=True):
@@ -227,6 +227,14 @@ class Passes:
                 if index == watched:
                     reasons[f"{model}/{name}"] = note
         return reasons
+
+
+def in_type_of(model: nn.Module, x: Tensor) -> Tensor:
+    """Convert floats to the type of the model's parameters, if they all have the same one."""
+    types = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    if len(types) == 1 and x.is_floating_point():
+        return x.to(types.pop())
+    return x
 
 
 def _of_model(value: Any, name: str, models: Mapping[str, nn.Module], what: str) -> Any:

@@ -41,13 +41,14 @@ class Measure:
             `gram.centred_kernel`). Their inner products can be summed over batches, so one pass
             over any number of samples suffices; all others need the samples as one set.
         sample_matrix: f(Representation, **options) -> [n, n]; the measure is the cosine of two
-            layers' matrices.
+            layers' matrices, or their inner product where `cosine` is False.
         pair: f(Representation, Representation, **options) -> float.
         limits: of the colour scale; debiased values may lie below.
         metric: the geometry of the samples, see `normalised_rows`.
         features: whether it needs the features themselves and not only their Gram.
         symmetric: whether f(x, y) = f(y, x).
         logits: whether it is of classifiers' outputs, and not of any features.
+        cosine: whether matrices of samples are divided by their norms.
     """
 
     kind: Literal["similarity", "distance", "measure"]
@@ -59,6 +60,7 @@ class Measure:
     features: bool = False
     symmetric: bool = True
     logits: bool = False
+    cosine: bool = True
 
     @property
     def options(self) -> list[str]:
@@ -108,8 +110,10 @@ MEASURES: dict[str, Measure] = {
     "rsa": Measure("similarity", sample_matrix=rank_matrix),
     "rsa_correlation": Measure("similarity", sample_matrix=rank_matrix, metric="correlation"),
     # share of the k nearest neighbours in common (Huh 2024)
-    "mutual_knn": Measure("similarity", sample_matrix=neighbour_matrix),
-    "mutual_knn_cosine": Measure("similarity", sample_matrix=neighbour_matrix, metric="cosine"),
+    "mutual_knn": Measure("similarity", sample_matrix=neighbour_matrix, cosine=False),
+    "mutual_knn_cosine": Measure(
+        "similarity", sample_matrix=neighbour_matrix, metric="cosine", cosine=False
+    ),
     # CKA of the cosines of common nearest neighbours (Huh 2024)
     "cknna": Measure("similarity", pair=cknna, metric="cosine", symmetric=False),
     # share of samples with different predicted classes

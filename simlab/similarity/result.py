@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 ARRAYS = ("values", "group_sums", "nulls", "halves")
+NULL_ROUNDING = 1e-6  # null values are sums in float32: closer ones are as alike
 MAX_REASONS = 8  # in the table of a notebook
 
 
@@ -197,7 +198,10 @@ class Result:
             self.models[0] if a is None else a,
             self.models[-1] if b is None else b,
         )
-        at_least_as_alike = null <= value if self.is_distance(measure) else null >= value
+        if self.is_distance(measure):
+            at_least_as_alike = null <= value + NULL_ROUNDING
+        else:
+            at_least_as_alike = null >= value - NULL_ROUNDING
         p = (1 + at_least_as_alike.sum(0)) / (1 + len(null))
         return np.where(np.isnan(value), np.nan, p)
 

@@ -12,18 +12,18 @@ In the formulas X and Y are the centred matrices, K = XX' and L = YY' their Gram
 Frobenius norm and |.|_* the nuclear norm, the sum of the singular values.
 
 Reading order: cka; shape (Procrustes); linear_maps (canonical correlations, regression in-sample);
-predictivity (regression, held out); distances (RSA); neighbours (mutual kNN), cknna;
+predictivity (regression, held out); rsa; neighbours (mutual kNN), cknna;
 outputs (what classifiers say).
 """
 
 from .cka import (
+    cka_loss,
     cka_similarity,
     deconfounded_cka_similarity,
     hsic,
     rbf_cka_similarity,
 )
 from .cknna import cknna, cknna_similarity
-from .distances import rank_matrix, rsa_similarity
 from .linear_maps import (
     cca_similarity,
     pwcca_similarity,
@@ -39,10 +39,12 @@ from .outputs import (
     refuse_unless_logits,
 )
 from .predictivity import predictivity, predictivity_pearson, predictivity_r2
+from .rsa import rank_matrix, rsa_similarity
 from .shape import procrustes_distance
 
 __all__ = [
     "cca_similarity",
+    "cka_loss",
     "cka_similarity",
     "cknna",
     "cknna_similarity",

@@ -12,8 +12,10 @@ from ..gram import (
     centred_kernel,
     cosine,
     deconfounded,
+    full_precision,
     inner_products,
     median_distance,
+    power_of_two,
 )
 from ..representation import Representation, paired
 
@@ -44,9 +46,14 @@ def _product_of_grams(a: Representation, b: Representation, debiased: bool) -> T
     """<K, L> of the centred Grams, a scalar; from the features where that is less work."""
     x = a.features
     y = b.features
-    n = len(a)
-    if x is None or y is None or x.shape[1] * y.shape[1] > n**2:
+    if x is None or y is None or x.shape[1] * y.shape[1] > len(a) ** 2:
         return (centre(a.gram, debiased) * centre(b.gram, debiased)).sum()
+    return _product_by_features(x, y, debiased)
+
+
+def _product_by_features(x: Tensor, y: Tensor, debiased: bool) -> Tensor:
+    """<K, L> of the centred Grams of centred features x [n, p] and y [n, q], a scalar."""
+    n = len(x)
     product = (y.T @ x).square().sum()  # |Y'X|^2
     if not debiased:
         return product
@@ -79,8 +86,70 @@ def cka_similarity(x: Any, y: Any, *, debiased: bool = True) -> float:
         rounding = 1e-14 * (representation.energy / len(a)) ** 2
         if not self_hsic[-1] > rounding:
             return np.nan
-    geometric_mean: float = (self_hsic[0] * self_hsic[1]) ** 0.5
+    geometric_mean: float = self_hsic[0] ** 0.5 * self_hsic[1] ** 0.5
     return hsic(a, b, debiased=debiased) / geometric_mean
+
+
+def cka_loss(x: Tensor, y: Tensor, *, debiased: bool = True) -> Tensor:
+    """1 - linear CKA as a loss: a tensor with a gradient in x and in y.
+
+    Minimised, it makes two representations alike up to rotation, scale and shift, whatever their
+    widths; `2 - cka_loss(x, y)` minimised makes them unlike. See `cka_similarity`.
+
+    Args:
+        x: [n, p].
+        y: [n, q]; detach what shall stay as it is, such as a teacher.
+        debiased: of few samples of many features only the debiased one can tell how alike they are
+            (n >= 4); the biased one is then near 0 whatever they are.
+
+    Returns:
+        A scalar, in float32 for lower precisions.
+
+    Raises:
+        TypeError: x or y is no tensor of floats.
+        ValueError: they are no matrices of the same samples, or CKA is undefined, since one of them
+            is constant, not finite or (debiased) has all samples equally far apart.
+    """
+    centred = []
+    for name, features in (("x", x), ("y", y)):
+        if not isinstance(features, Tensor) or not features.is_floating_point():
+            raise TypeError(f"cka_loss: {name} must be a tensor of floats, got {type(features)}")
+        if features.dim() != 2 or len(features) != len(x):
+            raise ValueError(
+                f"cka_loss: expected matrices [n, p] and [n, q] of the same samples, got shapes "
+                f"{tuple(x.shape)} and {tuple(y.shape)}"
+            )
+        centred.append(_in_units(features))
+    if debiased and len(x) < 4:
+        raise ValueError(f"the debiased estimator needs at least 4 samples, got {len(x)}")
+    with full_precision(x.device):
+        self_products = []
+        for name, features in zip("xy", centred, strict=True):
+            product = _product_of_features(features, features, debiased)
+            rounding = 16 * torch.finfo(features.dtype).eps * features.square().sum() ** 2
+            if not product > rounding / len(x):
+                raise ValueError(
+                    f"cka_loss: CKA is undefined, since {name} is constant, not finite, or all of "
+                    "its samples are equally far apart"
+                )
+            self_products.append(product.sqrt())
+        product = _product_of_features(*centred, debiased)
+        return 1 - product / self_products[0] / self_products[1]
+
+
+def _in_units(x: Tensor) -> Tensor:
+    """Centred features [n, p], at least in float32, divided by a constant near their size."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    unit = power_of_two(torch.linalg.vector_norm(x.detach(), torch.inf).item())
+    x = x / unit
+    return x - x.mean(0)
+
+
+def _product_of_features(x: Tensor, y: Tensor, debiased: bool) -> Tensor:
+    """<K, L> as `_product_of_grams` computes it, with a gradient."""
+    if x.shape[1] * y.shape[1] > len(x) ** 2:
+        return (centre(x @ x.T, debiased) * centre(y @ y.T, debiased)).sum()
+    return _product_by_features(x, y, debiased)
 
 
 def rbf_cka_similarity(x: Any, y: Any, *, debiased: bool = True, scale: float = 1.0) -> float:

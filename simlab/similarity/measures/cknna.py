@@ -15,7 +15,7 @@ def cknna_similarity(x: Any, y: Any, *, k: int = 10) -> float:
     """Centred kernel nearest-neighbour alignment (Huh 2024, "The Platonic Representation").
 
     With K and L the cosines of the samples, and the mask A_ij = 1 where j is one of the k nearest
-    other samples of i in both representations:
+    other samples of i in both representations (ties share their places, see `neighbour_matrix`):
 
         a(K, L) = HSIC_1(A * K, A * L),    CKNNA = a(K, L) / sqrt(a(K, K) a(L, L)),
 
@@ -52,11 +52,11 @@ def cknna(a: Representation, b: Representation, k: int = 10) -> float:
         return np.nan
     cosines_a = cosines(a)  # [n, n]
     cosines_b = cosines(b)
-    near_a = neighbour_matrix(a, k).to(cosines_a)
+    near_a = neighbour_matrix(a, k).to(cosines_a)  # of norm 1: the factor cancels in the ratio
     near_b = neighbour_matrix(b, k).to(cosines_b)
     near_both = near_a * near_b
-    self_a = _hsic(near_a * cosines_a, near_a * cosines_a)
-    self_b = _hsic(near_b * cosines_b, near_b * cosines_b)
+    self_a = _hsic(near_a.square() * cosines_a, near_a.square() * cosines_a)
+    self_b = _hsic(near_b.square() * cosines_b, near_b.square() * cosines_b)
     if not self_a > 0 or not self_b > 0:
         return np.nan
     return _hsic(near_both * cosines_a, near_both * cosines_b) / (self_a * self_b) ** 0.5
@@ -67,7 +67,7 @@ def cosines(representation: Representation) -> Tensor:
 
     |x - y|^2 = |x|^2 + |y|^2 - 2 xy, where the lengths are 1; those of rows of zeros are 0.
     """
-    distances = squared_distances(representation.gram.double())
+    distances = squared_distances(representation.gram.double()) * representation.unit**2
     squares = representation.lengths.double().square()  # [n]
     return (squares[:, None] + squares - distances) / 2
 

@@ -145,10 +145,10 @@ def _paired_outputs(x: Any, y: Any) -> tuple[Tensor, Tensor]:
 def _raw(x: Any) -> Tensor:
     """Outputs as they were before a Representation centred them [n, classes]."""
     if not isinstance(x, Representation):
-        return as_matrix(x)
-    if x.features is None or x.mean is None:
+        return as_matrix(x).double()
+    if x.raw is None:
         raise ValueError("logits are needed: a Gram does not determine them")
-    return x.features.double() + x.mean.double()
+    return x.raw
 
 
 def _probabilities(x: Tensor, outputs: Outputs) -> Tensor:

@@ -2,33 +2,31 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ..gram import alignment, squared_distances
+from ..distances import as_square, average_ranks
+from ..gram import alignment
 from ..representation import Representation, paired
 
 
 def rank_matrix(representation: Representation) -> Tensor:
     """Rank the distances between samples: [n, n], ties averaged, less the mean rank."""
-    from scipy.spatial.distance import squareform  # loading them takes a second
-    from scipy.stats import rankdata
-
-    distances = squared_distances(representation.gram).cpu().numpy()
-    ranks = rankdata(squareform(distances, checks=False))  # of the n(n-1)/2 pairs
-    return torch.from_numpy(squareform(ranks - ranks.mean())).to(representation.gram)
+    ranks = average_ranks(representation.distances)  # of the n(n-1)/2 pairs
+    return as_square(ranks - ranks.mean(), len(representation))
 
 
 def rsa_similarity(x: Any, y: Any, *, metric: str = "euclidean") -> float:
     """Representational similarity analysis (Kriegeskorte 2008).
 
-    Spearman's correlation of the two tables of distances between samples.
+    Spearman's correlation of the two tables of distances between samples. Equal distances share
+    their rank, as those of labels, of binary features and of samples that occur repeatedly do.
 
     Args:
         x: [n, p].
         y: [n, q].
         metric: of the distances: "euclidean" is invariant to rotation, isotropic scale and shift;
-            "correlation" and "cosine" notice a shift, and need the raw features.
+            "correlation" and "cosine" notice a shift, and need the raw features; see
+            `pair_distances` for samples of which they are undefined.
 
     Returns:
         In [-1, 1].
