@@ -13,6 +13,7 @@ from ..layers import one_of
 from .measures import (
     cca_similarity,
     cknna,
+    comparison_matrix,
     disagreement,
     jensen_shannon_divergence,
     neighbour_matrix,
@@ -20,8 +21,8 @@ from .measures import (
     predictivity_r2,
     procrustes_distance,
     pwcca_similarity,
-    rank_matrix,
     regression_similarity,
+    rsa_kendall,
     svcca_similarity,
 )
 from .representation import Representation
@@ -107,8 +108,13 @@ MEASURES: dict[str, Measure] = {
         "similarity", pair=predictivity_pearson, features=True, symmetric=False
     ),
     # Spearman's correlation of the distances between samples (Kriegeskorte 2008)
-    "rsa": Measure("similarity", sample_matrix=rank_matrix),
-    "rsa_correlation": Measure("similarity", sample_matrix=rank_matrix, metric="correlation"),
+    "rsa": Measure("similarity", sample_matrix=comparison_matrix),
+    "rsa_correlation": Measure("similarity", sample_matrix=comparison_matrix, metric="correlation"),
+    # Pearson's correlation and Kendall's tau-a of the Euclidean distances (Nili 2014)
+    "rsa_pearson": Measure(
+        "similarity", sample_matrix=partial(comparison_matrix, comparison="pearson")
+    ),
+    "rsa_kendall": Measure("similarity", pair=rsa_kendall),
     # share of the k nearest neighbours in common (Huh 2024)
     "mutual_knn": Measure("similarity", sample_matrix=neighbour_matrix, cosine=False),
     "mutual_knn_cosine": Measure(

@@ -39,7 +39,7 @@ from .outputs import (
     refuse_unless_logits,
 )
 from .predictivity import predictivity, predictivity_pearson, predictivity_r2
-from .rsa import rank_matrix, rsa_similarity
+from .rsa import comparison_matrix, rank_matrix, rsa_kendall, rsa_similarity
 from .shape import procrustes_distance
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "cka_similarity",
     "cknna",
     "cknna_similarity",
+    "comparison_matrix",
     "deconfounded_cka_similarity",
     "disagreement",
     "error_consistency",
@@ -65,6 +66,7 @@ __all__ = [
     "rbf_cka_similarity",
     "refuse_unless_logits",
     "regression_similarity",
+    "rsa_kendall",
     "rsa_similarity",
     "svcca_similarity",
 ]
