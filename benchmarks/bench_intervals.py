@@ -2,7 +2,7 @@
 
     python benchmarks/bench_intervals.py [--measures cka,rsa] [--draws 200]
 
-writes benchmarks/results/intervals.md. The true value is the mean of the measure over 1,000 other
+writes benchmarks/results/intervals.md. The true value is the mean of the measure over 500 other
 sets of as many samples: the population's value at this number of samples.
 """
 
@@ -21,15 +21,15 @@ sys.path.insert(0, str(ROOT))
 from simlab import similarity as s  # noqa: E402 - simlab's folder must be on the path first
 from simlab.similarity import gram  # noqa: E402 - the same
 from simlab.similarity.intervals import (  # noqa: E402 - the same
-    interval_of_halves,
+    groups_left_out,
     jackknife_interval,
     random_halves,
     sums_without_each,
 )
 
 SAMPLES = 60
-CUTS = 20
-TRUTH_DRAWS = 1000
+RESAMPLES = 20
+TRUTH_DRAWS = 500
 MIXING = torch.randn(8, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
@@ -70,17 +70,18 @@ MEASURES = {
 
 
 def coverage_of_set(measure, draws):
-    """Share of intervals by cuts into halves that hold the truth, their mean width, the truth."""
+    """Share of intervals of one set that hold the truth, their mean width, the truth."""
     truth = np.mean([measure(*draw(seed)) for seed in range(10**6, 10**6 + TRUTH_DRAWS)])
     hits = []
     widths = []
     for seed in range(draws):
         x, y = draw(seed)
-        halves = []
-        for first, second in random_halves(SAMPLES, CUTS, seed):
-            halves.append([measure(x[first], y[first]), measure(x[second], y[second])])
+        rests = groups_left_out(SAMPLES, RESAMPLES, seed)
+        without = [measure(x[rest], y[rest]) for rest in rests]
+        cuts = random_halves(SAMPLES, RESAMPLES // 2, seed)
+        halves = [[measure(x[half], y[half]) for half in cut] for cut in cuts]
         value = np.array(measure(x, y))
-        low, high = interval_of_halves(value, np.array(halves), SAMPLES)
+        low, high = jackknife_interval(value, np.array(without), np.array(halves))
         hits.append(low <= truth <= high)
         widths.append(high - low)
     return np.mean(hits), np.mean(widths), truth
@@ -120,9 +121,9 @@ def main():
         "# Intervals: how often do they hold the true value?",
         "",
         f"`python benchmarks/bench_intervals.py --draws {args.draws}`: nominal 95 %, "
-        f"{args.draws} simulations each, so that .950 is uncertain by .030.",
+        f"{args.draws} simulations each, so that .950 is uncertain by {2 * (0.95 * 0.05 / args.draws) ** 0.5:.3f}.",
         "",
-        "The true value is the measure's mean over 1,000 other sets of as many samples (over 20,000 "
+        "The true value is the measure's mean over 500 other sets of as many samples (over 20,000 "
         "samples in such batches for CKA over batches): the population's value at this number.",
         "",
         "| measure | samples | true value | coverage | mean width |",
@@ -133,7 +134,7 @@ def main():
     for name in names:
         began = time.perf_counter()
         coverage, width, truth = coverage_of_set(MEASURES[name], args.draws)
-        setting = f"{SAMPLES}, {CUTS} cuts"
+        setting = f"{SAMPLES}, resamples=20"
         lines.append(f"| {name} | {setting} | {truth:.3f} | {coverage:.3f} | {width:.3f} |")
         print(lines[-1], f"{time.perf_counter() - began:.0f} s", flush=True)
         path.write_text("\n".join(lines) + "\n")

@@ -13,6 +13,7 @@ Reading order:
 - comparison: `compare` as a few steps, of
   plan (what is computed), batches (the samples), passes (the models), sums (one pass over batches),
   sample_set (all samples at once)
+- intervals: how sure a value is; positions: convolutional maps, each position a sample
 - result and info: what comes back; figures: how it is drawn
 - preview: a look at the layers before anything runs; compat: simtorch's API
 """
@@ -41,6 +42,7 @@ from .measures import (
     rsa_similarity,
     svcca_similarity,
 )
+from .positions import positions_as_samples
 from .preview import preview
 from .registry import MEASURES, Measure
 from .representation import Representation
@@ -72,6 +74,7 @@ __all__ = [
     "hsic",
     "jensen_shannon_divergence",
     "mutual_knn_similarity",
+    "positions_as_samples",
     "predictivity",
     "preview",
     "procrustes_distance",

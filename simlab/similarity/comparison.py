@@ -1,6 +1,7 @@
 """compare(models, data): every layer of some models against every other, from one pass."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from ..layers import Layers
 from . import gram
 from .batches import Batches, Data
 from .info import Info
-from .intervals import random_halves
+from .intervals import groups_left_out, random_halves
 from .nulls import permuted_products
 from .passes import Models, Passes, Pick, Pool, named_models
 from .plan import Confounder, Plan
@@ -20,6 +21,8 @@ from .registry import Measures, resolve_measures
 from .result import Result
 from .sample_set import SetMeasures, represent
 from .sums import KernelSums, stacked_grams
+
+Values = dict[str, np.ndarray]  # of every measure [T, T]
 
 
 def compare(
@@ -32,7 +35,7 @@ def compare(
     pool: Pool | Mapping[str, Pool] = "flatten",
     samples: int | None = None,
     null: int = 0,
-    cuts: int = 0,
+    resamples: int = 0,
     confounder: Confounder | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     batch_size: int = 128,
@@ -60,9 +63,9 @@ def compare(
         samples: take the first that many samples as one set, which all measures but the CKA family
             need; None for one pass over all batches.
         null: number of permutations of the samples for a null distribution; needs `samples`.
-        cuts: how often, 20 say, the samples are cut into two random halves for the interval of any
-            measure; needs `samples`, and as many more forward passes. (Ten or more batches give the
-            CKA family an interval without.)
+        resamples: for an interval of any measure, 20 say: how many groups of the samples are left
+            out in turn (see `intervals`); needs `samples`, and 1.5 times as many forward passes.
+            (Ten or more batches give the CKA family an interval without.)
         confounder: of deconfounded_cka: f(images) -> [n, ...], or a tensor [N, ...] in the order of
             the data; None for the images (of the first model's stream).
         options: {measure: its keywords}, as {"mutual_knn": {"k": 5}, "rbf_cka": {"scale": 0.5},
@@ -70,7 +73,7 @@ def compare(
         batch_size: where tensors are cut.
         device: where to run; None leaves the models where they are.
         pick: f(layer's name, output) -> tensor [n, ...], for outputs that are no plain tensor.
-        seed: of the permutations and of the cuts.
+        seed: of the permutations and of what is resampled.
         memory: bytes of features that a set of samples may hold at once; what is more takes another
             forward pass.
 
@@ -84,7 +87,7 @@ def compare(
     options = dict(options or {})
     models = named_models(models)
     chosen = resolve_measures(measures, options)
-    plan = Plan(chosen, options, estimator, confounder, samples, null, cuts)
+    plan = Plan(chosen, options, estimator, confounder, samples, null, resamples)
     batches = Batches(data, len(models), batch_size)
     passes = Passes(models, layers, len(batches.sources), pool)
     sums = KernelSums(plan)
@@ -101,9 +104,9 @@ def compare(
             set_measures = SetMeasures(sample_set, _rows_of_models(result))
             _add_values(result, plan, sums, set_measures)
             _add_nulls(result, plan, sums.centred, set_measures, seed)
-            if cuts:
-                for halves in random_halves(len(images[0]), cuts, seed):
-                    _add_halves(result, halves, plan, passes, images, batch_size, memory)
+            if resamples:
+                part = partial(_values_of_part, result, plan, passes, images, batch_size, memory)
+                _add_resampled(result, part, resamples, seed)
     explain(result, plan, sums)
     return result
 
@@ -199,29 +202,33 @@ def _add_nulls(
             result.nulls[name] = permuted_products(matrices, orders, cosine=True)
 
 
-def _add_halves(
+def _add_resampled(
+    result: Result, values_of: Callable[[Tensor], Values], resamples: int, seed: int
+) -> None:
+    """Add every measure's values of all samples but one group each, and of halves of them."""
+    n = result.info.samples
+    without = [values_of(rest) for rest in groups_left_out(n, resamples, seed)]
+    halves = [list(map(values_of, cut)) for cut in random_halves(n, resamples // 2, seed)]
+    for name in result.values:
+        result.without[name] = np.stack([values[name] for values in without])
+        result.halves[name] = np.array([[half[name] for half in cut] for cut in halves])
+
+
+def _values_of_part(
     result: Result,
-    halves: tuple[Tensor, Tensor],
     plan: Plan,
     passes: Passes,
     images: list[Tensor],
     batch_size: int,
     memory: int,
-) -> None:
-    """Add every measure's values [2, T, T] of two halves of the samples to those of other cuts."""
-    both: dict[str, list[np.ndarray]] = {name: [] for name in plan.measures}
-    for index in halves:
-        subset = [x[index.to(x.device)] for x in images]
-        subset_plan = plan.of_subset(index)
-        sums = KernelSums(subset_plan)
-        sample_set = represent(passes, subset, subset_plan, batch_size, memory)
-        sums.add(sample_set.grams, sample_set.units, subset[0])
-        values = Result(result.models, result.layers, {}, result.info)
-        set_measures = SetMeasures(sample_set, _rows_of_models(result))
-        _add_values(values, subset_plan, sums, set_measures)
-        for name in plan.measures:
-            both[name].append(values.values[name])
-    for name, pair in both.items():
-        cut = np.stack(pair)[None]  # [1, 2, T, T]
-        earlier = result.halves.get(name, cut[:0])
-        result.halves[name] = np.concatenate([earlier, cut])
+    index: Tensor,
+) -> Values:
+    """Compute every measure's values [T, T] of the samples at `index` alone."""
+    subset = [x[index.to(x.device)] for x in images]
+    subset_plan = plan.of_subset(index)
+    sums = KernelSums(subset_plan)
+    sample_set = represent(passes, subset, subset_plan, batch_size, memory)
+    sums.add(sample_set.grams, sample_set.units, subset[0])
+    part = Result(result.models, result.layers, {}, result.info)
+    _add_values(part, subset_plan, sums, SetMeasures(sample_set, _rows_of_models(result)))
+    return part.values

@@ -24,7 +24,7 @@ class Plan:
         confounder: of deconfounded_cka; None for the images.
         samples: take that many as one set; None for a stream of batches.
         null: number of permutations of the samples.
-        cuts: number of random cuts of the samples into halves, for intervals.
+        resamples: number of groups of the samples that are left out in turn, for intervals.
     """
 
     measures: Mapping[str, Measure]
@@ -33,15 +33,15 @@ class Plan:
     confounder: Confounder | None
     samples: int | None
     null: int
-    cuts: int = 0
+    resamples: int = 0
 
     def __post_init__(self) -> None:
         one_of(self.estimator, ESTIMATORS, "estimator")
         need_set = [name for name, measure in self.measures.items() if measure.kernel is None]
         if self.null:
             need_set.append("null")
-        if self.cuts:
-            need_set.append("cuts")
+        if self.resamples:
+            need_set.append("resamples")
         if self.samples is None and need_set:
             raise ValueError(
                 f"{', '.join(need_set)}: needs all samples at once; pass samples=1024 to take "
@@ -53,7 +53,7 @@ class Plan:
         confounder = self.confounder
         if isinstance(confounder, Tensor):
             confounder = confounder[index]
-        return replace(self, confounder=confounder, null=0, cuts=0)
+        return replace(self, confounder=confounder, null=0, resamples=0)
 
     def option(self, measure: str, name: str, default: Any) -> Any:
         """A measure's option, or its default."""

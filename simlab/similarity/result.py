@@ -13,18 +13,13 @@ import numpy as np
 from ..layers import one_of
 from . import gram
 from .info import Info, Layer
-from .intervals import (
-    MIN_GROUPS,
-    interval_of_halves,
-    jackknife_interval,
-    sums_without_each,
-)
+from .intervals import MIN_GROUPS, jackknife_interval, sums_without_each
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-ARRAYS = ("values", "group_sums", "nulls", "halves")
+ARRAYS = ("values", "group_sums", "nulls", "without", "halves")
 NULL_ROUNDING = 1e-6  # null values are sums in float32: closer ones are as alike
 MAX_REASONS = 8  # in the table of a notebook
 
@@ -42,6 +37,7 @@ class Result:
         info: how it was made.
         group_sums: {measure of the CKA family: [G, T, T]}, sums over groups of batches.
         nulls: {measure: [P, T, T]}, with the samples permuted.
+        without: {measure: [G, T, T]}, without one of G groups of the samples each.
         halves: {measure: [R, 2, T, T]}, of both halves of R random cuts of the samples.
         reasons: {"model/layer": why its values are NaN, or why it has no row}.
     """
@@ -52,6 +48,7 @@ class Result:
     info: Info
     group_sums: dict[str, np.ndarray] = field(default_factory=dict)
     nulls: dict[str, np.ndarray] = field(default_factory=dict)
+    without: dict[str, np.ndarray] = field(default_factory=dict)
     halves: dict[str, np.ndarray] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
 
@@ -116,8 +113,8 @@ class Result:
         return cka if self.info.confounder is None else cka[:-1, :-1]
 
     def has_interval(self, measure: str) -> bool:
-        """Whether `interval` can be had: with cuts=, or CKA and its like of ten batches."""
-        return measure in self.halves or (
+        """Whether `interval` can be had: with resamples=, or CKA and its like of ten batches."""
+        return measure in self.without or (
             measure in self.group_sums and self.info.batches >= MIN_GROUPS
         )
 
@@ -143,23 +140,22 @@ class Result:
             The lower and the upper ends, [layers of a, layers of b] each.
 
         Raises:
-            ValueError: one set of samples compared without `cuts`, or fewer than ten batches.
+            ValueError: one set of samples compared without `resamples`, or fewer than ten batches.
         """
         measure = self.measure_name(measure)
         if not self.has_interval(measure):
             raise ValueError(
-                f"no interval of {measure}: compare(..., samples=N, cuts=20), or for the CKA "
+                f"no interval of {measure}: compare(..., samples=N, resamples=20), or for the CKA "
                 f"family a pass over at least {MIN_GROUPS} batches (there are {self.info.batches}, "
                 f"{self.info.mode})"
             )
         value = self.values[measure]
-        if measure in self.halves:
-            halves = self.halves[measure]
-            low, high = interval_of_halves(value, halves, self.info.samples, level)
+        if measure in self.without:
+            without = self.without[measure]
         else:
             sums = sums_without_each(self.group_sums[measure])
             without = np.stack([self.values_from_sums(measure, rest) for rest in sums])
-            low, high = jackknife_interval(value, without, level)
+        low, high = jackknife_interval(value, without, self.halves.get(measure), level)
         bottom, top = self.info.limits[measure]
         if self.info.kinds[measure] != "measure":  # of a user's function the ends are not known
             high = np.minimum(high, top)

@@ -86,12 +86,13 @@ def test_the_interval_covers_the_value_of_a_very_long_run():
 def test_intervals_are_refused_below_ten_batches_and_of_one_set():
     with pytest.raises(ValueError, match="at least 10 batches.*there are 9"):
         compare(net(0), X[:90], batch_size=10).interval()
-    with pytest.raises(ValueError, match="cuts=20.*one set"):
+    with pytest.raises(ValueError, match="resamples=20.*one set"):
         compare(net(0), X, samples=100).interval()
-    with pytest.raises(ValueError, match="cuts: needs all samples at once"):
-        compare(net(0), X, cuts=20)
-    with pytest.raises(ValueError, match="cuts=9 of 40 samples: expected at least 10"):
-        compare(net(0), X, samples=40, cuts=9)
+    with pytest.raises(ValueError, match="resamples: needs all samples at once"):
+        compare(net(0), X, resamples=20)
+    for groups in (9, 21):
+        with pytest.raises(ValueError, match=f"resamples={groups}: expected 10 to 20 groups of 40"):
+            compare(net(0), X, samples=40, resamples=groups)
 
 
 def test_saved_and_loaded_is_the_same(result, tmp_path):
