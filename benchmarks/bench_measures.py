@@ -91,6 +91,7 @@ def simlab_measures():
         "Procrustes, squared": s.procrustes_distance,
         "Procrustes, angle": partial(s.procrustes_distance, form="angle"),
         "Procrustes, complement": partial(s.procrustes_distance, form="complement"),
+        "CCA, mean": s.cca_similarity,
         "CCA, mean square": partial(s.cca_similarity, squared=True),
         "SVCCA": s.svcca_similarity,
         "PWCCA, mean of both directions": lambda x, y: (
@@ -102,6 +103,16 @@ def simlab_measures():
         "predictivity, r": partial(s.predictivity, score="pearson"),
         "RSA, Euclidean, Spearman": s.rsa_similarity,
         "RSA, correlation, Spearman": partial(s.rsa_similarity, metric="correlation"),
+        "RSA, correlation, Pearson": partial(
+            s.rsa_similarity, metric="correlation", comparison="pearson"
+        ),
+        "RSA, squared Euclidean, Pearson": partial(
+            s.rsa_similarity, comparison="pearson", squared=True
+        ),
+        "RSA, squared Euclidean, cosine": partial(
+            s.rsa_similarity, comparison="cosine", squared=True
+        ),
+        "RSA, Euclidean, Kendall tau-a": partial(s.rsa_similarity, comparison="kendall"),
         "mutual kNN, cosine": partial(s.mutual_knn_similarity, metric="cosine"),
         "CKNNA": s.cknna_similarity,
         "disagreement": lambda x, y: s.disagreement(*_same_width(x, y)),
@@ -124,8 +135,9 @@ def repsim():
     return {
         "CKA, biased": lambda x, y: repsim.cka([x, y], "linear", "gretton")[0, 1],
         "CKA, debiased": lambda x, y: repsim.cka([x, y], "linear", "song")[0, 1],
-        "CCA, mean square": lambda x, y: repsim.cca([x, y], "pillai")[0, 1],
-        "SVCCA": lambda x, y: repsim.svcca([x, y])[0, 1],
+        "CCA, mean": lambda x, y: repsim.cca([x, y], "pillai")[0, 1],
+        "CCA, mean square": lambda x, y: repsim.cca([x, y], "yanai")[0, 1],
+        "SVCCA": lambda x, y: repsim.svcca([x, y], "pillai")[0, 1],
         "PWCCA, mean of both directions": lambda x, y: repsim.pwcca([x, y])[0, 1],
     }
 
@@ -298,11 +310,10 @@ def cell(value, truth, tolerance):
     return "equal" if near else f"**{value:.4f}**"
 
 
-NOTES = """\
-"equal" is within 1e-6 (1e-4 for the tools that compute in float32, marked so); bold is a
-difference or an error. Where they differ, and why (read in the sources):
-
-"""
+LEGEND = (
+    "Bold differs from simlab by more than 1e-6 (1e-4 for torch_cka, pytorch-cka and simtorch, "
+    "which compute in float32), or is an error. The stored values are float64, as are simlab's."
+)
 
 
 def main():
@@ -324,12 +335,7 @@ def main():
             lines.append(f"- {name}: not installed, left out")
     for name, entry in golden.items():
         lines.append(f"- {name}: stored values of {entry['source']} at {entry['commit'][:7]}")
-    lines += [
-        "",
-        NOTES.strip().splitlines()[0],
-        NOTES.strip().splitlines()[1].split(".")[0] + ".",
-        "",
-    ]
+    lines += ["", LEGEND, ""]
     lines += ["| measure | tool | " + " | ".join(data) + " |", "|---" * (2 + len(data)) + "|"]
     for measure, function in simlab_measures().items():
         truths = [evaluate(function, x, y) for x, y in data.values()]
