@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from simlab.data import Dataset, Images
 from simlab.layers import select_layers
 
-from .features import accuracy, features
+from .features import features
+from .labels import accuracy
 
 LEARNING_RATE = 1e-3  # of Adam, decayed to 0 by a cosine
 RIDGE = 1e-3  # of the first fit, in units of the mean squared activation

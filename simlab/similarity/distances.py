@@ -60,14 +60,17 @@ def pair_distances(x: Tensor, metric: str = "euclidean") -> Tensor:
 def distances_of_gram(matrix: Tensor) -> Tensor:
     """Compute squared distances [m] from a Gram [n, n], where no features are known.
 
-    Those that lie closer together than the Gram's rounding count as equal.
+    Those that lie closer together than the Gram's rounding count as equal, if it is in float64: in
+    float32 all would.
     """
     i, j = torch.triu_indices(len(matrix), len(matrix), 1, device=matrix.device)
     norms = matrix.double().diagonal()
     both = norms[i] + norms[j]
     distances = both - 2 * matrix.double()[i, j]
+    if matrix.dtype != torch.float64:
+        return distances
     ordered, order = distances.sort()
-    bounds = 16 * torch.finfo(matrix.dtype).eps * both[order]
+    bounds = 16 * EPS * both[order]
     starts = torch.ones_like(order, dtype=torch.bool)  # a group of equal ones
     starts[1:] = ordered.diff() > bounds[1:] + bounds[:-1]
     group = starts.cumsum(0) - 1
@@ -160,7 +163,8 @@ def _cosine_distances(x: Tensor, metric: str) -> Tensor:
             # Of the square, the quotient of whole numbers: equal cosines are equal bit for bit.
             cosines = np.sign(products) * np.sqrt(products**2 / (a * b))
         cosines = np.where((a > 0) & (b > 0), cosines, 0.0)
-        return ((a > 0).astype(float) + (b > 0)) / 2 - cosines
+        distances: np.ndarray = ((a > 0).astype(float) + (b > 0)) / 2 - cosines
+        return distances
 
     def exact(i: Tensor, j: Tensor) -> np.ndarray:
         products = []

@@ -59,15 +59,15 @@ class Representation:
 
     Attributes:
         metric: of the samples' geometry, see `normalised_rows`.
-        raw: [n, p], as they were given; None where only the Gram is known.
         features: [n, p], centred; None where only the Gram is known.
+        mean: what was subtracted to centre them [p]; None where only the Gram is known.
+        lengths: norms of the samples before they were centred [n].
         width: p; None where only the Gram is known.
         gram: [n, n], centred.
         basis: U [n, r] and s [r] of the centred features' decomposition U diag(s) V', largest
             first, without directions that are rounding noise.
         distances: [n(n-1)/2], between samples, see `pair_distances`.
         energy: the summed squared norm of the centred samples; 0 for constant features.
-        lengths: norms of the samples in the metric's geometry, before they are centred [n].
         unit: what the features were divided by for Gram, basis and energy; 1 if not `held`.
     """
 
@@ -77,63 +77,64 @@ class Representation:
         self.unit = 1.0
         self._raw: Tensor | None = as_matrix(features)
         self._features: Tensor | None = None  # centred
-        self._mean: Tensor | None = None  # of what was centred in place [p]
+        self._mean: Tensor | None = None
         self._lengths: Tensor | None = None
         self._gram: Tensor | None = None
         self._basis: Basis | None = None
+        self._distances: Tensor | None = None
 
     @classmethod
     def from_gram(cls, matrix: Tensor) -> Self:
         """Make one from a Gram matrix [n, n] of any inner product; it is centred here."""
-        gram = centre(_without_grad(torch.as_tensor(matrix)), debiased=False)
-        return cls._of(None, gram)
+        matrix = _without_grad(torch.as_tensor(matrix))
+        representation = cls._empty()
+        representation._gram = centre(matrix, debiased=False)
+        representation._lengths = matrix.diagonal().clamp(min=0).sqrt()
+        return representation
 
     def held(self, keep_features: bool, decompose: bool) -> Self:
-        """Make a copy in float32 for comparisons with many others; this one is used up.
+        """Make a copy for comparisons with many others; this one is used up.
 
-        Its Gram and basis are in units that suit them, so that float32 holds them.
+        The Gram of euclidean features is held in float32, in units that suit it.
 
         Args:
-            keep_features: whether to hold them, centred, where they are now; float64 stays so.
+            keep_features: whether to hold them, centred, where they are now: in their own type, and
+                those in half precision in float32.
             decompose: whether to hold the basis.
         """
         assert self._raw is not None
+        held = self._empty()
         x = normalised_rows(self._raw, self.metric)
         matrix, unit = centred_gram(x, torch.float64)
-        exact = self.from_gram(matrix)
-        basis = None
+        held._lengths = self.lengths
+        if self.metric == "euclidean":
+            exact = self.from_gram(matrix)
+            held._gram = exact.gram.float()
+            held.unit = unit
+        else:
+            exact = self.from_gram(matrix * unit**2)
+            held._gram = exact.gram
         if decompose:
             u, s = exact.basis
-            basis = u.float(), s.float()
-        lengths = x.norm(dim=1)
-        features = None
-        mean = None
+            held._basis = u.float(), s.float()
         if keep_features:
-            mean = x.mean(0, dtype=torch.float64)
-            features = _centred_in_place(x.to(torch.promote_types(x.dtype, torch.float32)))
+            held._features = x.to(torch.promote_types(x.dtype, torch.float32))
+            held._mean = _centre_in_place(held._features)
         self._raw = None
-        held = self._of(features, exact.gram.float(), basis, unit)
-        held._mean = mean
-        held._lengths = lengths
         return held
 
     @classmethod
-    def _of(
-        cls,
-        features: Tensor | None,
-        matrix: Tensor,
-        basis: Basis | None = None,
-        unit: float = 1.0,
-    ) -> Self:
+    def _empty(cls) -> Self:
         representation = cls.__new__(cls)
-        representation.unit = unit
         representation.metric = "euclidean"
+        representation.unit = 1.0
         representation._raw = None
-        representation._features = features
+        representation._features = None
         representation._mean = None
         representation._lengths = None
-        representation._gram = matrix
-        representation._basis = basis
+        representation._gram = None
+        representation._basis = None
+        representation._distances = None
         return representation
 
     @property
@@ -143,31 +144,38 @@ class Representation:
         return None if known is None else known.shape[1]
 
     @property
-    def raw(self) -> Tensor | None:
-        """[n, p] features before they were centred, in float64."""
-        if self._raw is not None:
-            return self._raw.double()
-        if self._features is None or self._mean is None:
-            return None
-        return self._features.double() + self._mean
-
-    @property
-    def lengths(self) -> Tensor:
-        """[n] norms of the samples in the metric's geometry, before they are centred."""
-        if self._lengths is None:
-            if self._raw is None:
-                raise ValueError("the samples' lengths are needed: a centred Gram lacks them")
-            self._lengths = normalised_rows(self._raw.double(), self.metric).norm(dim=1)
-        return self._lengths
-
-    @property
     def features(self) -> Tensor | None:
         """[n, p] centred features."""
         if self._features is None and self._raw is not None:
             x = normalised_rows(self._raw.double(), self.metric)
             shifted = x - x[:1]  # constant columns become an exact 0
-            self._features = shifted - shifted.mean(0)
+            mean = shifted.mean(0)
+            self._features = shifted - mean
+            self._mean = x[0] + mean
         return self._features
+
+    @property
+    def mean(self) -> Tensor | None:
+        """[p] of the features before they were centred."""
+        return None if self.features is None else self._mean
+
+    @property
+    def raw(self) -> Tensor | None:
+        """[n, p] features before they were centred, in float64; None of a Gram."""
+        if self._raw is not None:
+            return self._raw.double()
+        if self.features is None or self.mean is None:
+            return None
+        return self.features.double() + self.mean
+
+    @property
+    def lengths(self) -> Tensor:
+        """[n] norms of the samples before they were centred."""
+        if self._lengths is None:
+            assert self._raw is not None
+            x = normalised_rows(self._raw, self.metric)
+            self._lengths = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64)
+        return self._lengths
 
     @property
     def gram(self) -> Tensor:
@@ -194,9 +202,12 @@ class Representation:
     @property
     def distances(self) -> Tensor:
         """[n(n-1)/2] distances between samples, squared for the euclidean metric."""
-        if self._raw is None:
-            return distances_of_gram(self.gram)
-        return pair_distances(self._raw, self.metric)
+        if self._distances is None:
+            if self._raw is None:
+                self._distances = distances_of_gram(self.gram)
+            else:
+                self._distances = pair_distances(self._raw, self.metric)
+        return self._distances
 
     @property
     def energy(self) -> float:
@@ -212,21 +223,28 @@ class Representation:
 
     def permuted(self, order: Tensor) -> Self:
         """Put the samples into another order; nothing is decomposed again."""
-        features = None if self.features is None else self.features[order]
-        basis = None if self._basis is None else (self._basis[0][order], self._basis[1])
-        permuted = self._of(features, self.gram[order][:, order], basis, self.unit)
-        permuted._mean = self._mean
-        if self._raw is not None or self._lengths is not None:
-            permuted._lengths = self.lengths[order]
+        permuted = self._empty()
+        permuted.unit = self.unit
+        permuted._gram = self.gram[order][:, order]
+        permuted._lengths = self.lengths[order]
+        permuted._mean = self.mean
+        if self.features is not None:
+            permuted._features = self.features[order]
+        if self._basis is not None:
+            permuted._basis = self._basis[0][order], self._basis[1]
         return permuted
 
 
-def _centred_in_place(x: Tensor) -> Tensor:
-    """Centre features [n, p], a few columns at a time."""
+def _centre_in_place(x: Tensor) -> Tensor:
+    """Centre features [n, p], a few columns at a time; return their means [p] in float64."""
+    means = []
     for columns in x.split(max(1, CENTRING_CHUNK // len(x)), dim=1):  # views
-        shifted = columns.double() - columns[:1].double()
-        columns.copy_(shifted - shifted.mean(0))
-    return x
+        first = columns[0].double()
+        shifted = columns.double() - first
+        mean = shifted.mean(0)
+        columns.copy_(shifted - mean)
+        means.append(first + mean)
+    return torch.cat(means)
 
 
 def normalised_rows(features: Tensor, metric: str) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from . import gram
+from .inputs import Batch
 from .measures import refuse_unless_logits
 from .nulls import permuted_products
 from .passes import Passes
@@ -51,25 +52,21 @@ class SampleSet:
         return np.array([1.0 if layer is None else layer.unit for layer in layers])
 
 
-def represent(
-    passes: Passes, images: list[Tensor], plan: Plan, batch_size: int, memory: int
-) -> SampleSet:
+def represent(passes: Passes, batches: list[list[Batch]], plan: Plan, memory: int) -> SampleSet:
     """Run the models and hold every layer's representation of the samples.
 
     As many layers at a time as memory allows: each group of them takes another forward pass.
 
     Args:
         passes: the models, attached.
-        images: of each stream [n, ...].
+        batches: the samples, of each stream.
         plan: what is computed; it decides whether features and bases are held.
-        batch_size: of the forward passes.
         memory: bytes of features that may be held at once.
 
     Raises:
         ValueError: the memory does not suffice.
     """
-    n = len(images[0])
-    batches = [list(batch) for batch in zip(*(x.split(batch_size) for x in images), strict=True)]
+    n = sum(len(batch[0]) for batch in batches)
     keep_features = any(measure.features for measure in plan.measures.values())
     # A first batch tells the shapes and types, which decide what fits.
     dtypes = passes.forward(batches[0], lambda row, output: output.dtype)
@@ -101,25 +98,30 @@ def _add_layer(
     sample_set: SampleSet, features: Tensor | None, plan: Plan, keep_features: bool
 ) -> None:
     """Compute from a layer's features [n, d] what is held of them, which are used up."""
-    representations: ByMetric = {"euclidean": None}
+    measures = plan.measures.values()
+    read: ByMetric = dict.fromkeys(["euclidean", *(measure.metric for measure in measures)])
+    if features is not None:
+        read = {metric: Representation(features, metric) for metric in read}
     decompose = False
+    held_metrics = {"euclidean"}
     for name, measure in plan.measures.items():
+        representation = read[measure.metric]
         if measure.pair is not None:
-            representations[measure.metric] = None
-            decompose |= measure.kind != "measure"
+            held_metrics.add(measure.metric)
+            decompose |= measure.function is None
         elif measure.sample_matrix is not None:
             matrix = None
-            if features is not None:
+            if representation is not None:
                 options = plan.options.get(name, {})
-                matrix = measure.sample_matrix(Representation(features, measure.metric), **options)
-                matrix = matrix.float()
+                matrix = measure.sample_matrix(representation, **options).float()
             sample_set.matrices.setdefault(name, []).append(matrix)
-    if features is not None:
-        # The euclidean one last: it centres the features where they are.
-        for metric in sorted(representations, key=lambda metric: metric == "euclidean"):
-            representation = Representation(features, metric)
-            representations[metric] = representation.held(keep_features, decompose)
-    sample_set.layers.append(representations)
+    held: ByMetric = dict.fromkeys(held_metrics)
+    # The euclidean one last: it centres the features where they are.
+    for metric in sorted(held_metrics, key=lambda metric: metric == "euclidean"):
+        representation = read[metric]
+        if representation is not None:
+            held[metric] = representation.held(keep_features, decompose)
+    sample_set.layers.append(held)
 
 
 def _refuse_other_than_logits(passes: Passes, plan: Plan) -> None:
@@ -143,7 +145,10 @@ def batched_by_memory(sizes: list[int], memory: int) -> Iterator[range]:
 
 
 def _features(
-    passes: Passes, batches: list[list[Tensor]], group: range, dtypes: list[torch.dtype | None]
+    passes: Passes,
+    batches: list[list[Batch]],
+    group: range,
+    dtypes: list[torch.dtype | None],
 ) -> Iterator[Tensor | None]:
     """Features [n, d] of the rows in `group`; None where they are missing or not finite."""
     n = sum(len(batch[0]) for batch in batches)

@@ -34,13 +34,13 @@ class KernelSums:
         self.batches = 0
         self.batch_sizes: set[int] = set()
 
-    def add(self, grams: Tensor, units: np.ndarray, images: Tensor) -> None:
+    def add(self, grams: Tensor, images: Tensor, units: np.ndarray) -> None:
         """Add one batch.
 
         Args:
             grams: of the layers' features [T, n, n], divided by the layers' units.
-            units: [T], by which the features are to be multiplied.
             images: of the first stream [n, ...], for the confounder.
+            units: [T].
         """
         plan = self.plan
         traces = grams.diagonal(dim1=1, dim2=2).sum(1).cpu().double().numpy()

@@ -30,7 +30,7 @@ from .linear_maps import (
     regression_similarity,
     svcca_similarity,
 )
-from .neighbours import mutual_knn_similarity, neighbour_matrix
+from .neighbours import mutual_knn_similarity, neighbour_matrix, shared_neighbours
 from .outputs import (
     disagreement,
     error_consistency,
@@ -68,5 +68,6 @@ __all__ = [
     "regression_similarity",
     "rsa_kendall",
     "rsa_similarity",
+    "shared_neighbours",
     "svcca_similarity",
 ]

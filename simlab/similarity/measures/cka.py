@@ -133,7 +133,7 @@ def cka_loss(x: Tensor, y: Tensor, *, debiased: bool = True) -> Tensor:
                     "its samples are equally far apart"
                 )
             self_products.append(product.sqrt())
-        product = _product_of_features(*centred, debiased)
+        product = _product_of_features(centred[0], centred[1], debiased)
         return 1 - product / self_products[0] / self_products[1]
 
 

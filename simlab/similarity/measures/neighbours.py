@@ -21,8 +21,7 @@ def neighbour_matrix(representation: Representation, k: int = 10) -> Tensor:
         k: number of neighbours.
 
     Returns:
-        [n, n], of which the inner product with another such matrix is the mean overlap; NaN for
-        samples that all coincide.
+        [n, n], with the sum k in each row.
 
     Raises:
         ValueError: unless 1 <= k < n.
@@ -37,10 +36,20 @@ def neighbour_matrix(representation: Representation, k: int = 10) -> Tensor:
     tied = distances == kth
     places = k - closer.sum(1, keepdim=True)
     share = places.to(pairs) / tied.sum(1, keepdim=True)  # [n, 1]
-    marks = closer + tied * share
-    if not pairs.max() > 0:
+    marks: Tensor = closer + tied * share
+    return marks
+
+
+def shared_neighbours(representation: Representation, k: int = 10) -> Tensor:
+    """Scale neighbours so that the inner product of two such matrices is the mean overlap.
+
+    Returns:
+        [n, n]; NaN for samples that all coincide.
+    """
+    marks = neighbour_matrix(representation, k)
+    if not representation.distances.max() > 0:
         marks = marks * torch.nan
-    return marks / (n * k) ** 0.5
+    return marks / (len(representation) * k) ** 0.5
 
 
 def mutual_knn_similarity(x: Any, y: Any, *, k: int = 10, metric: str = "euclidean") -> float:
@@ -60,4 +69,4 @@ def mutual_knn_similarity(x: Any, y: Any, *, k: int = 10, metric: str = "euclide
         In [0, 1].
     """
     a, b = paired(x, y, metric)
-    return float((neighbour_matrix(a, k) * neighbour_matrix(b, k)).sum())
+    return float((shared_neighbours(a, k) * shared_neighbours(b, k)).sum())
