@@ -6,6 +6,7 @@
 - `linear`: linear classifiers that fit, predict and score; `probe`: the protocol around them.
 - `collapse`: measures of a feature matrix; `diagnosis`: the same in words.
 - `readout`: what a linear map can read from each layer.
+- `stitching`: one network's first half with another one's second half.
 """
 
 from .collapse import alignment, collapse_metrics, effective_rank, spectrum
@@ -24,6 +25,7 @@ from .labels import (
 from .linear import LinearProbe, SGDProbe
 from .probe import Features, Probe, encode, linear_probe, predictions, probe_table
 from .readout import factor_scores, ridge_r2, what_is_kept
+from .stitching import Stitched, StitchedNetwork, stitch
 
 __all__ = [
     "COMPLETE_STD_RATIO",
@@ -35,6 +37,8 @@ __all__ = [
     "LinearProbe",
     "Probe",
     "SGDProbe",
+    "Stitched",
+    "StitchedNetwork",
     "accuracy",
     "alignment",
     "collapse_metrics",
@@ -58,6 +62,7 @@ __all__ = [
     "raw_pixels",
     "ridge_r2",
     "spectrum",
+    "stitch",
     "stratified",
     "what_is_kept",
 ]

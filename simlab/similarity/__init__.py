@@ -13,6 +13,7 @@ Reading order:
 - comparison: `compare` as a few steps, of
   plan (what is computed), batches (the samples), passes (the models), sums (one pass over batches),
   sample_set (all samples at once)
+- intervals: how sure a value is; positions: convolutional maps, each position a sample
 - result and info: what comes back; figures: how it is drawn
 - preview: a look at the layers before anything runs; compat: simtorch's API
 """
@@ -25,9 +26,15 @@ from .measures import (
     cca_similarity,
     cka_loss,
     cka_similarity,
+    cknna_similarity,
     deconfounded_cka_similarity,
+    disagreement,
+    error_consistency,
+    error_overlap,
     hsic,
+    jensen_shannon_divergence,
     mutual_knn_similarity,
+    predictivity,
     procrustes_distance,
     pwcca_similarity,
     rbf_cka_similarity,
@@ -35,6 +42,7 @@ from .measures import (
     rsa_similarity,
     svcca_similarity,
 )
+from .positions import positions_as_samples
 from .preview import preview
 from .registry import MEASURES, Measure
 from .representation import Representation
@@ -56,11 +64,18 @@ __all__ = [
     "cca_similarity",
     "cka_loss",
     "cka_similarity",
+    "cknna_similarity",
     "compare",
     "contains",
     "deconfounded_cka_similarity",
+    "disagreement",
+    "error_consistency",
+    "error_overlap",
     "hsic",
+    "jensen_shannon_divergence",
     "mutual_knn_similarity",
+    "positions_as_samples",
+    "predictivity",
     "preview",
     "procrustes_distance",
     "pwcca_similarity",

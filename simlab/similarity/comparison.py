@@ -1,6 +1,7 @@
 """compare(models, data): every layer of some models against every other, from one pass."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from .batches import Batches, Data, regrouped
 from .entries import BATCH_SIZE, Entries, Models, aligned_confounder, entries_of
 from .features import Ids
 from .info import Info
-from .inputs import Batch, Forward
+from .inputs import Batch, Forward, joined
+from .intervals import groups_left_out, random_halves
 from .nulls import permuted_products
 from .passes import Passes, Pick, Pool
 from .plan import Confounder, Plan
@@ -23,6 +25,8 @@ from .registry import Measures, resolve_measures
 from .result import Result
 from .sample_set import SetMeasures, represent
 from .sums import KernelSums, stacked_grams
+
+Values = dict[str, np.ndarray]  # of every measure [T, T]
 
 
 def compare(
@@ -35,6 +39,7 @@ def compare(
     pool: Pool | Mapping[str, Pool] = "flatten",
     samples: int | None = None,
     null: int = 0,
+    resamples: int = 0,
     confounder: Confounder | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     inputs: Wanted | None = None,
@@ -72,6 +77,9 @@ def compare(
         samples: take the first that many samples as one set, which all measures but the CKA family
             need; None for one pass over all batches, and for all samples of stored features.
         null: number of permutations of the samples for a null distribution; needs `samples`.
+        resamples: for an interval of any measure, 20 say: how many groups of the samples are left
+            out in turn (see `intervals`); needs `samples`, and 1.5 times as many forward passes.
+            (Ten or more batches give the CKA family an interval without.)
         confounder: of deconfounded_cka: f(images) -> [n, ...], or a tensor [N, ...] in the order of
             the data; None for the images (of the first model's stream).
         options: {measure: its keywords}, as {"mutual_knn": {"k": 5}, "rbf_cka": {"scale": 0.5},
@@ -85,7 +93,7 @@ def compare(
         batch_size: where tensors are cut; None for 128, and for all samples of stored features.
         device: where to run; None leaves the models where they are.
         pick: f(layer's name, output) -> tensor [n, ...], for outputs that are no plain tensor.
-        seed: of the permutations.
+        seed: of the permutations and of what is resampled.
         memory: bytes of features that a set of samples may hold at once; what is more takes another
             forward pass.
 
@@ -103,37 +111,49 @@ def compare(
     samples = _one_set(entries, samples, batch_size)
     if "deconfounded_cka" in chosen:
         confounder = aligned_confounder(confounder, entries)
-    plan = Plan(chosen, options, estimator, confounder, samples, null)
+    plan = Plan(chosen, options, estimator, confounder, samples, null, resamples)
     passes = Passes(entries.models, layers, entries.streams, pool)
     if samples is not None and samples == entries.samples:
         _check_memory(passes, samples, memory)
     sums = KernelSums(plan)
-    sample_set = None
     with passes.attached(device, pick, forward, one_set=samples is not None):
         if samples is None:
             _stream(passes, entries.batches, sums)
+            result = _empty_result(plan, passes, entries, sums)
+            _add_values(result, plan, sums, None)
         else:
             batches = regrouped(entries.batches.first(samples), batch_size or BATCH_SIZE)
-            sample_set = represent(passes, batches, plan, memory)
-            sums.add(sample_set.grams, _images_of(batches, plan), sample_set.units)
-    info = _info(plan, passes, entries, sums)
-    result = Result(
+            set_measures = _set_measures(plan, passes, batches, sums, memory)
+            result = _empty_result(plan, passes, entries, sums)
+            _add_values(result, plan, sums, set_measures)
+            _add_nulls(result, plan, sums.centred, set_measures, seed)
+            if resamples:
+                values_of = partial(_values_of_subset, result, plan, passes, batches, memory)
+                _add_resampled(result, values_of, resamples, seed)
+    explain(result, plan, sums)
+    return result
+
+
+def _set_measures(
+    plan: Plan, passes: Passes, batches: list[list[Batch]], sums: KernelSums, memory: int
+) -> SetMeasures:
+    """Represent one set of samples, and add its Grams to the sums."""
+    sample_set = represent(passes, batches, plan, memory)
+    sums.add(sample_set.grams, _images_of(batches, plan), sample_set.units)
+    layers = passes.layers()
+    rows = [[layer.row for layer in layers if layer.model == m] for m in passes.watched_as]
+    return SetMeasures(sample_set, rows)
+
+
+def _empty_result(plan: Plan, passes: Passes, entries: Entries, sums: KernelSums) -> Result:
+    return Result(
         list(entries.models),
         passes.layers(),
         {},
-        info,
+        _info(plan, passes, entries, sums),
         reasons=passes.reasons(),
         left_out=passes.left_out(),
     )
-    if sample_set is None:
-        _add_values(result, plan, sums, None)
-    else:
-        rows = [[layer.row for layer in result.layers_of(model)] for model in result.models]
-        set_measures = SetMeasures(sample_set, rows)
-        _add_values(result, plan, sums, set_measures)
-        _add_nulls(result, plan, sums.centred, set_measures, seed)
-    explain(result, plan, sums)
-    return result
 
 
 def _one_set(entries: Entries, samples: int | None, batch_size: int | None) -> int | None:
@@ -238,3 +258,34 @@ def _add_nulls(
                 matrices = gram.residual(matrices, matrices[-1])
             matrices = matrices[: len(set_measures.sample_set.layers)]  # without the confounder
             result.nulls[name] = permuted_products(matrices, orders, cosine=True)
+
+
+def _add_resampled(
+    result: Result, values_of: Callable[[Tensor], Values], resamples: int, seed: int
+) -> None:
+    """Add every measure's values of all samples but one group each, and of halves of them."""
+    n = result.info.samples
+    without = [values_of(rest) for rest in groups_left_out(n, resamples, seed)]
+    halves = [list(map(values_of, cut)) for cut in random_halves(n, resamples // 2, seed)]
+    for name in result.values:
+        result.without[name] = np.stack([values[name] for values in without])
+        result.halves[name] = np.array([[half[name] for half in cut] for cut in halves])
+
+
+def _values_of_subset(
+    result: Result,
+    plan: Plan,
+    passes: Passes,
+    batches: list[list[Batch]],
+    memory: int,
+    index: Tensor,
+) -> Values:
+    """Compute every measure's values [T, T] of the samples at `index` alone."""
+    streams = [joined(stream)[index] for stream in zip(*batches, strict=True)]
+    subset = regrouped([streams], len(batches[0][0]))
+    subset_plan = plan.of_subset(index)
+    sums = KernelSums(subset_plan)
+    set_measures = _set_measures(subset_plan, passes, subset, sums, memory)
+    values = Result(result.models, result.layers, {}, result.info)
+    _add_values(values, subset_plan, sums, set_measures)
+    return values.values

@@ -58,7 +58,7 @@ def depth(
     """Draw a curve over the layers of one model for each other model.
 
     Where both have the same layers it shows the layer of the same name, else the most alike one. A
-    model alone is compared with its own last layer. Bands are intervals, given ten batches.
+    model alone is compared with its own last layer. Bands are intervals, where there are any.
 
     Args:
         result: of `compare`.
@@ -82,7 +82,7 @@ def depth(
         marker = MARKERS[number % len(MARKERS)]
         (line,) = ax.plot(values, marker=marker, markersize=4, label=label)
         if result.has_interval(measure):
-            low, high = result.interval(a, other, measure, resamples=200)
+            low, high = result.interval(a, other, measure)
             band = low[rows, columns], high[rows, columns]
             ax.fill_between(rows, *band, alpha=0.2, color=line.get_color(), lw=0)
     bottom, top = result.limits_of(measure)

@@ -1,8 +1,8 @@
 """What `compare` is asked to compute."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -24,6 +24,7 @@ class Plan:
         confounder: of deconfounded_cka; None for the images.
         samples: take that many as one set; None for a stream of batches.
         null: number of permutations of the samples.
+        resamples: number of groups of the samples that are left out in turn, for intervals.
     """
 
     measures: Mapping[str, Measure]
@@ -32,17 +33,27 @@ class Plan:
     confounder: Confounder | None
     samples: int | None
     null: int
+    resamples: int = 0
 
     def __post_init__(self) -> None:
         one_of(self.estimator, ESTIMATORS, "estimator")
         need_set = [name for name, measure in self.measures.items() if measure.kernel is None]
         if self.null:
             need_set.append("null")
+        if self.resamples:
+            need_set.append("resamples")
         if self.samples is None and need_set:
             raise ValueError(
                 f"{', '.join(need_set)}: needs all samples at once; pass samples=1024 to take "
                 "the first 1024 as one set"
             )
+
+    def of_subset(self, index: Tensor) -> Self:
+        """The same of some of the samples, at `index`, and of them alone."""
+        confounder = self.confounder
+        if isinstance(confounder, Tensor):
+            confounder = confounder[index]
+        return replace(self, confounder=confounder, null=0, resamples=0)
 
     def option(self, measure: str, name: str, default: Any) -> Any:
         """A measure's option, or its default."""

@@ -12,10 +12,16 @@ from torch import Tensor
 from ..layers import one_of
 from .measures import (
     cca_similarity,
+    cknna,
+    comparison_matrix,
+    disagreement,
+    jensen_shannon_divergence,
+    predictivity_pearson,
+    predictivity_r2,
     procrustes_distance,
     pwcca_similarity,
-    rank_matrix,
     regression_similarity,
+    rsa_kendall,
     shared_neighbours,
     svcca_similarity,
 )
@@ -51,6 +57,7 @@ class Measure:
         pair: f(Representation, Representation, **options) -> float.
         metric: the geometry of the samples, see `normalised_rows`.
         features: whether it needs the features themselves and not only their Gram.
+        logits: whether it is of classifiers' outputs, and not of any features.
         cosine: whether matrices of samples are divided by their norms.
     """
 
@@ -65,6 +72,7 @@ class Measure:
     pair: Callable[..., float] | None = None
     metric: str = "euclidean"
     features: bool = False
+    logits: bool = False
     cosine: bool = True
 
     def __post_init__(self) -> None:
@@ -130,13 +138,26 @@ MEASURES: dict[str, Measure] = {
     "svcca": Measure(kind="similarity", limits=(0, 1), symmetric=True, pair=svcca_similarity),
     # canonical correlations weighted by what they account for in X (Morcos 2018)
     "pwcca": Measure(kind="similarity", limits=(0, 1), pair=pwcca_similarity, features=True),
-    # R^2 of predicting X from Y, |V'X|^2 / |X|^2 (Kornblith 2019, table 1)
+    # R^2 of predicting X from Y, |V'X|^2 / |X|^2 (Kornblith 2019, table 1). In-sample: exactly 1
+    # where Y has as many features as there are samples
     "regression": Measure(kind="similarity", limits=(0, 1), pair=regression_similarity),
-    # Spearman's correlation of the distances between samples (Kriegeskorte 2008)
-    "rsa": Measure(kind="similarity", limits=(0, 1), sample_matrix=rank_matrix),
-    "rsa_correlation": Measure(
-        kind="similarity", limits=(0, 1), sample_matrix=rank_matrix, metric="correlation"
+    # the same on samples held out from a ridge regression, and its correlation (Schrimpf 2018)
+    "predictivity": Measure(kind="similarity", limits=(0, 1), pair=predictivity_r2),
+    "predictivity_pearson": Measure(
+        kind="similarity", limits=(0, 1), pair=predictivity_pearson, features=True
     ),
+    # Spearman's correlation of the distances between samples (Kriegeskorte 2008)
+    "rsa": Measure(kind="similarity", limits=(0, 1), sample_matrix=comparison_matrix),
+    "rsa_correlation": Measure(
+        kind="similarity", limits=(0, 1), sample_matrix=comparison_matrix, metric="correlation"
+    ),
+    # Pearson's correlation and Kendall's tau-a of the Euclidean distances (Nili 2014)
+    "rsa_pearson": Measure(
+        kind="similarity",
+        limits=(0, 1),
+        sample_matrix=partial(comparison_matrix, comparison="pearson"),
+    ),
+    "rsa_kendall": Measure(kind="similarity", limits=(0, 1), symmetric=True, pair=rsa_kendall),
     # share of the k nearest neighbours in common (Huh 2024)
     "mutual_knn": Measure(
         kind="similarity", limits=(0, 1), sample_matrix=shared_neighbours, cosine=False
@@ -147,6 +168,26 @@ MEASURES: dict[str, Measure] = {
         sample_matrix=shared_neighbours,
         metric="cosine",
         cosine=False,
+    ),
+    # CKA of the cosines of common nearest neighbours (Huh 2024)
+    "cknna": Measure(kind="similarity", limits=(0, 1), pair=cknna, metric="cosine"),
+    # share of samples with different predicted classes
+    "disagreement": Measure(
+        kind="distance",
+        limits=(0, 1),
+        symmetric=True,
+        pair=disagreement,
+        features=True,
+        logits=True,
+    ),
+    # Jensen-Shannon divergence of the predicted probabilities, in bits (Lin 1991)
+    "jensen_shannon": Measure(
+        kind="distance",
+        limits=(0, 1),
+        symmetric=True,
+        pair=jensen_shannon_divergence,
+        features=True,
+        logits=True,
     ),
 }
 

@@ -160,6 +160,15 @@ class Representation:
         return None if self.features is None else self._mean
 
     @property
+    def raw(self) -> Tensor | None:
+        """[n, p] features before they were centred, in float64; None of a Gram."""
+        if self._raw is not None:
+            return self._raw.double()
+        if self.features is None or self.mean is None:
+            return None
+        return self.features.double() + self.mean
+
+    @property
     def lengths(self) -> Tensor:
         """[n] norms of the samples before they were centred."""
         if self._lengths is None:

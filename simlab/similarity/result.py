@@ -11,13 +11,12 @@ import numpy as np
 from ..layers import one_of
 from . import gram, storage, tables
 from .info import Info, Layer
+from .intervals import MIN_GROUPS, jackknife_interval, sums_without_each
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-MIN_BATCHES = 10  # for an interval
-INTERVAL_SEED = 0
 NULL_ROUNDING = 1e-6  # null values are sums in float32: closer ones are as alike
 MAX_REASONS = 8  # in the table of a notebook
 
@@ -35,6 +34,8 @@ class Result:
         info: how it was made.
         group_sums: {measure of the CKA family: [G, T, T]}, sums over groups of batches.
         nulls: {measure: [P, T, T]}, with the samples permuted.
+        without: {measure: [G, T, T]}, without one of G groups of the samples each.
+        halves: {measure: [R, 2, T, T]}, of both halves of R random cuts of the samples.
         reasons: {"model/layer": why its values are NaN, or why it has no row}.
         left_out: {"model/layer": why `layers=None` did not choose it}.
     """
@@ -45,6 +46,8 @@ class Result:
     info: Info
     group_sums: dict[str, np.ndarray] = field(default_factory=dict)
     nulls: dict[str, np.ndarray] = field(default_factory=dict)
+    without: dict[str, np.ndarray] = field(default_factory=dict)
+    halves: dict[str, np.ndarray] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
 
@@ -109,8 +112,10 @@ class Result:
         return cka if self.info.confounder is None else cka[:-1, :-1]
 
     def has_interval(self, measure: str) -> bool:
-        """Whether `interval` can be had: a measure of the CKA family, of ten batches or more."""
-        return measure in self.group_sums and self.info.batches >= MIN_BATCHES
+        """Whether `interval` can be had: with resamples=, or CKA and its like of ten batches."""
+        return measure in self.without or (
+            measure in self.group_sums and self.info.batches >= MIN_GROUPS
+        )
 
     def interval(
         self,
@@ -119,43 +124,41 @@ class Result:
         measure: str | None = None,
         *,
         level: float = 0.95,
-        resamples: int = 1000,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Compute a percentile interval of `block` by resampling batches with replacement.
+        """Compute an interval of `block` from parts of the samples; see `intervals`.
 
         Args:
-            a: see `block`.
-            b: see `block`.
-            measure: see `block`.
-            level: share of the resampled values inside the interval.
-            resamples: their number.
+            a: as b and measure, see `block`.
+            b: see there.
+            measure: see there.
+            level: how often such intervals hold the true value.
 
         Returns:
             The lower and the upper ends, [layers of a, layers of b] each.
 
         Raises:
-            ValueError: fewer than ten batches, or a measure that is no sum over batches.
+            ValueError: one set without `resamples`, or fewer than ten batches.
         """
         measure = self.measure_name(measure)
         if not self.has_interval(measure):
             raise ValueError(
-                f"an interval of {measure} by resampling needs at least {MIN_BATCHES} batches "
-                f"and a measure of the CKA family; there are {self.info.batches} "
-                f"({self.info.mode}): use a smaller batch_size"
+                f"no interval of {measure}: compare(..., samples=N, resamples=20), or for the CKA "
+                f"family a pass over at least {MIN_GROUPS} batches (there are {self.info.batches}, "
+                f"{self.info.mode})"
             )
+        value = self.values[measure]
+        without = self.without.get(measure)
+        if without is None:
+            sums = sums_without_each(self.group_sums[measure])
+            without = np.stack([self.values_from_sums(measure, rest) for rest in sums])
+        low, high = jackknife_interval(value, without, self.halves.get(measure), level)
+        ends = self.info.limits[measure]
+        if ends is not None and self.info.kinds[measure] != "measure":
+            high = np.minimum(high, ends[1])
+            low = np.maximum(low, ends[0]) if self.is_distance(measure) else low
         a = self.models[0] if a is None else a
         b = self.models[-1] if b is None else b
-        groups = self.group_sums[measure]
-        count = len(groups)
-        weights = np.random.default_rng(INTERVAL_SEED).multinomial(
-            count, np.full(count, 1 / count), resamples
-        )
-        resampled = []
-        for weight in weights:
-            values = self.values_from_sums(measure, np.tensordot(weight, groups, 1))
-            resampled.append(self._block_of(values, a, b))
-        low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2], axis=0)
-        return low, high
+        return self._block_of(low, a, b), self._block_of(high, a, b)
 
     def p_values(
         self, a: str | None = None, b: str | None = None, measure: str | None = None

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import gram
 from .inputs import Batch
+from .measures import refuse_unless_logits
 from .nulls import permuted_products
 from .passes import Passes
 from .plan import Plan
@@ -69,6 +70,7 @@ def represent(passes: Passes, batches: list[list[Batch]], plan: Plan, memory: in
     keep_features = any(measure.features for measure in plan.measures.values())
     # A first batch tells the shapes and types, which decide what fits.
     dtypes = passes.forward(batches[0], lambda row, output: output.dtype)
+    _refuse_other_than_logits(passes, plan)
     sizes = []
     for row, dtype in zip(passes.rows.values(), dtypes, strict=True):
         if keep_features and dtype is not None:
@@ -120,6 +122,13 @@ def _add_layer(
         if representation is not None:
             held[metric] = representation.held(keep_features, decompose)
     sample_set.layers.append(held)
+
+
+def _refuse_other_than_logits(passes: Passes, plan: Plan) -> None:
+    shapes = {layer.label: layer.shape for layer in passes.layers()}
+    for name, measure in plan.measures.items():
+        if measure.logits:
+            refuse_unless_logits(name, shapes)
 
 
 def batched_by_memory(sizes: list[int], memory: int) -> Iterator[range]:

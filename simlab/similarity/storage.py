@@ -10,7 +10,7 @@ import numpy as np
 
 from .info import Info, Layer
 
-ARRAYS = ("values", "group_sums", "nulls")
+ARRAYS = ("values", "group_sums", "nulls", "without", "halves")
 
 
 def save(

@@ -11,8 +11,9 @@ Constant features give NaN. All raise ValueError unless both are finite matrices
 In the formulas X and Y are the centred matrices, K = XX' and L = YY' their Grams, |.| is the
 Frobenius norm and |.|_* the nuclear norm, the sum of the singular values.
 
-Reading order: cka; shape (Procrustes); linear_maps (canonical correlations, regression); rsa;
-neighbours (mutual kNN).
+Reading order: cka; shape (Procrustes); linear_maps (canonical correlations, regression in-sample);
+predictivity (regression, held out); rsa; neighbours (mutual kNN), cknna;
+outputs (what classifiers say).
 """
 
 from .cka import (
@@ -22,6 +23,7 @@ from .cka import (
     hsic,
     rbf_cka_similarity,
 )
+from .cknna import cknna, cknna_similarity
 from .linear_maps import (
     cca_similarity,
     pwcca_similarity,
@@ -29,22 +31,42 @@ from .linear_maps import (
     svcca_similarity,
 )
 from .neighbours import mutual_knn_similarity, neighbour_matrix, shared_neighbours
-from .rsa import rank_matrix, rsa_similarity
+from .outputs import (
+    disagreement,
+    error_consistency,
+    error_overlap,
+    jensen_shannon_divergence,
+    refuse_unless_logits,
+)
+from .predictivity import predictivity, predictivity_pearson, predictivity_r2
+from .rsa import comparison_matrix, rank_matrix, rsa_kendall, rsa_similarity
 from .shape import procrustes_distance
 
 __all__ = [
     "cca_similarity",
     "cka_loss",
     "cka_similarity",
+    "cknna",
+    "cknna_similarity",
+    "comparison_matrix",
     "deconfounded_cka_similarity",
+    "disagreement",
+    "error_consistency",
+    "error_overlap",
     "hsic",
+    "jensen_shannon_divergence",
     "mutual_knn_similarity",
     "neighbour_matrix",
+    "predictivity",
+    "predictivity_pearson",
+    "predictivity_r2",
     "procrustes_distance",
     "pwcca_similarity",
     "rank_matrix",
     "rbf_cka_similarity",
+    "refuse_unless_logits",
     "regression_similarity",
+    "rsa_kendall",
     "rsa_similarity",
     "shared_neighbours",
     "svcca_similarity",

@@ -99,9 +99,11 @@ def pwcca_similarity(x: Any, y: Any) -> float:
 
 
 def regression_similarity(x: Any, y: Any) -> float:
-    """R^2 of predicting x linearly from y (Kornblith 2019, table 1).
+    """In-sample R^2 of predicting x linearly from y (Kornblith 2019, table 1).
 
-    |V'X|^2 / |X|^2, where V is an orthonormal basis of y's features. Not symmetric.
+    |V'X|^2 / |X|^2, where V is an orthonormal basis of y's features. Not symmetric. Fitted and
+    scored on the same samples: independent y give about q / (n-1), and exactly 1 once q >= n - 1.
+    `predictivity` scores samples that were held out.
 
     Args:
         x: [n, p].

@@ -1,0 +1,114 @@
+"""Confidence intervals of a measure, from values of parts of the samples.
+
+A bootstrap draws samples with replacement: a sample then meets itself, at distance 0, which
+inflates CKA, RSA and nearest neighbours alike. Here parts are drawn without replacement.
+
+The samples (or the batches of a pass) are cut into G groups. The variance of the values without one
+of the groups each, times (G-1)^2 / G, estimates the variance of the value itself: the jackknife
+(Tukey 1958; of groups: Shao & Wu 1989).
+
+A measure of one set of samples is made of pairs, and what is due to pairs the jackknife counts
+twice (Efron & Stein 1981). So this is estimated as well, and subtracted once: cut into two random
+halves, a mean of single samples has the same mean over both halves whatever the cut, and one of
+pairs has not. The variance of that mean from cut to cut is the pairs' share.
+
+The true value that an interval is for is the mean of the measure over all sets of as many samples.
+Several measures depend on this number (mutual kNN, CCA, all biased ones); an interval does not take
+that away.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MIN_GROUPS = 10
+
+
+def groups_left_out(n: int, groups: int, seed: int) -> list[Tensor]:
+    """Cut n samples into random groups and return the others' indices, ascending, for each.
+
+    Raises:
+        ValueError: fewer than ten groups, or fewer than two samples for each.
+    """
+    if not MIN_GROUPS <= groups <= n // 2:
+        raise ValueError(
+            f"resamples={groups}: expected {MIN_GROUPS} to {n // 2} groups of {n} samples"
+        )
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    rests = []
+    for group in order.tensor_split(groups):
+        keep = torch.ones(n, dtype=torch.bool)
+        keep[group] = False
+        rests.append(keep.nonzero()[:, 0])
+    return rests
+
+
+def random_halves(n: int, cuts: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """Cut n samples at random into halves of ascending indices, several times."""
+    generator = torch.Generator().manual_seed(seed)
+    halves = []
+    for _ in range(cuts):
+        order = torch.randperm(n, generator=generator)
+        halves.append((order[: n // 2].sort().values, order[n // 2 :].sort().values))
+    return halves
+
+
+def sums_without_each(groups: np.ndarray) -> np.ndarray:
+    """Sums over all groups but one: [G, ...] -> [G, ...]."""
+    return groups.sum(0) - groups
+
+
+def jackknife_variance(
+    without: np.ndarray, halves: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Estimate the variance of a value from values of parts of the samples.
+
+    Args:
+        without: without one of G groups each [G, ...].
+        halves: of both halves of R cuts [R, 2, ...]; None where groups are independent, as batches
+            are, so that there are no pairs between them.
+
+    Returns:
+        The variance and its degrees of freedom, [...] each; NaN where one of the values is.
+    """
+    count = len(without)
+    deviations = without - without.mean(0)
+    variance = (count - 1) / count * (deviations**2).sum(0)
+    if halves is None:
+        return variance, np.full_like(variance, count - 1)
+    # At most half: then all of it is due to pairs.
+    of_pairs = np.minimum(halves.mean(1).var(0, ddof=1), variance / 2)
+    # Satterthwaite's degrees of freedom of a difference of two estimated variances.
+    spread = variance**2 / (count - 1) + of_pairs**2 / (len(halves) - 1)
+    variance = variance - of_pairs
+    degrees = variance**2 / np.maximum(spread, np.finfo(float).tiny)
+    return variance, np.maximum(degrees, 1)
+
+
+def jackknife_interval(
+    value: np.ndarray,
+    without: np.ndarray,
+    halves: np.ndarray | None = None,
+    level: float = 0.95,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Make an interval around a value of all samples; see `jackknife_variance`.
+
+    Args:
+        value: of all samples [...].
+        without: without one of G groups each [G, ...].
+        halves: of both halves of R cuts [R, 2, ...], or None.
+        level: how often such intervals are to hold the true value.
+
+    Returns:
+        The lower and the upper ends, [...] each; NaN where one of the values is.
+
+    Raises:
+        ValueError: a level that is no share.
+    """
+    from scipy.special import stdtrit  # loading it takes a second
+
+    if not 0 < level < 1:
+        raise ValueError(f"level={level}: expected a share between 0 and 1, such as 0.95")
+    variance, degrees = jackknife_variance(without, halves)
+    half_width = stdtrit(degrees, (1 + level) / 2) * np.sqrt(variance)
+    return value - half_width, value + half_width
