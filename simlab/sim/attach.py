@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..layers import Layers, select_layers
+from ..layers import Layers, _eager_if_compiled, select_layers
 from .blocks import Projection, SimHolder, add_sim, first_tensor, keep_sim_loss
+from .guarded import guard, unguard
 from .options import LossType, ProjectionType, SamplingType, SimOptions
+from .sharded import refuse_sharded_model
+from .small import SmallMaps, check_small, reason_to_skip, tell_of_skipped
+
+Passed = tuple[Tensor, Tensor]  # what went into a block, and what came out
 
 
 class SIM(nn.Module):
@@ -31,6 +36,13 @@ class SIM(nn.Module):
         """Return x."""
         return x
 
+    def __prepare_scriptable__(self) -> SIM:
+        """Say what to do, where torch.jit.script would stop at `forward`."""
+        raise RuntimeError(
+            "torch.jit.script cannot compile SIM: call detach_sim(model) first. torch.jit.trace "
+            "and torch.export take the model as it is, in eval mode"
+        )
+
 
 def attach_sim(
     model: nn.Module,
@@ -46,16 +58,20 @@ def attach_sim(
     beta: float = SimOptions.beta,
     proj_hidden: int = SimOptions.proj_hidden,
     proj_dim: int = SimOptions.proj_dim,
+    small: SmallMaps = "two",
+    generator: torch.Generator | None = None,
 ) -> list[str]:
     """Put SIM on blocks of a finished model without touching its source.
 
     The parameters exist at once, as `<block>.sim`, on the block's device: attach before the
-    optimizer and DistributedDataParallel are made. If anything is wrong nothing is attached.
+    optimizer and DistributedDataParallel are made. torch.compile may come before or after. If
+    anything is wrong nothing is attached.
 
     >>> attach_sim(torchvision.models.resnet18(), "layer?.*")
 
     Args:
-        model: The model; its blocks get a child `sim` and a forward hook.
+        model: The model; its blocks get a child `sim`, a forward hook and a class of the same name
+            (`guarded.py` says what for).
         layers: Which blocks: names, globs, types, ... by the rule of `select_layers`.
         sample_input: An input of the model (a tuple: its positional arguments), run once in eval
             mode to see the blocks' dims. Without it they are read off the modules: in_channels,
@@ -69,13 +85,19 @@ def attach_sim(
         beta: See `SimOptions`.
         proj_hidden: See `SimOptions`.
         proj_dim: See `SimOptions`.
+        small: What is done with blocks on which the published code fails. "two" serves all: x is
+            averaged onto y's positions, and two tokens are taken where there would be fewer; "pool"
+            leaves out those with too few positions, "skip" those with a stride as well. Both warn,
+            and need `sample_input`, whose size decides.
+        generator: Where the weights and the tokens are drawn from, so that torch's global generator
+            stays as it is; None: from that one, as in the published code.
 
     Returns:
-        Names of the blocks, in the model's order.
+        Names of the blocks that got SIM, in the model's order.
 
     Raises:
         ValueError: If an entry of `layers` matches nothing, an option is wrong, dims cannot be
-            seen, or a block has SIM already or cannot have it.
+            seen, a block has SIM already or cannot have it, or `small` leaves none.
         TypeError: If an entry of `layers` selects nothing by its type.
     """
     options = SimOptions(
@@ -88,25 +110,47 @@ def attach_sim(
         proj_hidden=proj_hidden,
         proj_dim=proj_dim,
     ).override(sim_cfg)
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        raise ValueError(
-            "attach_sim: attach before DistributedDataParallel is made, which would "
-            "not see the new parameters"
-        )
+    check_small(small)
+    _refuse_unfit_model(model)
     blocks = _select_blocks(model, layers)
     for name, block in blocks.items():
         _refuse_unfit(name, block)
     if sample_input is None:
+        if small != "two":
+            raise ValueError(f"attach_sim: {small=} needs sample_input=, which tells the sizes")
         dims = {name: _dims_of_modules(name, block) for name, block in blocks.items()}
     else:
-        dims = _dims_of_run(model, blocks, sample_input)
+        passed = _run_once(model, blocks, sample_input)
+        reasons = {name: reason_to_skip(*passed[name], options, small) for name in blocks}
+        reasons = {name: reason for name, reason in reasons.items() if reason}
+        blocks = {name: block for name, block in blocks.items() if name not in reasons}
+        tell_of_skipped(reasons, list(blocks), small)
+        dims = {name: _dims_of_run(*passed[name]) for name in blocks}
     # all of them before the first is attached
-    sims = {name: SIM(*dims[name], options) for name in blocks}
+    with drawn_from(generator):
+        sims = {name: SIM(*dims[name], options) for name in blocks}
     for name, block in blocks.items():
         sim = sims[name].to(_first_float_tensor(block, model)).train(block.training)
         sim.handle = block.register_forward_hook(_after_forward, with_kwargs=True)
+        cast(SimHolder, sim)._sim_generator = generator
         block.add_module("sim", sim)
+        guard(block)
     return list(blocks)
+
+
+@contextlib.contextmanager
+def drawn_from(generator: torch.Generator | None) -> Iterator[None]:
+    """Make weights on the CPU from a generator, and leave the global one as it was.
+
+    torch's layers draw their first weights from the global generator, so that is seeded inside.
+    """
+    if generator is None:
+        yield
+        return
+    seed = torch.randint(2**62, (), generator=generator, device=generator.device)
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.manual_seed(int(seed))
+        yield
 
 
 def detach_sim(model: nn.Module) -> list[str]:
@@ -127,6 +171,7 @@ def detach_sim(model: nn.Module) -> list[str]:
         if isinstance(sim, SIM):
             sim.handle.remove()
             del block.sim
+            unguard(block)
             names.append(name)
     if not names:
         raise ValueError(
@@ -151,7 +196,21 @@ def _select_blocks(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
     return select_layers(model, layers, exclude=lambda name, module: module in sim_modules)
 
 
+def _refuse_unfit_model(model: nn.Module) -> None:
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        raise ValueError(
+            "attach_sim: attach before DistributedDataParallel is made, which would "
+            "not see the new parameters"
+        )
+    refuse_sharded_model(model)
+
+
 def _refuse_unfit(name: str, block: nn.Module) -> None:
+    if isinstance(block, torch.jit.ScriptModule):
+        raise ValueError(
+            f"attach_sim: {name!r} is a {type(block).__name__}, of torch.jit, whose hooks are "
+            "skipped: attach to the model that it was made from"
+        )
     if hasattr(block, "sim") or "_sim_pending" in vars(block):
         raise ValueError(f"attach_sim: {name!r} has SIM, or an attribute `sim`, already")
     if isinstance(block, (nn.ModuleList, nn.ModuleDict)):
@@ -202,30 +261,35 @@ def _first_width(side: str, modules: list[nn.Module]) -> int | None:
     return None
 
 
-def _dims_of_run(
+def _run_once(
     model: nn.Module, blocks: dict[str, nn.Module], sample_input: Any
-) -> dict[str, tuple[int, int]]:
-    """Dims of the blocks' x and y in one run in eval mode, which leaves no trace."""
-    dims: dict[nn.Module, tuple[int, int]] = {}
+) -> dict[str, Passed]:
+    """What goes into each block and comes out, in one run in eval mode, which leaves no trace."""
+    passed: dict[nn.Module, Passed] = {}
 
     def watch(block: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         x = first_tensor((args, kwargs))
         y = first_tensor(output)
         if x is not None and y is not None:
-            dims[block] = (_count_channels_of(x), _count_channels_of(y))
+            passed[block] = (x, y)
 
     inputs = sample_input if isinstance(sample_input, tuple) else (sample_input,)
-    with torch.no_grad(), contextlib.ExitStack() as undo:
+    with torch.no_grad(), _eager_if_compiled(model)(), contextlib.ExitStack() as undo:
         for block in blocks.values():
             undo.enter_context(block.register_forward_hook(watch, with_kwargs=True))
         for module in model.modules():
             undo.callback(setattr, module, "training", module.training)
         model.eval()
         model(*inputs)
-    missing = [name for name, block in blocks.items() if block not in dims]
+    missing = [name for name, block in blocks.items() if block not in passed]
     if missing:
         raise ValueError(f"attach_sim: no floating tensors of sample_input's run in {missing}")
-    return {name: dims[block] for name, block in blocks.items()}
+    return {name: passed[block] for name, block in blocks.items()}
+
+
+def _dims_of_run(x: Tensor, y: Tensor) -> tuple[int, int]:
+    """Numbers of channels of what went into a block and of what came out."""
+    return _count_channels_of(x), _count_channels_of(y)
 
 
 def _count_channels_of(x: Tensor) -> int:

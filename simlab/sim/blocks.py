@@ -11,7 +11,7 @@ A block that you write gets SIM so:
         def forward(self, x):
             ...
 
-`sim_loss` is the method on one screen.
+`sim_distance` is the method on one screen.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from torch import Tensor, nn
 
 from ..layers import nearest, tensors_in
 from . import fast
+from .collapse import CollapseWatch
 from .loss import compute_sim_loss, fewest_tokens
 from .options import LossType, ProjectionType, SamplingType, SimOptions
-from .pending import PendingLosses
+from .pending import PendingLosses, number_for_logging
 from .sampling import count_channels, pair_positions, sample_tokens
 
 
@@ -45,13 +46,15 @@ class SimHolder(Protocol):
     token_sampling_type: SamplingType
     loss_type: LossType
     loss_beta: float
-    loss_sim: Tensor | None  # the latest loss, detached: for logging
+    loss_sim: Tensor | None  # the latest loss, for logging: see `number_for_logging`
     sim_dims: tuple[int, int]  # channels that are taken of x and of y
     pre_proj: nn.Sequential
     proj_x: nn.Sequential
     proj_y: nn.Sequential
     predictor: nn.Sequential
     _sim_pending: PendingLosses
+    _sim_watch: CollapseWatch
+    _sim_generator: torch.Generator | None  # what tokens are drawn from; None: the global one
 
 
 class Projection(nn.Sequential):
@@ -80,6 +83,8 @@ def add_sim(holder: Any, dim_in: int, dim_out: int, options: SimOptions) -> None
     holder.proj_dim = options.proj_dim
     holder.loss_sim = None
     holder._sim_pending = PendingLosses()
+    holder._sim_watch = CollapseWatch()
+    holder._sim_generator = None
     if options.token_sampling_ratio == 0:
         return  # parameters that never get a gradient would stop DistributedDataParallel
     k_in = count_channels(options.channel_sampling_ratio, dim_in)
@@ -103,8 +108,8 @@ def add_sim(holder: Any, dim_in: int, dim_out: int, options: SimOptions) -> None
 # ---- the loss of a forward pass ------------------------------------------------------------------
 
 
-def sim_loss(sim: SimHolder, x: Tensor, y: Tensor, label: str) -> Tensor:
-    """Compute beta * L(predictor(proj_y(pre_proj(y))), stop_gradient(proj_x(x))).
+def sim_distance(sim: SimHolder, x: Tensor, y: Tensor, label: str) -> tuple[Tensor, Tensor]:
+    """Compute L(predictor(proj_y(pre_proj(y))), stop_gradient(proj_x(x))), the loss without beta.
 
     x and y are brought onto one grid, and the same tokens of both are sampled.
 
@@ -115,7 +120,7 @@ def sim_loss(sim: SimHolder, x: Tensor, y: Tensor, label: str) -> Tensor:
         label: Name of the block, for error messages.
 
     Returns:
-        The loss, a scalar.
+        The distance, a scalar, and the target [B, n, proj_dim].
     """
     x, y = pair_positions(x, y, sim.sim_dims, sim.channel_sampling_ratio, label)  # [B, K, N]
     x, y = sample_tokens(
@@ -125,6 +130,7 @@ def sim_loss(sim: SimHolder, x: Tensor, y: Tensor, label: str) -> Tensor:
         sampling_type=sim.token_sampling_type,
         at_least=fewest_tokens(sim.loss_type),
         label=label,
+        generator=sim._sim_generator,
     )  # [B, n, K]
     few_tokens = y.shape[1] < fast.FEW_TOKENS
     if few_tokens:  # half precision's rounding may be all the difference between them
@@ -140,7 +146,7 @@ def sim_loss(sim: SimHolder, x: Tensor, y: Tensor, label: str) -> Tensor:
             prediction = fast.predict(sim.pre_proj, sim.proj_y, sim.predictor, y)
         with torch.no_grad():
             target = sim.proj_x(x)  # [B, n, proj_dim]
-    return compute_sim_loss(prediction, target, sim.loss_type) * sim.loss_beta
+    return compute_sim_loss(prediction, target, sim.loss_type), target
 
 
 def _without_autocast(device_type: str) -> contextlib.AbstractContextManager[Any]:
@@ -171,11 +177,22 @@ def keep_sim_loss(block: nn.Module, sim: SimHolder, inputs: Any, output: Any) ->
     if x is None or y is None:
         side = "inputs" if x is None else "outputs"
         raise TypeError(f"{label}: no floating tensor in {side}")
-    loss = sim_loss(sim, x.detach(), y, label)
+    distance, target = sim_distance(sim, x.detach(), y, label)
     if torch._C._current_graph_task_id() != -1:
         return  # inside a backward pass: activation checkpointing repeats a forward pass
-    sim._sim_pending.add(loss, y)
-    sim.loss_sim = sim._sim_pending.mean().detach()
+    sim._sim_pending.add(distance * sim.loss_beta, y, label)
+    if torch._C._are_functorch_transforms_active():
+        return  # tensors of torch.func.grad or vmap must not outlive it
+    sim._sim_watch.see(distance, target)
+    sim.loss_sim = number_for_logging(sim._sim_pending.mean())
+
+
+# said by torch.compile(fullgraph=True) where it stops
+keep_sim_loss._torchdynamo_disable = True  # type: ignore[attr-defined]
+keep_sim_loss._torchdynamo_disable_msg = (  # type: ignore[attr-defined]
+    "SIM keeps its loss outside the compiled graph: use fullgraph=False, or take SIM off by "
+    "detach_sim"
+)
 
 
 def first_tensor(value: Any) -> Tensor | None:

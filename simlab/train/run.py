@@ -7,6 +7,7 @@ was stopped half-way. Started by torchrun, several processes do it together.
 import contextlib
 import copy
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,6 +27,7 @@ from .custom import check_augmentation, check_method, check_type, method_digest,
 from .loop import Row, Task, fit
 from .monitor import Pretraining, SupervisedTraining
 from .resolve import resolve, resolve_method
+from .seeds import derived_seed
 from .views import Augmentation, ViewMaker
 
 
@@ -235,6 +237,8 @@ def _fit_unless_finished(
     history: list[Row] = []
     if not distributed.from_first(lambda: run.finished):
         run.log(f"starts with {config} on {where}")
+        if task.sim is not None:
+            run.log(f"SIM is on {', '.join(name for name, _ in task.sim.holders)}")
         history = fit(task, config, run, device, progress, on_epoch)
     if task.sim is not None:
         detach_sim(encoder)
@@ -293,20 +297,32 @@ def _build_encoder(
 
 
 def _attach_sim(config: TrainConfig, data: Dataset, encoder: nn.Module) -> LossSimTracker | None:
-    """Put SIM on the blocks that are named, before heads and optimizer are built."""
+    """Put SIM on the blocks that are named, before heads and optimizer are built.
+
+    It draws from generators of its own: all else of the run is as it would be without SIM.
+    """
     if not config.sim_layers:
         return None
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
     size = config.view_size
-    attach_sim(
-        encoder,
-        config.sim_layers.split(","),
-        torch.zeros(1, data.train.channels, size, size, device=device),
-        beta=config.sim_beta,
-        token_sampling_ratio=config.sim_tokens,
-        token_sampling_type=config.sim_sampling,
-        loss_type=config.sim_loss,
-    )
+    with contextlib.ExitStack() as undo:
+        undo.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+        if distributed.rank() > 0:  # the first process says what is left out
+            undo.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
+        attach_sim(
+            encoder,
+            config.sim_layers.split(","),
+            torch.zeros(1, data.train.channels, size, size, device=device),
+            beta=config.sim_beta,
+            token_sampling_ratio=config.sim_tokens,
+            token_sampling_type=config.sim_sampling,
+            loss_type=config.sim_loss,
+            proj_hidden=config.sim_hidden,
+            proj_dim=config.sim_dim,
+            small=config.sim_small,
+            generator=torch.Generator().manual_seed(derived_seed(config, 0, "weights of sim")),
+        )
     return LossSimTracker(encoder)
 
 

@@ -20,7 +20,6 @@ from simlab.train import (
     loop,
     monitor,
     pretrain,
-    progress,
     resolve,
     train_supervised,
     untrained,
@@ -531,7 +530,7 @@ def test_the_progress_bar_shows_loss_and_speed(capsys, tmp_path):
 
 
 def test_a_collapse_is_warned_of(monkeypatch, kept, capsys):
-    monkeypatch.setattr(progress, "collapse_warning", lambda *args: "it collapses")
+    monkeypatch.setattr(loop, "collapse_warning", lambda *args: "it collapses")
     run = pretrain(pretrain_config(), random_data(), **kept)
     assert "it collapses" in (run.folder / "train.log").read_text()
     assert "epoch 1: it collapses" in capsys.readouterr().out
