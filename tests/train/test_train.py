@@ -253,6 +253,9 @@ PRETRAIN_FIELDS = {
     "sim_tokens": ({"sim_layers": "blocks.*", "sim_beta": 0.5}, 4.0),
     "sim_sampling": ({"sim_layers": "blocks.*", "sim_beta": 0.5}, "v1"),
     "sim_loss": ({"sim_layers": "blocks.*", "sim_beta": 0.5}, "cos"),
+    "sim_hidden": ({"sim_layers": "blocks.*", "sim_beta": 0.5}, 32),
+    "sim_dim": ({"sim_layers": "blocks.*", "sim_beta": 0.5}, 16),
+    "sim_small": ({"sim_layers": "blocks.*", "sim_beta": 0.5}, "two"),
 }
 # option: another value than the one in SIMSIAM, SIMCLR
 METHOD_OPTIONS = {
@@ -749,7 +752,7 @@ def test_sim_is_logged_apart_and_taken_off_again(kind, kept):
 
 
 def test_sims_projections_learn_with_the_encoder():
-    config = pretrain_config(sim_layers="blocks.0,blocks.2", encoder="tiny")
+    config = pretrain_config(sim_layers="blocks.0,blocks.2", sim_small="two", encoder="tiny")
     data = random_data()
     task = task_of(config, data)
     encoder = task.network.encoder
