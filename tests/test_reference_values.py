@@ -228,7 +228,7 @@ add("train/simsiam", lambda: train("simsiam"))
 add("train/simclr", lambda: train("simclr"))
 add(
     "train/simsiam with sim",
-    lambda: train("simsiam", {"sim_layers": "blocks.*", "sim_tokens": 0.7}),
+    lambda: train("simsiam", {"sim_layers": "blocks.*", "sim_tokens": 0.7, "sim_small": "two"}),
     tolerance=1e-2,
 )
 add("train/fixed predictor", lambda: train("simsiam", None, {"predictor": "fixed"}))
