@@ -46,7 +46,7 @@ torch.compile may come before or after `attach_sim`, and the model may be sharde
 (not its parts, and after SIM is attached). fullgraph=True and torch.jit.script are refused. An
 exported program carries SIM's weights along: `detach_sim` first.
 
-The package needs torch, the standard library and `layers.py` beside it, and nothing else.
+The package needs torch, the standard library and `layers` beside it, and nothing else.
 """
 
 from .attach import SIM, attach_sim, detach_sim

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..layers import Layers, _eager_if_compiled, select_layers
-from .blocks import Projection, SimHolder, add_sim, first_tensor, keep_sim_loss
+from ..layers import CallAxes, Layers, refuse_script, select_layers, unwrap
+from .axes import axes_of_run, has_time_first
+from .blocks import Projection, SimHolder, add_sim, keep_sim_loss
 from .guarded import guard, unguard
 from .options import LossType, ProjectionType, SamplingType, SimOptions
 from .sharded import refuse_sharded_model
-from .small import SmallMaps, check_small, reason_to_skip, tell_of_skipped
-
-Passed = tuple[Tensor, Tensor]  # what went into a block, and what came out
+from .small import SmallMaps, blocks_to_skip, check_small
 
 
 class SIM(nn.Module):
@@ -73,9 +72,11 @@ def attach_sim(
         model: The model; its blocks get a child `sim`, a forward hook and a class of the same name
             (`guarded.py` says what for).
         layers: Which blocks: names, globs, types, ... by the rule of `select_layers`.
-        sample_input: An input of the model (a tuple: its positional arguments), run once in eval
-            mode to see the blocks' dims. Without it they are read off the modules: in_channels,
-            in_features, ... of the block or its first layer, out_channels, ... of its last.
+        sample_input: An input of the model (a tuple: its positional arguments, a mapping: its
+            keywords), run twice in eval mode to see the blocks' dims and where samples and channels
+            lie. Without it dims are read off the modules (in_channels, in_features, ... of the
+            block or its first layer, out_channels, ... of its last), and where they lie is seen
+            at each block's first forward pass in training.
         sim_cfg: Options that override all others ("loss_beta" is "beta"), or `SimOptions`.
         proj_type: See `SimOptions`.
         token_sampling_ratio: See `SimOptions`.
@@ -115,22 +116,25 @@ def attach_sim(
     blocks = _select_blocks(model, layers)
     for name, block in blocks.items():
         _refuse_unfit(name, block)
+    axes: dict[str, CallAxes] = {}
     if sample_input is None:
         if small != "two":
             raise ValueError(f"attach_sim: {small=} needs sample_input=, which tells the sizes")
         dims = {name: _dims_of_modules(name, block) for name, block in blocks.items()}
     else:
-        passed = _run_once(model, blocks, sample_input)
-        reasons = {name: reason_to_skip(*passed[name], options, small) for name in blocks}
-        reasons = {name: reason for name, reason in reasons.items() if reason}
-        blocks = {name: block for name, block in blocks.items() if name not in reasons}
-        tell_of_skipped(reasons, list(blocks), small)
-        dims = {name: _dims_of_run(*passed[name]) for name in blocks}
+        axes = _axes_from_sample(model, blocks, sample_input)
+        if small != "two":
+            left_out = blocks_to_skip(model, blocks, sample_input, axes, options, small)
+            blocks = {name: block for name, block in blocks.items() if name not in left_out}
+        dims = {name: _dims_of_run(axes[name]) for name in blocks}
     # all of them before the first is attached
     with drawn_from(generator):
         sims = {name: SIM(*dims[name], options) for name in blocks}
     for name, block in blocks.items():
         sim = sims[name].to(_first_float_tensor(block, model)).train(block.training)
+        sim.sim_axes = axes.get(name)
+        sim.sim_by_convention = False
+        sim.sim_time_unclear = not axes and has_time_first(model) and not has_time_first(block)
         sim.handle = block.register_forward_hook(_after_forward, with_kwargs=True)
         cast(SimHolder, sim)._sim_generator = generator
         block.add_module("sim", sim)
@@ -206,11 +210,7 @@ def _refuse_unfit_model(model: nn.Module) -> None:
 
 
 def _refuse_unfit(name: str, block: nn.Module) -> None:
-    if isinstance(block, torch.jit.ScriptModule):
-        raise ValueError(
-            f"attach_sim: {name!r} is a {type(block).__name__}, of torch.jit, whose hooks are "
-            "skipped: attach to the model that it was made from"
-        )
+    refuse_script(name, block)
     if hasattr(block, "sim") or "_sim_pending" in vars(block):
         raise ValueError(f"attach_sim: {name!r} has SIM, or an attribute `sim`, already")
     if isinstance(block, (nn.ModuleList, nn.ModuleDict)):
@@ -261,37 +261,27 @@ def _first_width(side: str, modules: list[nn.Module]) -> int | None:
     return None
 
 
-def _run_once(
+def _axes_from_sample(
     model: nn.Module, blocks: dict[str, nn.Module], sample_input: Any
-) -> dict[str, Passed]:
-    """What goes into each block and comes out, in one run in eval mode, which leaves no trace."""
-    passed: dict[nn.Module, Passed] = {}
-
-    def watch(block: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-        x = first_tensor((args, kwargs))
-        y = first_tensor(output)
-        if x is not None and y is not None:
-            passed[block] = (x, y)
-
-    inputs = sample_input if isinstance(sample_input, tuple) else (sample_input,)
-    with torch.no_grad(), _eager_if_compiled(model)(), contextlib.ExitStack() as undo:
-        for block in blocks.values():
-            undo.enter_context(block.register_forward_hook(watch, with_kwargs=True))
-        for module in model.modules():
-            undo.callback(setattr, module, "training", module.training)
-        model.eval()
-        model(*inputs)
-    missing = [name for name, block in blocks.items() if block not in passed]
+) -> dict[str, CallAxes]:
+    """Where samples and channels lie in the blocks' x and y, seen in runs that leave no trace."""
+    axes = axes_of_run(unwrap(model), blocks, sample_input)
+    missing = [name for name in blocks if name not in axes]
     if missing:
         raise ValueError(f"attach_sim: no floating tensors of sample_input's run in {missing}")
-    return {name: passed[block] for name, block in blocks.items()}
+    for name in blocks:
+        for verb, side in (("takes", axes[name].taken), ("gives", axes[name].given)):
+            if side.why:
+                raise ValueError(f"attach_sim: what {name!r} {verb} {side.why}")
+            if side.width is None:
+                raise ValueError(
+                    f"attach_sim: which axis of what {name!r} {verb} holds the channels is not "
+                    "known: attach to layers inside of it"
+                )
+    return axes
 
 
-def _dims_of_run(x: Tensor, y: Tensor) -> tuple[int, int]:
-    """Numbers of channels of what went into a block and of what came out."""
-    return _count_channels_of(x), _count_channels_of(y)
-
-
-def _count_channels_of(x: Tensor) -> int:
-    """Number of channels of [B, C, H, W], [B, N, C] or [B, C]."""
-    return x.shape[1] if x.dim() == 4 else x.shape[-1]
+def _dims_of_run(axes: CallAxes) -> tuple[int, int]:
+    """The numbers of channels of a block's x and y."""
+    assert axes.taken.width is not None and axes.given.width is not None
+    return axes.taken.width, axes.given.width

@@ -51,7 +51,9 @@ def compare(
         estimator: of the CKA family. "debiased" and "biased" divide sums over batches (Nguyen 2021,
             eq. 2); "published" averages the biased value of each batch, as simtorch and many papers
             do.
-        pool: "flatten", "mean", "cls" or a function of the output; or {model's name: pool}.
+        pool: "flatten", "mean" (over positions or tokens, wherever the channels lie), "mean_first"
+            or "mean_last" (where it is not known: they are the first or the last axis), "cls" or a
+            function of the output; or {model's name: pool}.
         samples: take the first that many samples as one set, which all measures but the CKA family
             need; None for one pass over all batches.
         null: number of permutations of the samples for a null distribution; needs `samples`.
@@ -89,7 +91,14 @@ def compare(
             sample_set = represent(passes, images, plan, batch_size, memory)
             sums.add(sample_set.grams, images[0])
     info = _info(plan, passes, batches, sums)
-    result = Result(list(models), passes.layers(), {}, info, reasons=passes.reasons())
+    result = Result(
+        list(models),
+        passes.layers(),
+        {},
+        info,
+        reasons=passes.reasons(),
+        left_out=passes.left_out(),
+    )
     if sample_set is None:
         _add_values(result, plan, sums, None)
     else:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..layers import contains, select_layers, tapped
+from ..layers import Axes, contains, select_layers, tapped
 from .batches import Data
 from .comparison import compare
 from .result import Result
@@ -48,7 +48,7 @@ class SimilarityModel:
         """Return the activations of one batch, in order of execution."""
         activations: dict[str, Tensor] = {}
 
-        def keep(name: str, module: nn.Module, output: Tensor | None) -> None:
+        def keep(name: str, module: nn.Module, output: Tensor | None, axes: Axes) -> None:
             if output is not None:
                 activations[name] = output.clone()  # a later in-place edit must not reach it
 

@@ -38,6 +38,7 @@ class Result:
         group_sums: {measure of the CKA family: [G, T, T]}, sums over groups of batches.
         nulls: {measure: [P, T, T]}, with the samples permuted.
         reasons: {"model/layer": why its values are NaN, or why it has no row}.
+        left_out: {"model/layer": why `layers=None` did not choose it}.
     """
 
     models: list[str]
@@ -47,6 +48,7 @@ class Result:
     group_sums: dict[str, np.ndarray] = field(default_factory=dict)
     nulls: dict[str, np.ndarray] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
 
     def layers_of(self, model: str) -> list[Layer]:
         """The layers of one model, in order of execution."""
@@ -297,7 +299,12 @@ class Result:
         limits = {name: tuple(ends) for name, ends in meta["info"]["limits"].items()}
         info = Info(**meta["info"] | {"limits": limits})
         return cls(
-            models=meta["models"], layers=layers, info=info, reasons=meta["reasons"], **arrays
+            models=meta["models"],
+            layers=layers,
+            info=info,
+            reasons=meta["reasons"],
+            left_out=meta.get("left_out", {}),
+            **arrays,
         )
 
     def __repr__(self) -> str:
@@ -307,8 +314,18 @@ class Result:
         return (
             f"<Result: {', '.join(self.values)} of {' x '.join(self.models)}; "
             f"{info.samples} samples, {info.batches} batches of {sizes} ({info.mode}), "
-            f"{info.estimator} CKA, pooling {pools}, correspondence: {info.correspondence}>"
+            f"{info.estimator} CKA, pooling {pools}, correspondence: {info.correspondence}"
+            f"{self._words_of_missing()}>"
         )
+
+    def _words_of_missing(self) -> str:
+        """How many layers have no values, and how many modules were not chosen."""
+        words = ""
+        if self.reasons:
+            words += f"; {len(self.reasons)} without values (result.reasons)"
+        if self.left_out:
+            words += f"; {len(self.left_out)} modules left out (result.left_out)"
+        return words
 
     def _repr_html_(self) -> str:
         measure = self.measure_name()

@@ -169,7 +169,7 @@ def test_scripts_are_refused_with_what_to_do_and_work_after_detaching():
         torch.jit.script(model)
     detach_sim(model)
     scripted = torch.jit.script(model)
-    with pytest.raises(ValueError, match="'block' is a RecursiveScriptModule.*made from"):
+    with pytest.raises(ValueError, match="'block' is TorchScript.*made from"):
         attach_sim(scripted, "block")
 
 

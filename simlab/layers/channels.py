@@ -1,0 +1,281 @@
+"""Follows the axis of channels through a forward pass, from function to function.
+
+Some functions say where channels lie: a linear layer, an embedding or a layer norm have them last,
+a convolution second. Others move axes (permute, reshape, indexing), and the rest (activations,
+sums, pooling) leave them where they are. What a moving function does is not looked up but tried:
+it is applied once more, to a tensor that holds each channel's number instead of its values, and the
+channels are where the numbers vary.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from .running import tensors_in
+
+# Functions whose output has its channels last.
+LAST = {
+    "_pad_packed_sequence",
+    "addmm",
+    "bilinear",
+    "embedding",
+    "embedding_bag",
+    "gru",
+    "gru_cell",
+    "linear",
+    "lstm",
+    "lstm_cell",
+    "multi_head_attention_forward",
+    "rnn_relu",
+    "rnn_tanh",
+    "scaled_dot_product_attention",
+}
+# Convolutions have them before their spatial axes, of which this is the number.
+SPATIAL_AXES = {
+    "conv1d": 1,
+    "conv2d": 2,
+    "conv3d": 3,
+    "conv_transpose1d": 1,
+    "conv_transpose2d": 2,
+    "conv_transpose3d": 3,
+}
+# These have them last if they normalise one axis.
+LAST_OF_ONE_AXIS = {"layer_norm", "rms_norm"}
+# These have them second, unless something else is known of their input.
+SECOND = {"batch_norm", "group_norm", "instance_norm"}
+PRODUCTS = {"__matmul__", "__rmatmul__", "bmm", "matmul", "mm"}
+# Of two operands of one shape the one tells about the other.
+ELEMENTWISE = {
+    "__add__",
+    "__iadd__",
+    "__imul__",
+    "__mul__",
+    "__radd__",
+    "__rmul__",
+    "add",
+    "add_",
+    "mul",
+    "mul_",
+}
+# After these nothing is known: they move axes in place, make new ones, or are a user's (`apply`).
+UNKNOWN = {
+    "apply",
+    "as_strided",
+    "baddbmm",
+    "cdist",
+    "corrcoef",
+    "cov",
+    "inner",
+    "squeeze_",
+    "swapaxes_",
+    "swapdims_",
+    "t_",
+    "tensordot",
+    "transpose_",
+    "unsqueeze_",
+}
+MOVING = {
+    "__get__",  # x.T, x.mT
+    "__getitem__",
+    "adjoint",
+    "amax",
+    "amin",
+    "broadcast_to",
+    "chunk",
+    "diagonal",
+    "einsum",
+    "expand",
+    "expand_as",
+    "flatten",
+    "gather",
+    "index_select",
+    "max",
+    "mean",
+    "min",
+    "moveaxis",
+    "movedim",
+    "narrow",
+    "permute",
+    "repeat",
+    "reshape",
+    "reshape_as",
+    "select",
+    "split",
+    "squeeze",
+    "stack",
+    "sum",
+    "swapaxes",
+    "swapdims",
+    "t",
+    "take_along_dim",
+    "tensor_split",
+    "tile",
+    "transpose",
+    "unbind",
+    "unflatten",
+    "unfold",
+    "unsqueeze",
+    "view",
+    "view_as",
+}
+
+NUMBERS = torch.float32  # exact for numbers of channels, also on devices without float64
+
+
+class ChannelTrace(TorchFunctionMode):
+    """A context that notes, for the tensors made inside it, which axis holds their channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._axes = WeakTensorKeyDictionary()
+
+    def axis_of(self, x: Tensor) -> int | None:
+        """The axis of channels of a tensor; None where it is not known."""
+        axis: int | None = self._axes.get(x)
+        return axis
+
+    def note(self, x: Tensor, axis: int | None) -> None:
+        """Note (or forget, with None) where the channels of a tensor lie."""
+        if axis is not None and 0 <= axis < x.dim():
+            self._axes[x] = axis
+        else:
+            self._axes.pop(x, None)
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run the function and note the axes of what it returns."""
+        kwargs = kwargs or {}
+        known = {}
+        for x in tensors_in([args, kwargs]):
+            axis = self.axis_of(x)
+            if axis is not None:
+                known[id(x)] = x.dim(), axis  # before the call, which may be in place
+        output = func(*args, **kwargs)
+        results = list(tensors_in(output))
+        name = getattr(func, "__name__", "")
+        axes: list[int | None] = []
+        if results and name in MOVING:
+            axes = self._moved(func, args, kwargs) if known else []
+        elif results:
+            axes = [self._axis_after(name, results[0], args, kwargs, list(known.values()))]
+        for index, result in enumerate(results):
+            self.note(result, axes[index] if index < len(axes) else None)
+        return output
+
+    def _axis_after(
+        self,
+        name: str,
+        output: Tensor,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        known: list[tuple[int, int]],
+    ) -> int | None:
+        """Where the channels lie after a function that moves no axes."""
+        inputs = list(tensors_in([args, kwargs]))
+        told = told_by(name, output, args, kwargs)
+        if told is not None:
+            for x in inputs[:1]:
+                self._learn(x, told if x.dim() == output.dim() else None)
+            return told
+        if name in UNKNOWN:
+            return None
+        if name in PRODUCTS:
+            return self._axis_of_product(output, inputs)
+        kept = {axis for rank, axis in known if rank == output.dim()}
+        if len(kept) != 1:  # not known, or contradictory
+            return 1 if name in SECOND and not kept else None
+        (axis,) = kept
+        if name in ELEMENTWISE:
+            for x in inputs:
+                self._learn(x, axis if x.shape == output.shape else None)
+        return axis
+
+    def _learn(self, x: Tensor, axis: int | None) -> None:
+        """Note the axis of an input of which nothing was known: what reads it tells."""
+        if self.axis_of(x) is None:
+            self.note(x, axis)
+
+    def _axis_of_product(self, output: Tensor, factors: list[Tensor]) -> int | None:
+        """X @ W makes new channels, which are last; A @ X leaves those of X where they are."""
+        if len(factors) != 2:
+            return None
+        left, right = factors
+        by_weights = isinstance(right, torch.nn.Parameter) and right.dim() == 2
+        of_right = self.axis_of(left) is None and self.axis_of(right) == right.dim() - 1
+        return output.dim() - 1 if by_weights or of_right else None
+
+    def _moved(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> list[int | None]:
+        """Where a function that moves axes has put the channels, for each of its results."""
+        numbered_args = [self._numbered(arg) for arg in args]
+        numbered_kwargs = {name: self._numbered(value) for name, value in kwargs.items()}
+        try:
+            output = func(*numbered_args, **numbered_kwargs)
+            return [axis_of_numbers(x) for x in tensors_in(output)]
+        except (RuntimeError, TypeError, ValueError, IndexError):
+            return []  # not known
+
+    def _numbered(self, value: Any) -> Any:
+        """Each tensor as one of its channels' numbers, or of ones; indices stay as they are."""
+        if isinstance(value, Tensor):
+            axis = self.axis_of(value)
+            if axis is not None:
+                return channel_numbers(value, axis)
+            if value.is_floating_point():
+                return torch.ones(value.shape, dtype=NUMBERS, device=_device_for_numbers(value))
+            return value
+        if isinstance(value, (tuple, list)) and any(True for _ in tensors_in(value)):
+            return type(value)([self._numbered(item) for item in value])
+        return value
+
+
+def channel_numbers(x: Tensor, axis: int) -> Tensor:
+    """A tensor of x's shape whose values are their places along the axis."""
+    numbers = torch.arange(x.shape[axis], dtype=NUMBERS, device=_device_for_numbers(x))
+    shape = [1] * x.dim()
+    shape[axis] = -1
+    return numbers.view(shape).expand(x.shape).contiguous()
+
+
+def _device_for_numbers(x: Tensor) -> torch.device:
+    return torch.device("cpu") if x.is_meta else x.device
+
+
+def axis_of_numbers(x: Tensor) -> int | None:
+    """The one axis along which values differ, each from each other; None if there is none."""
+    if not x.is_floating_point():
+        return None
+    varying = []
+    for axis in range(x.dim()):
+        if x.shape[axis] > 1 and bool((x != x.narrow(axis, 0, 1)).any()):
+            varying.append(axis)
+    if len(varying) != 1:
+        return None
+    (axis,) = varying
+    values = x.movedim(axis, 0).flatten(1)[:, 0]
+    return axis if len(values.unique()) == len(values) else None
+
+
+def told_by(
+    name: str, output: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> int | None:
+    """The axis of channels that a function makes or asks for; None for most functions."""
+    last = output.dim() - 1
+    if name in LAST:
+        return last
+    if name in SPATIAL_AXES:
+        return last - SPATIAL_AXES[name]
+    if name in LAST_OF_ONE_AXIS:
+        shape = args[1] if len(args) > 1 else kwargs.get("normalized_shape", ())
+        return last if len(shape) == 1 else None
+    return None
