@@ -6,6 +6,7 @@ Read in this order:
     dataset       `Dataset`, the splits and the normalisation that they share
     registry      `load_data`: the datasets by name, and folders by their path
     fashion       the bundled Fashion-MNIST; nuisances: its random poses and colours
+    emoji         things in colour, each by several designers
     arrays        `from_arrays`: what is in memory already
     folders       a folder of images, kept in memory or streamed; files: how one is read
     public_sets   CIFAR-10, CIFAR-100, STL-10; downloads: where they go
@@ -17,6 +18,7 @@ from .arrays import from_arrays
 from .dataset import Dataset
 from .domains import Domains, by_colour, by_factor, domain_folder
 from .downloads import download_folder
+from .emoji import emoji_source
 from .folders import StreamedImages, load_folder
 from .images import Images
 from .registry import DATASETS, load_data
@@ -31,6 +33,7 @@ __all__ = [
     "by_factor",
     "domain_folder",
     "download_folder",
+    "emoji_source",
     "from_arrays",
     "load_data",
     "load_folder",

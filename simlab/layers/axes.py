@@ -63,16 +63,6 @@ class Axes:
             return None
         return x.movedim(self.samples, 0)
 
-    def channels_second(self, x: Tensor) -> Tensor:
-        """Put the channels behind the samples: [n, ...] becomes [n, C, positions, ...].
-
-        Raises:
-            ValueError: it is not known which axis they are.
-        """
-        if self.channels is None:
-            raise ValueError(f"which axis of {list(x.shape)} holds the channels is not known")
-        return x.movedim(self.channels, 1)
-
 
 @dataclass(frozen=True)
 class CallAxes:

@@ -61,9 +61,8 @@ ELEMENTWISE = {
     "mul",
     "mul_",
 }
-# After these nothing is known: they move axes in place, make new ones, or are a user's (`apply`).
+# After these nothing is known: they move axes in place, or make new ones.
 UNKNOWN = {
-    "apply",
     "as_strided",
     "baddbmm",
     "cdist",
@@ -132,6 +131,8 @@ class ChannelTrace(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self._axes = WeakTensorKeyDictionary()
+        # of a tensor of which nothing is known: the one it comes from, and where its axes lay there
+        self._origins = WeakTensorKeyDictionary()
 
     def axis_of(self, x: Tensor) -> int | None:
         """The axis of channels of a tensor; None where it is not known."""
@@ -169,6 +170,8 @@ class ChannelTrace(TorchFunctionMode):
             axes = [self._axis_after(name, results[0], args, kwargs, list(known.values()))]
         for index, result in enumerate(results):
             self.note(result, axes[index] if index < len(axes) else None)
+        if not known:
+            self._remember_origin(func, args, kwargs, results)
         return output
 
     def _axis_after(
@@ -201,8 +204,40 @@ class ChannelTrace(TorchFunctionMode):
 
     def _learn(self, x: Tensor, axis: int | None) -> None:
         """Note the axis of an input of which nothing was known: what reads it tells."""
-        if self.axis_of(x) is None:
-            self.note(x, axis)
+        if self.axis_of(x) is not None or axis is None:
+            return
+        self.note(x, axis)
+        if x in self._origins:
+            origin, places = self._origins[x]
+            self._learn(origin, places.get(axis))
+
+    def _remember_origin(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        results: list[Tensor],
+    ) -> None:
+        """Remember what results come from, so that what is learned of them tells of it, too."""
+        name = getattr(func, "__name__", "")
+        origin = next(tensors_in([args, kwargs]), None)
+        if origin is None or name in UNKNOWN or name in PRODUCTS or name in LAST:
+            return
+        for index, result in enumerate(results):
+            if result is origin or self.axis_of(result) is not None:
+                continue
+            if name not in MOVING:
+                same_rank = result.dim() == origin.dim()
+                self._origins[result] = origin, {a: a for a in range(origin.dim()) if same_rank}
+                continue
+            places = {}
+            for axis in range(origin.dim()):
+                self.note(origin, axis)
+                moved = self._moved(func, args, kwargs)
+                if index < len(moved) and moved[index] is not None:
+                    places[moved[index]] = axis
+            self.note(origin, None)
+            self._origins[result] = origin, places
 
     def _axis_of_product(self, output: Tensor, factors: list[Tensor]) -> int | None:
         """X @ W makes new channels, which are last; A @ X leaves those of X where they are."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..layers import CallAxes, Layers, refuse_script, select_layers, unwrap
-from .axes import axes_of_run, has_time_first
+from .axes import axes_of_run, fact_of, has_time_first
 from .blocks import Projection, SimHolder, add_sim, keep_sim_loss
 from .guarded import guard, unguard
 from .options import LossType, ProjectionType, SamplingType, SimOptions
@@ -272,7 +272,7 @@ def _axes_from_sample(
     for name in blocks:
         for verb, side in (("takes", axes[name].taken), ("gives", axes[name].given)):
             if side.why:
-                raise ValueError(f"attach_sim: what {name!r} {verb} {side.why}")
+                raise ValueError(f"attach_sim: what {name!r} {verb} {fact_of(side)}")
             if side.width is None:
                 raise ValueError(
                     f"attach_sim: which axis of what {name!r} {verb} holds the channels is not "

@@ -81,7 +81,7 @@ def tensor_in(value: Any, axes: Axes, label: str) -> Tensor | None:
         ValueError: If it is known that there are no samples.
     """
     if axes.why:
-        raise ValueError(f"{label}: what it takes or gives {axes.why}")
+        raise ValueError(f"{label}: what it takes or gives {fact_of(axes)}")
     tensors = list(tensors_in(value))
     if axes.rank == 0:  # the block could not be run alone
         return next((x for x in tensors if x.is_floating_point()), None)
@@ -123,6 +123,11 @@ def _channels_by_length(x: Tensor, k: int, sim: Any, label: str) -> int:
             "attach_sim(sample_input=), or attach to layers inside of the block"
         )
     return last if last == 2 else 1
+
+
+def fact_of(axes: Axes) -> str:
+    """What is wrong with a tensor, without the advice to those who compare layers."""
+    return axes.why.partition(";")[0]
 
 
 def has_time_first(module: nn.Module) -> bool:
