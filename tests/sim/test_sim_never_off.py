@@ -288,8 +288,9 @@ def test_a_projector_that_collapsed_is_reported():
 
 def test_a_small_loss_of_different_projections_is_no_collapse():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Identity())
-    attach_sim(model, "0", X, loss_type="mse", proj_dim=64)
+    model = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False))
+    nn.init.dirac_(model[0].weight)  # the identity
+    attach_sim(model, "0", loss_type="mse", proj_dim=64)
     tracker = LossSimTracker(model)
     model(X)
     compute_loss_sim(model)
