@@ -53,10 +53,12 @@ class Task:
             return {"network": self.network}
         return {"network": self.network, "sim": self.sim}
 
-    def draw_from(self, generators: EpochGenerators) -> None:
-        """Let SIM draw its positions from a generator of its own."""
+    def seed_epoch(self, config: TrainConfig, epoch: int, device: torch.device) -> EpochGenerators:
+        """Make the generators of an epoch (from 0), of which SIM gets one of its own."""
+        generators = seed_epoch(config, epoch, len(self.views.crops), device)
         if self.sim is not None:
             self.sim.draw_from(generators.sim)
+        return generators
 
     def losses(
         self, views: Views, generator: torch.Generator, progress: float
@@ -118,8 +120,7 @@ def fit(
     total_steps = steps * config.epochs
     with progress_bar(run, config, steps, len(history), progress) as bar:
         for epoch in range(len(history), config.epochs):
-            generators = seed_epoch(config, epoch, len(task.views.crops), device)
-            task.draw_from(generators)
+            generators = task.seed_epoch(config, epoch, device)
             log = StepLog(epoch + 1, steps, total_steps - epoch * steps)
             sums = LossSums(config.accumulate)
             batches = task.views.epoch(generators, log.waiting)
