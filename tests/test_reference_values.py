@@ -13,7 +13,8 @@ Where a result is meant to change, remake the file and say in the commit what ch
     python tests/test_reference_values.py 'train/*'        only these; the others stay as they are
 
 Both print which cases moved, and how far. Remade since then, on purpose: "probe by sgd", a plain
-torch loop now, whose first weights and order come from other random draws.
+torch loop now, whose first weights and order come from other random draws; "simsiam with sim", where
+SIM draws from generators of its own and the heads' first weights are those of the run without it.
 """
 
 import fnmatch
