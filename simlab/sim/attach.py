@@ -132,11 +132,12 @@ def attach_sim(
         sims = {name: SIM(*dims[name], options) for name in blocks}
     for name, block in blocks.items():
         sim = sims[name].to(_first_float_tensor(block, model)).train(block.training)
-        sim.sim_axes = axes.get(name)
-        sim.sim_by_convention = False
-        sim.sim_time_unclear = not axes and has_time_first(model) and not has_time_first(block)
+        holder = cast(SimHolder, sim)
+        holder.sim_axes = axes.get(name)
+        holder.sim_by_convention = False
+        holder.sim_time_unclear = not axes and has_time_first(model) and not has_time_first(block)
+        holder._sim_generator = generator
         sim.handle = block.register_forward_hook(_after_forward, with_kwargs=True)
-        cast(SimHolder, sim)._sim_generator = generator
         block.add_module("sim", sim)
         guard(block)
     return list(blocks)

@@ -8,10 +8,11 @@ an attached block is of a subclass of its own class, with the same name and noth
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from torch import nn
+
+_CLASSES: dict[type[nn.Module], type[nn.Module]] = {}  # with SIM, by the class without
 
 
 def guard(block: nn.Module) -> None:
@@ -29,8 +30,10 @@ def unguard(block: nn.Module) -> None:
         block.__class__ = original
 
 
-@functools.cache  # one class for all blocks of a class, so that compiled code is shared
 def _class_with_sim(cls: type[nn.Module]) -> type[nn.Module]:
+    """The one subclass for all blocks of a class, so that they share compiled code."""
+    if cls in _CLASSES:
+        return _CLASSES[cls]
     members = {
         "__module__": cls.__module__,
         "__qualname__": cls.__qualname__,
@@ -38,7 +41,8 @@ def _class_with_sim(cls: type[nn.Module]) -> type[nn.Module]:
         "__reduce_ex__": _reduce,
         "_class_without_sim": cls,
     }
-    return type(cls.__name__, (cls,), members)
+    _CLASSES[cls] = type(cls.__name__, (cls,), members)
+    return _CLASSES[cls]
 
 
 def _reduce(block: Any, protocol: Any) -> tuple[Any, ...]:
