@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from .channels import ChannelTrace
-from .running import hooked, map_tensors, tensors_in
+from .running import Run, hooked, map_tensors, tensors_in
 
 Pick = Callable[[str, Any], Tensor]
 FEW, MORE = 2, 3  # samples of the two passes
@@ -97,6 +97,7 @@ def axes_of(
     *,
     samples: int = 0,
     pick: Pick | None = None,
+    run: Run | None = None,
 ) -> dict[str, CallAxes]:
     """Find out where samples and channels lie in what modules take and give.
 
@@ -109,6 +110,7 @@ def axes_of(
         inputs: of a forward pass: a tensor, a tuple (positional arguments) or a mapping (keywords).
         samples: the axis of samples in the inputs.
         pick: f(name, output) -> tensor [n, ...], applied to outputs first.
+        run: run(model, inputs) in the place of the model.
 
     Returns:
         {name: axes}, for a module's second call in a forward pass `name#2`. Modules that are not
@@ -124,7 +126,7 @@ def axes_of(
     watched = _time_first(model) | dict(modules)
     n = first.shape[samples]
     with torch.no_grad(), _random_state_kept(first):
-        few, more, sizes = _two_passes(model, watched, inputs, n, samples, pick)
+        few, more, sizes = _two_passes(model, watched, inputs, n, samples, pick, run)
     axes: dict[CallKey, CallAxes] = {}
     for key, (taken, given) in more.items():
         taken_before, given_before = few.get(key, (taken, given))
@@ -154,6 +156,7 @@ def _two_passes(
     n: int,
     samples: int,
     pick: Pick | None,
+    run_model: Run | None,
 ) -> tuple[Record, Record, tuple[int, int]]:
     """Run few and more of the n samples; all of them twice where the model takes no other number.
 
@@ -162,7 +165,7 @@ def _two_passes(
     """
 
     def run(count: int, trace: ChannelTrace | None) -> Record:
-        return _record(model, modules, _resized(inputs, n, count, samples), pick, trace)
+        return _record(model, modules, _resized(inputs, n, count, samples), pick, trace, run_model)
 
     def run_traced(count: int) -> Record:
         try:
@@ -183,6 +186,7 @@ def _record(
     inputs: Any,
     pick: Pick | None,
     trace: ChannelTrace | None,
+    run: Run | None,
 ) -> Record:
     """Run the model once and note what the modules take and give."""
     record: Record = {}
@@ -198,7 +202,7 @@ def _record(
         record[name, calls[name]] = taken, _seen(output, module, trace, given=True)
 
     hooks = {module: partial(note, name) for name, module in modules.items()}
-    with hooked(model, hooks) as call, trace or contextlib.nullcontext():
+    with hooked(model, hooks, run) as call, trace or contextlib.nullcontext():
         call(inputs)
     return record
 

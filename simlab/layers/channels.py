@@ -131,6 +131,8 @@ class ChannelTrace(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self._axes = WeakTensorKeyDictionary()
+        # channels that lie along several axes for a while, as in a channel shuffle: their numbers
+        self._spread = WeakTensorKeyDictionary()
         # of a tensor of which nothing is known: the one it comes from, and where its axes lay there
         self._origins = WeakTensorKeyDictionary()
 
@@ -145,6 +147,7 @@ class ChannelTrace(TorchFunctionMode):
             self._axes[x] = axis
         else:
             self._axes.pop(x, None)
+        self._spread.pop(x, None)
 
     def __torch_function__(
         self,
@@ -155,24 +158,43 @@ class ChannelTrace(TorchFunctionMode):
     ) -> Any:
         """Run the function and note the axes of what it returns."""
         kwargs = kwargs or {}
-        known = {}
-        for x in tensors_in([args, kwargs]):
+        inputs = list(tensors_in([args, kwargs]))
+        known = []
+        for x in inputs:
             axis = self.axis_of(x)
             if axis is not None:
-                known[id(x)] = x.dim(), axis  # before the call, which may be in place
+                known.append((x.dim(), axis))  # before the call, which may be in place
+        spread = [self._spread[x] for x in inputs if x in self._spread]
         output = func(*args, **kwargs)
         results = list(tensors_in(output))
         name = getattr(func, "__name__", "")
-        axes: list[int | None] = []
         if results and name in MOVING:
-            axes = self._moved(func, args, kwargs) if known else []
+            numbers = self._moved(func, args, kwargs) if known or spread else []
+            self._note_numbers(results, numbers)
         elif results:
-            axes = [self._axis_after(name, results[0], args, kwargs, list(known.values()))]
-        for index, result in enumerate(results):
-            self.note(result, axes[index] if index < len(axes) else None)
-        if not known:
+            self.note(results[0], self._axis_after(name, results[0], args, kwargs, known))
+            for result in results[1:]:
+                self.note(result, None)
+            if self.axis_of(results[0]) is None and not known and len(spread) == 1:
+                self._note_spread(results[0], spread[0])
+        if not known and not spread:
             self._remember_origin(func, args, kwargs, results)
         return output
+
+    def _note_numbers(self, results: list[Tensor], numbers: list[Tensor]) -> None:
+        """Note of each result where its channels' numbers show them to lie."""
+        for index, result in enumerate(results):
+            if index >= len(numbers):
+                self.note(result, None)
+                continue
+            axis = axis_of_numbers(numbers[index])
+            self.note(result, axis)
+            if axis is None:
+                self._note_spread(result, numbers[index])
+
+    def _note_spread(self, x: Tensor, numbers: Tensor) -> None:
+        if x.shape == numbers.shape and len(varying_axes(numbers)) > 1:
+            self._spread[x] = numbers.contiguous()  # for `view`
 
     def _axis_after(
         self,
@@ -221,7 +243,9 @@ class ChannelTrace(TorchFunctionMode):
         """Remember what results come from, so that what is learned of them tells of it, too."""
         name = getattr(func, "__name__", "")
         origin = next(tensors_in([args, kwargs]), None)
-        if origin is None or name in UNKNOWN or name in PRODUCTS or name in LAST:
+        if origin is None or isinstance(origin, torch.nn.Parameter):
+            return
+        if name in UNKNOWN or name in PRODUCTS or name in LAST:
             return
         for index, result in enumerate(results):
             if result is origin or self.axis_of(result) is not None:
@@ -233,9 +257,10 @@ class ChannelTrace(TorchFunctionMode):
             places = {}
             for axis in range(origin.dim()):
                 self.note(origin, axis)
-                moved = self._moved(func, args, kwargs)
-                if index < len(moved) and moved[index] is not None:
-                    places[moved[index]] = axis
+                numbers = self._moved(func, args, kwargs)
+                place = axis_of_numbers(numbers[index]) if index < len(numbers) else None
+                if place is not None:
+                    places[place] = axis
             self.note(origin, None)
             self._origins[result] = origin, places
 
@@ -250,13 +275,13 @@ class ChannelTrace(TorchFunctionMode):
 
     def _moved(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> list[int | None]:
-        """Where a function that moves axes has put the channels, for each of its results."""
+    ) -> list[Tensor]:
+        """The numbers of the channels after a function that moves axes, for each of its results."""
         numbered_args = [self._numbered(arg) for arg in args]
         numbered_kwargs = {name: self._numbered(value) for name, value in kwargs.items()}
         try:
             output = func(*numbered_args, **numbered_kwargs)
-            return [axis_of_numbers(x) for x in tensors_in(output)]
+            return list(tensors_in(output))
         except (RuntimeError, TypeError, ValueError, IndexError):
             return []  # not known
 
@@ -266,6 +291,8 @@ class ChannelTrace(TorchFunctionMode):
             axis = self.axis_of(value)
             if axis is not None:
                 return channel_numbers(value, axis)
+            if value in self._spread:
+                return self._spread[value]
             if value.is_floating_point():
                 return torch.ones(value.shape, dtype=NUMBERS, device=_device_for_numbers(value))
             return value
@@ -286,18 +313,22 @@ def _device_for_numbers(x: Tensor) -> torch.device:
     return torch.device("cpu") if x.is_meta else x.device
 
 
-def axis_of_numbers(x: Tensor) -> int | None:
-    """The one axis along which values differ, each from each other; None if there is none."""
-    if not x.is_floating_point():
-        return None
-    varying = []
+def varying_axes(x: Tensor) -> list[int]:
+    """The axes along which values differ."""
+    axes = []
     for axis in range(x.dim()):
         if x.shape[axis] > 1 and bool((x != x.narrow(axis, 0, 1)).any()):
-            varying.append(axis)
-    if len(varying) != 1:
+            axes.append(axis)
+    return axes
+
+
+def axis_of_numbers(x: Tensor) -> int | None:
+    """The one axis along which values differ, each from each other; None if there is none."""
+    axes = varying_axes(x)
+    if len(axes) != 1 or not x.is_floating_point():
         return None
-    (axis,) = varying
-    values = x.movedim(axis, 0).flatten(1)[:, 0]
+    (axis,) = axes
+    values = x.movedim(axis, 0).reshape(x.shape[axis], -1)[:, 0]
     return axis if len(values.unique()) == len(values) else None
 
 

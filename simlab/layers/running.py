@@ -7,18 +7,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]
 Call = Callable[[Any], None]
+Run = Callable[[nn.Module, Any], Any]
 
 
 @contextlib.contextmanager
-def hooked(model: nn.Module, hooks: Mapping[nn.Module, Hook]) -> Iterator[Call]:
+def hooked(
+    model: nn.Module, hooks: Mapping[nn.Module, Hook], run: Run | None = None
+) -> Iterator[Call]:
     """Put forward hooks on modules and the model into eval mode, inside the block.
 
     Args:
         model: without a wrapper around it.
         hooks: {module: hook(module, args, kwargs, output)}.
+        run: run(model, inputs) in the place of the model.
 
     Yields:
         call(inputs): one forward pass without gradients of a tensor, of a tuple (positional
@@ -31,7 +36,9 @@ def hooked(model: nn.Module, hooks: Mapping[nn.Module, Hook]) -> Iterator[Call]:
 
     def call(inputs: Any) -> None:
         with torch.no_grad(), eager():
-            if isinstance(inputs, Mapping):
+            if run is not None:
+                run(model, inputs)
+            elif isinstance(inputs, Mapping):
                 model(**inputs)
             elif isinstance(inputs, tuple):
                 model(*inputs)
@@ -75,13 +82,24 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """Change the tensors of a (nested) tuple, list or mapping; all else stays as it is."""
     if isinstance(value, Tensor):
         return change(value)
+    if isinstance(value, PackedSequence):
+        return value  # not to be taken apart
     if isinstance(value, Mapping):
-        return {name: map_tensors(item, change) for name, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return value  # a named tuple, as a packed sequence: not to be taken apart
+        return like(value, {name: map_tensors(item, change) for name, item in value.items()})
     if isinstance(value, (tuple, list)):
-        return type(value)([map_tensors(item, change) for item in value])
+        return like(value, [map_tensors(item, change) for item in value])
     return value
+
+
+def like(container: Any, values: Any) -> Any:
+    """Values in a container of the same type; in a plain one where it is made in another way."""
+    kind = type(container)
+    if hasattr(container, "_fields"):  # a named tuple
+        return kind(*values)
+    try:
+        return kind(values)
+    except TypeError:
+        return values
 
 
 def _eager_if_compiled(model: nn.Module) -> Callable[[], contextlib.AbstractContextManager]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .axes import Axes, CallAxes, Pick, axes_at_sight, axes_of, label_of
 from .choosing import named_layers, read_without_a_call, unwrap
-from .running import Hook, home_of, hooked, map_tensors, tensors_in
+from .running import Hook, Run, home_of, hooked, map_tensors, tensors_in
 
 Sink = Callable[[str, nn.Module, Tensor | None, Axes], None]
 
@@ -25,6 +25,7 @@ def tapped(
     *,
     device: torch.device | str | None = None,
     pick: Pick | None = None,
+    run: Run | None = None,
 ) -> Iterator[Callable[..., None]]:
     """Run a model in eval mode inside the block and hand each named output to `sink`.
 
@@ -42,6 +43,7 @@ def tapped(
             its axis of channels, None where it is not known.
         device: where to run; None leaves the model where it is.
         pick: f(name, output) -> tensor [n, ...], for outputs that are no plain tensor.
+        run: run(model, inputs) in the place of the model.
 
     Yields:
         forward(inputs): one forward pass, without gradients, of a tensor, a tuple (positional
@@ -68,9 +70,9 @@ def tapped(
         if device is not None and home is not None:
             undo.callback(base.to, home)
             base.to(device)
-        tap = _Tap(base, watched, sink, pick)
+        tap = _Tap(base, watched, sink, pick, run)
         hooks = {module: tap.hook_of(name) for name, module in watched.items()}
-        call = undo.enter_context(hooked(base, hooks))
+        call = undo.enter_context(hooked(base, hooks, run))
         target = device if device is not None else home
 
         def forward(inputs: Any, watched: bool = True) -> None:
@@ -91,11 +93,13 @@ class _Tap:
         modules: Mapping[str, nn.Module],
         sink: Sink,
         pick: Pick | None,
+        run: Run | None,
     ) -> None:
         self.model = model
         self.modules = modules
         self.sink = sink
         self.pick = pick
+        self.run = run
         self.axes: dict[str, CallAxes] | None = None
         self.n = 0  # samples of the forward pass; 0: not one to be watched
         self.calls: Counter[str] = Counter()
@@ -104,7 +108,7 @@ class _Tap:
     def watching(self, inputs: Any) -> Iterator[None]:
         """One forward pass that is watched; before the first one the axes are found out."""
         if self.axes is None:
-            self.axes = axes_of(self.model, self.modules, inputs, pick=self.pick)
+            self.axes = axes_of(self.model, self.modules, inputs, pick=self.pick, run=self.run)
         first = next(tensors_in(inputs), None)
         self.n = 0 if first is None else len(first)
         self.calls.clear()

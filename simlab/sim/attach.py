@@ -26,6 +26,9 @@ class SIM(nn.Module):
     """
 
     handle: RemovableHandle  # of the block's forward hook
+    sim_axes: CallAxes | None
+    sim_by_convention: bool
+    sim_time_unclear: bool
 
     def __init__(self, dim_in: int, dim_out: int, options: SimOptions) -> None:
         super().__init__()

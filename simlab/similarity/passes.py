@@ -1,7 +1,7 @@
 """Runs the models batch by batch and numbers the layers that are watched."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,38 +20,15 @@ from ..layers import (
     unwrap,
     why_not_called,
 )
+from .blame import blamed
+from .features import FeatureTable
 from .info import Layer
+from .inputs import Batch, Forward
 
-Models = nn.Module | Iterable[nn.Module] | Mapping[str, nn.Module]
 Pool = str | Callable[[Tensor], Tensor]
 Use = Callable[[int, Tensor], Any]
 POOLS = ("flatten", "mean", "mean_first", "mean_last", "cls")
 MAX_LISTED = 5  # layers in an error
-
-
-def named_models(models: Models) -> dict[str, nn.Module]:
-    """Name models: {name: model} of one, of several (by their classes) or of a mapping.
-
-    Raises:
-        TypeError: something is no nn.Module, or nothing is given.
-    """
-    if isinstance(models, nn.Module):
-        models = [models]
-    named: dict[str, nn.Module] = {}
-    if isinstance(models, Mapping):
-        named = {str(name): model for name, model in models.items()}
-    else:
-        for model in models:
-            kind = name = type(unwrap(model)).__name__
-            number = 1
-            while name in named:
-                number += 1
-                name = f"{kind} {number}"
-            named[name] = model
-    wrong = [name for name, model in named.items() if not isinstance(model, nn.Module)]
-    if wrong or not named:
-        raise TypeError(f"models must be nn.Modules: {', '.join(wrong) or 'none given'}")
-    return named
 
 
 def pooled(x: Tensor, pool: Pool, channels: int | None = None) -> Tensor:
@@ -164,7 +141,7 @@ class Passes:
         self,
         models: Mapping[str, nn.Module],
         layers: Layers | Mapping[str, Layers] | None,
-        streams: int,
+        streams: Mapping[str, int],
         pool: Pool | Mapping[str, Pool],
     ) -> None:
         self.watched: list[WatchedModel] = []
@@ -173,15 +150,17 @@ class Passes:
         self.notes: dict[tuple[int, str], str] = {}
         self._uncalled: set[tuple[int, str]] = set()
         self.batches = 0
-        self._formats: list[torch.memory_format] | None = None
+        self._formats: list[torch.memory_format] = []
         self._forwards: list[Callable[..., None]] = []
-        for number, (name, model) in enumerate(models.items()):
+        for name, model in models.items():
             of_model = _of_model(layers, name, models, "layers")
+            with blamed(name, model):
+                names = list(select_layers(model, of_model))
             watched = WatchedModel(
                 unwrap(model),
-                stream=min(number, streams - 1),
+                stream=streams[name],
                 pool=_of_model(pool, name, models, "pool"),
-                names=list(select_layers(model, of_model)),
+                names=names,
                 left_out=left_out_layers(model) if of_model is None else None,
             )
             if watched not in self.watched:
@@ -193,24 +172,40 @@ class Passes:
                 self._uncalled.add((index, layer))
 
     @contextlib.contextmanager
-    def attached(self, device: torch.device | str | None, pick: Pick | None) -> Iterator[None]:
-        """Attach to all models inside the block; see `tapped`."""
+    def attached(
+        self,
+        device: torch.device | str | None,
+        pick: Pick | None,
+        forward: Forward | None = None,
+        *,
+        one_set: bool = False,
+    ) -> Iterator[None]:
+        """Attach to all models inside the block; see `tapped`.
+
+        Args:
+            device: where to run.
+            pick: see `compare`.
+            forward: see `compare`.
+            one_set: the batches' features are put together, so they must have one size.
+        """
+        self._one_set = one_set
         with contextlib.ExitStack() as stack:
             self._forwards.clear()
             for index, watched in enumerate(self.watched):
                 sink = partial(self._watch, index)
-                tap = tapped(watched.model, watched.names, sink, device=device, pick=pick)
+                run = None if isinstance(watched.model, FeatureTable) else forward
+                tap = tapped(watched.model, watched.names, sink, device=device, pick=pick, run=run)
                 self._forwards.append(stack.enter_context(tap))
             if pick is not None:
                 # What a user's function does with outputs is unknown: it gets them as they come.
                 self._formats = [torch.preserve_format] * len(self.watched)
             yield
 
-    def forward(self, batch: list[Tensor], use: Use) -> list[Any]:
+    def forward(self, batch: list[Batch], use: Use) -> list[Any]:
         """Run one batch through all models.
 
         Args:
-            batch: images [n, ...] of each stream.
+            batch: n samples of each stream.
             use: called with (row, output [n, ...]) while the output is as the module left it.
 
         Returns:
@@ -222,13 +217,11 @@ class Passes:
         self._use = use
         self._batch_size = len(batch[0])
         self._results: dict[int, Any] = {}
-        images = [batch[watched.stream] for watched in self.watched]
-        if self._formats is None:
-            self._formats = []
-            for watched, x, forward in zip(self.watched, images, self._forwards, strict=True):
-                self._formats.append(quickest_format(watched.model, x, forward))
-        for x, forward, memory_format in zip(images, self._forwards, self._formats, strict=True):
-            forward(x.to(memory_format=memory_format))
+        for index, watched in enumerate(self.watched):
+            samples = batch[watched.stream]
+            hint = f" (called as {samples.call}; inputs= or forward= say it otherwise)"
+            with blamed(self._name_of(index), watched.model, hint):
+                self._run(index, samples)
         results = self._results
         self._refuse_nothing(results)
         self._results = {}  # nothing is held until the next batch
@@ -237,6 +230,20 @@ class Passes:
                 self.notes.setdefault(key, f"not called in batch {self.batches}")
         self.batches += 1
         return [results.get(row.index) for row in self.rows.values()]
+
+    def _run(self, index: int, samples: Batch) -> None:
+        """Run one model on its own copy of the samples, which it may edit in place."""
+        model = self.watched[index].model
+        forward = self._forwards[index]
+        if index == len(self._formats):
+            self._formats.append(quickest_format(model, samples, forward))
+        copied = samples.to(memory_format=self._formats[index], copy=True)
+        forward(copied.inputs_of(model))
+
+    def _name_of(self, index: int) -> str:
+        """The name, or names, of a model that runs."""
+        names = [name for name, watched in self.watched_as.items() if watched == index]
+        return " = ".join(names)
 
     def _refuse_nothing(self, results: Mapping[int, Any]) -> None:
         """Raise ValueError where no layer has an output in the first batch."""
@@ -272,7 +279,13 @@ class Passes:
             self.notes.setdefault(key, unknown_channels(pool, output))
             return
         output = pooled(output, pool, axes.channels)
-        row.size = output[0].numel()
+        size = output[0].numel()
+        if self._one_set and row.size not in (0, size):
+            raise ValueError(
+                f"its outputs have different sizes in different batches, {row.size} and {size} "
+                'features: pool="mean" or a function can make them alike'
+            )
+        row.size = size
         self._results[row.index] = self._use(row.index, output)
 
     def layers(self) -> list[Layer]:
@@ -319,14 +332,15 @@ def _of_model(value: Any, name: str, models: Mapping[str, nn.Module], what: str)
 
 
 def quickest_format(
-    model: nn.Module, x: Tensor, forward: Callable[..., None]
+    model: nn.Module, samples: Batch, forward: Callable[..., None]
 ) -> torch.memory_format:
     """Choose channels last for images on a CPU, which spares convolutions a fifth of their time.
 
     Not where the model cannot take them so, as where it uses `view`: one image tells.
     """
-    if x.dim() == 4 and all(p.device.type == "cpu" for p in model.parameters()):
+    if samples.is_images and all(p.device.type == "cpu" for p in model.parameters()):
+        one = samples[:1].to(memory_format=torch.channels_last, copy=True)
         with contextlib.suppress(Exception):  # whatever a module may raise
-            forward(x[:1].to(memory_format=torch.channels_last), watched=False)
+            forward(one.inputs_of(model), watched=False)
             return torch.channels_last
     return torch.preserve_format

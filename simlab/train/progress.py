@@ -53,3 +53,12 @@ def record(run: Run, row: Row, epochs: int, warnings: list[str]) -> None:
         run.log(warning)
         if distributed.rank() == 0:
             tqdm.write(f"epoch {epoch}: {warning}")
+
+
+def say(run: Run, remark: str) -> None:
+    """Write a remark, where there is one, into train.log and below the bar."""
+    if not remark:
+        return
+    run.log(remark)
+    if distributed.rank() == 0:
+        tqdm.write(remark)

@@ -7,7 +7,6 @@ was stopped half-way. Started by torchrun, several processes do it together.
 import contextlib
 import copy
 import dataclasses
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,20 +14,21 @@ import torch
 from torch import nn
 
 from simlab.compute import channels_last, distributed, environment, resolve_device
-from simlab.config import PretrainConfig, SupervisedConfig, TrainConfig
+from simlab.config import Config, PretrainConfig, SupervisedConfig, TrainConfig
 from simlab.data import Dataset, Images, load_data
-from simlab.evaluate import stratified
 from simlab.methods.base import Method, MethodModule
-from simlab.models import build_encoder
+from simlab.models import build_encoder, check_module
 from simlab.runs import Run, claim, module_digest
-from simlab.sim import LossSimTracker, attach_sim, detach_sim
+from simlab.sim import detach_sim
 
 from .custom import check_augmentation, check_method, check_type, method_digest, source_digest
+from .initial import start_from_run, weights_digest, with_initial_encoder
 from .loop import Row, Task, fit
 from .monitor import Pretraining, SupervisedTraining
-from .resolve import resolve, resolve_method
-from .seeds import derived_seed
+from .progress import say
+from .resolve import labelled_images, resolve, resolve_method
 from .views import Augmentation, ViewMaker
+from .with_sim import with_sim
 
 
 def pretrain(
@@ -37,7 +37,7 @@ def pretrain(
     *,
     method: Method | str | None = None,
     augment: Augmentation | str | None = None,
-    encoder: nn.Module | None = None,
+    encoder: nn.Module | str | None = None,
     fresh: bool = False,
     progress: bool = True,
     on_epoch: Callable[[list[Row]], None] | None = None,
@@ -53,7 +53,7 @@ def pretrain(
         augment: In place of config.augment: a recipe's text, or a callable of (uint8 images
             [N, C, H, W], generator) that returns as many views [N, C, S, S] as the method takes,
             uint8 or floating point in 0 .. 1. It gets the batch of all processes.
-        encoder: In place of config.encoder: a module [N, C, H, W] -> [N, D].
+        encoder: In place of config.encoder: a module [N, C, H, W] -> [N, D], or a name.
         fresh: Delete what is stored of this run, and start anew.
         progress: Show a bar.
         on_epoch: Called with the history after every epoch.
@@ -69,6 +69,7 @@ def pretrain(
         TypeError: A value has the wrong type.
     """
     check_type("config", config, PretrainConfig)
+    config, encoder = _checked_encoder(config, encoder)
     if isinstance(augment, str):
         config = _replace_field(config, "augment", augment)
         augment = None
@@ -88,13 +89,13 @@ def train_supervised(
     config: SupervisedConfig,
     data: Dataset | None = None,
     *,
-    encoder: nn.Module | None = None,
+    encoder: nn.Module | str | None = None,
     fresh: bool = False,
     progress: bool = True,
     on_epoch: Callable[[list[Row]], None] | None = None,
     folder: str = "",
 ) -> Run:
-    """Train the same encoder on labels, with the same augmentation.
+    """Train the same encoder on the labelled images, with the same augmentation.
 
     Args:
         config: See `SupervisedConfig`.
@@ -110,10 +111,11 @@ def train_supervised(
 
     Raises:
         FloatingPointError: The loss is NaN or infinite.
-        ValueError: A value is wrong, or an image has no label.
+        ValueError: A value is wrong, or fewer than two classes have labelled images.
         TypeError: A value has the wrong type.
     """
     check_type("config", config, SupervisedConfig)
+    config, encoder = _checked_encoder(config, encoder)
     parts = _Parts(data, None, None, encoder)
     return _train("supervised", config, parts, fresh, progress, on_epoch, folder)
 
@@ -121,9 +123,9 @@ def train_supervised(
 def untrained(config: TrainConfig, data: Dataset) -> nn.Module:
     """Build the encoder as training finds it, with its initial weights: a baseline."""
     device = resolve_device(config.device)
+    config = with_initial_encoder(config, None)
     with settled(config, device):
-        images = data.train
-        encoder, _ = build_encoder(config.encoder, images.channels, images.size, config.stem)
+        encoder, _ = _build_encoder(config, data, None)
     return channels_last(encoder, device).eval()
 
 
@@ -163,7 +165,7 @@ def build_task(
     method = resolve_method(config, data, method)
     images = _training_images(config, data)
     network_encoder, feature_dim = _build_encoder(config, data, encoder)
-    sim = _attach_sim(config, data, network_encoder)
+    sim = with_sim(config, data, network_encoder)
     network = method.build(network_encoder, feature_dim)
     check_type(f"what {type(method).__name__}.build returns", network, MethodModule)
     device = resolve_device(config.device)
@@ -214,6 +216,7 @@ def _train(
             "method": method_digest(task.views.method, task.network),
             "augment": "" if parts.augment is None else source_digest(parts.augment),
         }
+        identity |= weights_digest(config)
         with claim(kind, config, identity, folder, fresh) as run:
             _fit_unless_finished(task, config, run, device, progress, on_epoch)
             weights: Any = distributed.from_first(run.load_encoder_state)
@@ -239,6 +242,7 @@ def _fit_unless_finished(
         run.log(f"starts with {config} on {where}")
         if task.sim is not None:
             run.log(f"SIM is on {', '.join(name for name, _ in task.sim.holders)}")
+        say(run, task.monitor.remark())
         history = fit(task, config, run, device, progress, on_epoch)
     if task.sim is not None:
         detach_sim(encoder)
@@ -246,7 +250,10 @@ def _fit_unless_finished(
         last = history[-1]
         measured = [row for row in history if "knn" in row] or [last]
         best = max(measured, key=lambda row: row.get("knn", 0.0))
-        result = {"final": last, "best": best, "environment": where}
+        images = len(task.views.images)
+        result = {"final": last, "best": best, "images": images, "environment": where}
+        if config.init:
+            result["init"] = config.init
         run.finish(encoder.state_dict(), result | {"seconds": round(last["seconds"], 1)})
 
 
@@ -273,19 +280,11 @@ def _training_images(config: TrainConfig, data: Dataset) -> Images:
     """What is trained on: all images that pretraining may see, or as many labelled ones as asked.
 
     Raises:
-        ValueError: Supervised training finds an image without a label, or a single class.
+        ValueError: Supervised training finds too few images with a label.
     """
     if not isinstance(config, SupervisedConfig):
         return data.pretrain
-    lowest = int(data.train.labels.min())
-    if len(data.classes) < 2 or lowest < 0:
-        raise ValueError(
-            f"{data.name}: expected a label for every image, of at least two classes; here are "
-            f"{len(data.classes)} classes, and the lowest label is {lowest}"
-        )
-    generator = torch.Generator().manual_seed(config.seed)
-    number = config.labels or len(data.train)
-    return data.train.subset(stratified(data.train.labels, number, generator))
+    return data.train.subset(labelled_images(config, data))
 
 
 def _build_encoder(
@@ -293,37 +292,9 @@ def _build_encoder(
 ) -> tuple[nn.Module, int]:
     """The encoder and its number of features; a copy of the user's where they gave one."""
     chosen = config.encoder if encoder is None else copy.deepcopy(encoder)
-    return build_encoder(chosen, data.train.channels, data.train.size, config.stem)
-
-
-def _attach_sim(config: TrainConfig, data: Dataset, encoder: nn.Module) -> LossSimTracker | None:
-    """Put SIM on the blocks that are named, before heads and optimizer are built.
-
-    It draws from generators of its own: all else of the run is as it would be without SIM.
-    """
-    if not config.sim_layers:
-        return None
-    device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
-    size = config.view_size
-    with contextlib.ExitStack() as undo:
-        undo.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
-        if distributed.rank() > 0:  # the first process says what is left out
-            undo.enter_context(warnings.catch_warnings())
-            warnings.simplefilter("ignore")
-        attach_sim(
-            encoder,
-            config.sim_layers.split(","),
-            torch.zeros(1, data.train.channels, size, size, device=device),
-            beta=config.sim_beta,
-            token_sampling_ratio=config.sim_tokens,
-            token_sampling_type=config.sim_sampling,
-            loss_type=config.sim_loss,
-            proj_hidden=config.sim_hidden,
-            proj_dim=config.sim_dim,
-            small=config.sim_small,
-            generator=torch.Generator().manual_seed(derived_seed(config, 0, "weights of sim")),
-        )
-    return LossSimTracker(encoder)
+    built, dim = build_encoder(chosen, data.train.channels, data.train.size, config.stem)
+    start_from_run(config, built)
+    return built, dim
 
 
 def _monitor(config: TrainConfig, data: Dataset) -> Pretraining | SupervisedTraining:
@@ -332,13 +303,24 @@ def _monitor(config: TrainConfig, data: Dataset) -> Pretraining | SupervisedTrai
     return SupervisedTraining(config.epochs, data)
 
 
-def _replace_field(config: PretrainConfig, name: str, value: str) -> PretrainConfig:
+def _checked_encoder(
+    config: Config, encoder: nn.Module | str | None
+) -> tuple[Config, nn.Module | None]:
+    """A name goes into the configuration; anything but a module is refused."""
+    if isinstance(encoder, str):
+        return _replace_field(config, "encoder", encoder), None
+    if encoder is not None:
+        check_module(encoder)
+    return config, encoder
+
+
+def _replace_field(config: Config, name: str, value: str) -> Config:
     """The configuration with a field replaced, which nobody may have set to something else.
 
     Raises:
         ValueError: It says something else already.
     """
-    default = getattr(PretrainConfig, name)
+    default = getattr(type(config), name)
     said = getattr(config, name)
     if said not in (default, value):
         raise ValueError(f"config.{name}={said!r} and {name}={value!r}: give one of them")

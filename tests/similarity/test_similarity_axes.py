@@ -222,6 +222,7 @@ class Lambda(nn.Module):
         (lambda x: x * x.mean((2, 3), keepdim=True).sigmoid(), 1),
         (lambda x: x.flatten(2).softmax(-1) @ torch.ones(64, 64), None),
         (lambda x: x.unflatten(1, (2, 4)), None),  # heads, and channels of each
+        (lambda x: x.view(-1, 2, 4, 8, 8).mT.mT.transpose(1, 2).contiguous().view(x.shape), 1),
         (lambda x: x + x.transpose(1, 2), None),  # contradictory
         (lambda x: x.clone().transpose_(1, 3), None),
     ],

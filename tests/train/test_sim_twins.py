@@ -13,6 +13,7 @@ from simlab.methods.supervised import SupervisedModule
 from simlab.sim import collapse
 from simlab.train import build_task, resolve, train_supervised
 from simlab.train.run import settled
+from simlab.train.with_sim import with_sim
 
 CPU = torch.device("cpu")
 
@@ -97,6 +98,12 @@ def test_the_log_names_the_blocks_and_the_warning_those_left_out(tmp_path):
     assert "SIM is on blocks.0\n" in (run.folder / "train.log").read_text()
     with pytest.raises(ValueError, match="every block that was chosen.*sim_small"):
         train_supervised(dataclasses.replace(config, sim_layers="blocks.2"), twins.data())
+
+
+def test_sim_on_a_frozen_encoder_is_refused():
+    config = twins.config_of("supervised", **twins.WITH_SIM, lr_encoder=0.0)
+    with pytest.raises(ValueError, match="lr_encoder=0: a frozen encoder learns nothing from SIM"):
+        with_sim(config, twins.data(), twins.encoder())
 
 
 def test_the_width_of_sims_projection_is_an_option():
