@@ -24,8 +24,8 @@ def equal(a: dict, b: dict) -> bool:
 
 def test_with_weight_zero_twins_are_equal_to_the_last_bit_in_spite_of_dropout(tmp_path):
     states = twins.twin_states(tmp_path)
-    for plain, with_sim in (states[:2], states[2:]):
-        assert equal(plain, with_sim)
+    for plain, regularised in (states[:2], states[2:]):
+        assert equal(plain, regularised)
     with_heads = {name.split(".")[0] for state in states for name in state}
     assert {"classifier", "projector", "predictor"} <= with_heads
 
@@ -50,12 +50,12 @@ def test_with_a_weight_above_zero_first_weights_and_all_views_are_equal(
     for name, changes in (("plain", {}), ("sim", twins.WITH_SIM | {"sim_beta": 0.5})):
         seen.clear()
         runs.append((twins.train(kind, tmp_path / name, changes), list(seen)))
-    (plain, seen_plain), (with_sim, seen_with_sim) = runs
-    assert equal(seen_plain[0][0], seen_with_sim[0][0]), "first weights"
-    assert len(seen_plain) == len(seen_with_sim) >= 6
-    for (_, *views), (_, *others) in zip(seen_plain, seen_with_sim, strict=True):
+    (plain, seen_plain), (regularised, seen_regularised) = runs
+    assert equal(seen_plain[0][0], seen_regularised[0][0]), "first weights"
+    assert len(seen_plain) == len(seen_regularised) >= 6
+    for (_, *views), (_, *others) in zip(seen_plain, seen_regularised, strict=True):
         assert all(map(torch.equal, views, others)), "views, their order, or labels"
-    assert not equal(plain.encoder.state_dict(), with_sim.encoder.state_dict()), "SIM trains"
+    assert not equal(plain.encoder.state_dict(), regularised.encoder.state_dict()), "SIM trains"
 
 
 @pytest.mark.parametrize("sampling", ["v0", "v2"])
