@@ -32,6 +32,7 @@ from .loss import compute_sim_loss, fewest_tokens
 from .options import LossType, ProjectionType, SamplingType, SimOptions
 from .pending import PendingLosses, number_for_logging
 from .sampling import count_channels, pair_positions, sample_tokens
+from .sharded import refuse_sharded_block
 
 
 class SimHolder(Protocol):
@@ -175,10 +176,12 @@ def keep_sim_loss(block: nn.Module, sim: SimHolder, inputs: Any, output: Any) ->
     Raises:
         TypeError: If there is no floating tensor.
         ValueError: If x and y cannot be compared.
+        RuntimeError: If FSDP shards the block by itself.
     """
     if sim.token_sampling_ratio == 0:
         return
     label = f"SIM on {type(block).__name__}"
+    refuse_sharded_block(block, label)
     if sim.sim_axes is None:  # the first forward pass
         sim.sim_axes = axes_of_block(block, *inputs)
     taken, given = sim.sim_axes.taken, sim.sim_axes.given

@@ -10,6 +10,10 @@ from collections.abc import Iterable
 
 from torch import nn
 
+_WHAT_TO_DO = (
+    "by itself, and SIM would not find its weights. Shard the whole model alone, "
+    "fully_shard(model), or leave SIM off what is sharded"
+)
 _CLASSES = ("FSDPModule", "FullyShardedDataParallel")  # fully_shard's, and FSDP's older way
 
 
@@ -35,11 +39,17 @@ def refuse_sharded_blocks(model: nn.Module, blocks: Iterable[str]) -> None:
     for block in blocks:
         for part in parts:
             if block == part or block.startswith(f"{part}."):
-                raise RuntimeError(
-                    f"SIM on {block!r}: FSDP shards {part!r} by itself, and SIM's backward pass "
-                    "would not find its weights. Shard the whole model alone, fully_shard(model), "
-                    "or leave SIM off the sharded parts"
-                )
+                raise RuntimeError(f"SIM on {block!r}: FSDP shards {part!r} {_WHAT_TO_DO}")
+
+
+def refuse_sharded_block(block: nn.Module, label: str) -> None:
+    """Refuse FSDP on a block with SIM itself, when it runs.
+
+    Raises:
+        RuntimeError: The block is sharded.
+    """
+    if is_sharded(block):
+        raise RuntimeError(f"{label}: FSDP shards this block {_WHAT_TO_DO}")
 
 
 def refuse_sharded_model(model: nn.Module) -> None:
