@@ -35,11 +35,11 @@ def refuse_sharded_blocks(model: nn.Module, blocks: Iterable[str]) -> None:
     Raises:
         RuntimeError: A block is in a part that is sharded by itself.
     """
-    parts = [name for name, module in model.named_modules() if name and is_sharded(module)]
+    units = [name for name, module in model.named_modules() if name and is_sharded(module)]
     for block in blocks:
-        for part in parts:
-            if block == part or block.startswith(f"{part}."):
-                raise RuntimeError(f"SIM on {block!r}: FSDP shards {part!r} {_WHAT_TO_DO}")
+        for unit in units:
+            if block == unit or block.startswith(f"{unit}."):
+                raise RuntimeError(f"SIM on {block!r}: FSDP shards {unit!r} {_WHAT_TO_DO}")
 
 
 def refuse_sharded_block(block: nn.Module, label: str) -> None:

@@ -119,7 +119,7 @@ def test_fsdp_shards_a_model_with_sim_as_a_whole_and_its_blocks_are_refused():
     assert all(p.grad is not None for p in whole[1].sim.parameters())
     fully_shard(parts[1], mesh=mesh)
     fully_shard(parts, mesh=mesh)
-    with pytest.raises(RuntimeError, match=r"SIM on Conv2d: FSDP shards.*fully_shard\(model\)"):
+    with pytest.raises(RuntimeError, match=r"SIM on FSDPConv2d: FSDP shards.*fully_shard\(model\)"):
         parts(batch(0, 0))
     nested = nn.Sequential(build(), nn.Conv2d(4, 4, 1).double())
     fully_shard(nested[0], mesh=mesh)
