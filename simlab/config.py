@@ -111,6 +111,17 @@ class TrainConfig:
     sim_loss: Literal["cos", "kl", "smooth_l1", "mse", "norm_mse"] = "norm_mse"
     """Distance that SIM's loss takes."""
 
+    sim_hidden: Annotated[int, AtLeast(1)] = 256
+    """Width of the hidden layer of SIM's projection."""
+
+    sim_dim: Annotated[int, AtLeast(1)] = 128
+    """Width of SIM's projection."""
+
+    sim_small: Literal["skip", "pool", "two"] = "skip"
+    """Blocks on which SIM's published code fails, those with a stride or with too few positions.
+    skip: they get no SIM; pool: those with a stride get it, their input averaged onto the
+    output's positions; two: all get it, two positions at least."""
+
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the forward pass. auto: what the device is fast at."""
 

@@ -21,7 +21,7 @@ from simlab.config import (
 )
 from simlab.data import Dataset, Images, from_arrays
 from simlab.methods import SimSiam
-from simlab.sim import LOSS_TYPES, SAMPLING_TYPES
+from simlab.sim import LOSS_TYPES, SAMPLING_TYPES, SMALL_MAPS, SimOptions
 from simlab.train import resolve
 
 CLASSES = (PretrainConfig, SupervisedConfig)
@@ -151,6 +151,11 @@ def test_every_field_is_described_below_its_declaration_and_in_the_docstring():
 def test_sims_choices_are_those_of_the_package():
     assert KINDS["sim_loss"].choices == LOSS_TYPES
     assert KINDS["sim_sampling"].choices == SAMPLING_TYPES
+    assert KINDS["sim_small"].choices == SMALL_MAPS
+    options = SimOptions()
+    assert (KINDS["sim_hidden"].type, KINDS["sim_dim"].type) == (int, int)
+    defaults = SupervisedConfig()
+    assert (defaults.sim_hidden, defaults.sim_dim) == (options.proj_hidden, options.proj_dim)
 
 
 def test_configuration_and_registry_import_no_torch():

@@ -166,7 +166,8 @@ def test_the_settings_page_names_fields_that_exist_and_their_values():
         said = re.search(rf"\| `{field}` \| (\S+) \| (\S+) \|", first).groups()
         assert tuple(map(float, said)) == value, field
     defaults = vars(PretrainConfig())
-    for field in ("knn_k", "knn_temperature", "sim_beta", "sim_tokens", "sim_sampling", "sim_loss"):
+    fields = "knn_k knn_temperature sim_beta sim_tokens sim_sampling sim_loss sim_small"
+    for field in fields.split():
         assert re.search(rf"\| `{field}` \| (\S+) \|", text)[1] == str(defaults[field]), field
     projectors = re.findall(
         r"`proj_layers`, `proj_dim` \| .*?, (\d+) \| (\d) layers, (\d+) \|", text

@@ -23,7 +23,7 @@ from .choosing import (
     unwrap,
 )
 from .messages import nearest, one_of
-from .running import like, map_tensors, tensors_in
+from .running import hooked, like, map_tensors, tensors_in
 from .watching import refuse_script, tapped, why_not_called
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "axes_of",
     "contains",
     "default_layers",
+    "hooked",
     "left_out_layers",
     "like",
     "map_tensors",

@@ -17,12 +17,16 @@ To read in this order:
     axes.py       where samples and channels lie in what a block takes and gives
     blocks.py     the projections, the loss of one forward pass, the decorators
     attach.py     attach_sim, detach_sim
+    small.py      blocks on which the published code fails
     pending.py    where losses wait
     tracker.py    compute_loss_sim, LossSimTracker
+    collapse.py   a projector that has collapsed
+    guarded.py    how torch.compile tells blocks with SIM from others
+    sharded.py    what FSDP may shard
     fast.py       three steps again, in less time; to be skipped
 
 Where the published code (SIM-pytorch) gives a number this gives the same one, for equal weights and
-random state. Where it fails or gives NaN:
+random state. Where it fails or gives NaN (and `attach_sim(small="skip")` doesn't leave it at that):
 
 - Layouts: any with one axis of samples and one of channels, such as [B, C, H, W], [B, H, W, C],
   [B, N, C], [N, B, C], [B, C, L], [B, C, D, H, W], and [B, C] as a 1 x 1 map. Where these lie is
@@ -36,8 +40,15 @@ random state. Where it fails or gives NaN:
 - Ratio 0 is SIM off: no parameters, no random draws, no loss. A count above N takes all N.
 - Several passes before the loss is taken (two views): a block's loss is their mean. A pass counts
   until it is taken or a backward pass has gone through it; one under no_grad counts only where none
-  with a graph waits. Activation checkpointing needs use_reentrant=False.
+  with a graph waits. More than 16 waiting passes are warned of. Activation checkpointing needs
+  use_reentrant=False.
 - A NaN stays in the sum; `check=True` and `LossSimTracker.report` name the block.
+- No loss is 0 because nothing ran: that raises. `block.loss_sim`, the loss itself in the published
+  code, is a number for logging, through which a backward pass raises.
+
+torch.compile may come before or after `attach_sim`, and the model may be sharded by FSDP as a whole
+(not its parts, and after SIM is attached). fullgraph=True and torch.jit.script are refused. An
+exported program carries SIM's weights along: `detach_sim` first.
 
 The package needs torch, the standard library and `layers` beside it, and nothing else.
 """
@@ -46,12 +57,14 @@ from .attach import SIM, attach_sim, detach_sim
 from .blocks import forward_with_sim_cache, init_proj
 from .loss import compute_sim_loss
 from .options import LOSS_TYPES, SAMPLING_TYPES, SimOptions
+from .small import SMALL_MAPS
 from .tracker import LossSimTracker, compute_loss_sim
 
 __all__ = [
     "LOSS_TYPES",
     "SAMPLING_TYPES",
     "SIM",
+    "SMALL_MAPS",
     "LossSimTracker",
     "SimOptions",
     "attach_sim",

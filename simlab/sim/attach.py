@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -12,7 +13,10 @@ from torch.utils.hooks import RemovableHandle
 from ..layers import CallAxes, Layers, refuse_script, select_layers, unwrap
 from .axes import axes_of_run, fact_of, has_time_first
 from .blocks import Projection, SimHolder, add_sim, keep_sim_loss
+from .guarded import guard, unguard
 from .options import LossType, ProjectionType, SamplingType, SimOptions
+from .sharded import refuse_sharded_model
+from .small import SmallMaps, blocks_to_skip, check_small
 
 
 class SIM(nn.Module):
@@ -34,6 +38,13 @@ class SIM(nn.Module):
         """Return x."""
         return x
 
+    def __prepare_scriptable__(self) -> SIM:
+        """Say what to do, where torch.jit.script would stop at `forward`."""
+        raise RuntimeError(
+            "torch.jit.script cannot compile SIM: call detach_sim(model) first. torch.jit.trace "
+            "and torch.export take the model as it is, in eval mode"
+        )
+
 
 def attach_sim(
     model: nn.Module,
@@ -49,16 +60,20 @@ def attach_sim(
     beta: float = SimOptions.beta,
     proj_hidden: int = SimOptions.proj_hidden,
     proj_dim: int = SimOptions.proj_dim,
+    small: SmallMaps = "two",
+    generator: torch.Generator | None = None,
 ) -> list[str]:
     """Put SIM on blocks of a finished model without touching its source.
 
     The parameters exist at once, as `<block>.sim`, on the block's device: attach before the
-    optimizer and DistributedDataParallel are made. If anything is wrong nothing is attached.
+    optimizer and DistributedDataParallel are made. torch.compile may come before or after. If
+    anything is wrong nothing is attached.
 
     >>> attach_sim(torchvision.models.resnet18(), "layer?.*")
 
     Args:
-        model: The model; its blocks get a child `sim` and a forward hook.
+        model: The model; its blocks get a child `sim`, a forward hook and a class of the same name
+            (`guarded.py` says what for).
         layers: Which blocks: names, globs, types, ... by the rule of `select_layers`.
         sample_input: An input of the model (a tuple: its positional arguments, a mapping: its
             keywords), run twice in eval mode to see the blocks' dims and where samples and channels
@@ -74,13 +89,19 @@ def attach_sim(
         beta: See `SimOptions`.
         proj_hidden: See `SimOptions`.
         proj_dim: See `SimOptions`.
+        small: What is done with blocks on which the published code fails. "two" serves all: x is
+            averaged onto y's positions, and two tokens are taken where there would be fewer; "pool"
+            leaves out those with too few positions, "skip" those with a stride as well. Both warn,
+            and need `sample_input`, whose size decides.
+        generator: Where the weights and the tokens are drawn from, so that torch's global generator
+            stays as it is; None: from that one, as in the published code.
 
     Returns:
-        Names of the blocks, in the model's order.
+        Names of the blocks that got SIM, in the model's order.
 
     Raises:
         ValueError: If an entry of `layers` matches nothing, an option is wrong, dims cannot be
-            seen, or a block has SIM already or cannot have it.
+            seen, a block has SIM already or cannot have it, or `small` leaves none.
         TypeError: If an entry of `layers` selects nothing by its type.
     """
     options = SimOptions(
@@ -93,30 +114,51 @@ def attach_sim(
         proj_hidden=proj_hidden,
         proj_dim=proj_dim,
     ).override(sim_cfg)
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        raise ValueError(
-            "attach_sim: attach before DistributedDataParallel is made, which would "
-            "not see the new parameters"
-        )
+    check_small(small)
+    _refuse_unfit_model(model)
     blocks = _select_blocks(model, layers)
     for name, block in blocks.items():
         _refuse_unfit(name, block)
     axes: dict[str, CallAxes] = {}
     if sample_input is None:
+        if small != "two":
+            raise ValueError(f"attach_sim: {small=} needs sample_input=, which tells the sizes")
         dims = {name: _dims_of_modules(name, block) for name, block in blocks.items()}
     else:
         axes = _axes_from_sample(model, blocks, sample_input)
+        if small != "two":
+            left_out = blocks_to_skip(model, blocks, sample_input, axes, options, small)
+            blocks = {name: block for name, block in blocks.items() if name not in left_out}
         dims = {name: _dims_of_run(axes[name]) for name in blocks}
     # all of them before the first is attached
-    sims = {name: SIM(*dims[name], options) for name in blocks}
+    with drawn_from(generator):
+        sims = {name: SIM(*dims[name], options) for name in blocks}
     for name, block in blocks.items():
         sim = sims[name].to(_first_float_tensor(block, model)).train(block.training)
-        sim.sim_axes = axes.get(name)
-        sim.sim_by_convention = False
-        sim.sim_time_unclear = not axes and has_time_first(model) and not has_time_first(block)
+        holder = cast(SimHolder, sim)
+        holder.sim_axes = axes.get(name)
+        holder.sim_by_convention = False
+        holder.sim_time_unclear = not axes and has_time_first(model) and not has_time_first(block)
+        holder._sim_generator = generator
         sim.handle = block.register_forward_hook(_after_forward, with_kwargs=True)
         block.add_module("sim", sim)
+        guard(block)
     return list(blocks)
+
+
+@contextlib.contextmanager
+def drawn_from(generator: torch.Generator | None) -> Iterator[None]:
+    """Make weights on the CPU from a generator, and leave the global one as it was.
+
+    torch's layers draw their first weights from the global generator, so that is seeded inside.
+    """
+    if generator is None:
+        yield
+        return
+    seed = torch.randint(2**62, (), generator=generator, device=generator.device)
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.manual_seed(int(seed))
+        yield
 
 
 def detach_sim(model: nn.Module) -> list[str]:
@@ -137,6 +179,7 @@ def detach_sim(model: nn.Module) -> list[str]:
         if isinstance(sim, SIM):
             sim.handle.remove()
             del block.sim
+            unguard(block)
             names.append(name)
     if not names:
         raise ValueError(
@@ -159,6 +202,15 @@ def _select_blocks(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
         if isinstance(module, (SIM, Projection)):
             sim_modules.update(module.modules())
     return select_layers(model, layers, exclude=lambda name, module: module in sim_modules)
+
+
+def _refuse_unfit_model(model: nn.Module) -> None:
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        raise ValueError(
+            "attach_sim: attach before DistributedDataParallel is made, which would "
+            "not see the new parameters"
+        )
+    refuse_sharded_model(model)
 
 
 def _refuse_unfit(name: str, block: nn.Module) -> None:

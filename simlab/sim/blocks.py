@@ -11,7 +11,7 @@ A block that you write gets SIM so:
         def forward(self, x):
             ...
 
-`sim_loss` is the method on one screen.
+`sim_distance` is the method on one screen.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ from torch import Tensor, nn
 from ..layers import CallAxes, nearest
 from . import fast
 from .axes import axes_of_block, channels_second, tensor_in
+from .collapse import CollapseWatch
 from .loss import compute_sim_loss, fewest_tokens
 from .options import LossType, ProjectionType, SamplingType, SimOptions
-from .pending import PendingLosses
+from .pending import PendingLosses, number_for_logging
 from .sampling import count_channels, pair_positions, sample_tokens
+from .sharded import refuse_sharded_block
 
 
 class SimHolder(Protocol):
@@ -46,7 +48,7 @@ class SimHolder(Protocol):
     token_sampling_type: SamplingType
     loss_type: LossType
     loss_beta: float
-    loss_sim: Tensor | None  # the latest loss, detached: for logging
+    loss_sim: Tensor | None  # the latest loss, for logging: see `number_for_logging`
     sim_dims: tuple[int, int]  # channels that are taken of x and of y
     sim_axes: CallAxes | None  # where samples and channels lie; None before the first pass
     sim_by_convention: bool  # unknown axes are [B, C, H, W], [B, N, C]: a decorated block
@@ -56,6 +58,8 @@ class SimHolder(Protocol):
     proj_y: nn.Sequential
     predictor: nn.Sequential
     _sim_pending: PendingLosses
+    _sim_watch: CollapseWatch
+    _sim_generator: torch.Generator | None  # what tokens are drawn from; None: the global one
 
 
 class Projection(nn.Sequential):
@@ -87,6 +91,8 @@ def add_sim(holder: Any, dim_in: int, dim_out: int, options: SimOptions) -> None
     holder.sim_by_convention = True
     holder.sim_time_unclear = False
     holder._sim_pending = PendingLosses()
+    holder._sim_watch = CollapseWatch()
+    holder._sim_generator = None
     if options.token_sampling_ratio == 0:
         return  # parameters that never get a gradient would stop DistributedDataParallel
     k_in = count_channels(options.channel_sampling_ratio, dim_in)
@@ -110,8 +116,8 @@ def add_sim(holder: Any, dim_in: int, dim_out: int, options: SimOptions) -> None
 # ---- the loss of a forward pass ------------------------------------------------------------------
 
 
-def sim_loss(sim: SimHolder, x: Tensor, y: Tensor, label: str) -> Tensor:
-    """Compute beta * L(predictor(proj_y(pre_proj(y))), stop_gradient(proj_x(x))).
+def sim_distance(sim: SimHolder, x: Tensor, y: Tensor, label: str) -> tuple[Tensor, Tensor]:
+    """Compute L(predictor(proj_y(pre_proj(y))), stop_gradient(proj_x(x))), the loss without beta.
 
     x and y are brought onto one grid, and the same tokens of both are sampled.
 
@@ -122,7 +128,7 @@ def sim_loss(sim: SimHolder, x: Tensor, y: Tensor, label: str) -> Tensor:
         label: Name of the block, for error messages.
 
     Returns:
-        The loss, a scalar.
+        The distance, a scalar, and the target [B, n, proj_dim].
     """
     x, y = pair_positions(x, y, sim.sim_dims, sim.channel_sampling_ratio, label)  # [B, K, N]
     x, y = sample_tokens(
@@ -132,6 +138,7 @@ def sim_loss(sim: SimHolder, x: Tensor, y: Tensor, label: str) -> Tensor:
         sampling_type=sim.token_sampling_type,
         at_least=fewest_tokens(sim.loss_type),
         label=label,
+        generator=sim._sim_generator,
     )  # [B, n, K]
     few_tokens = y.shape[1] < fast.FEW_TOKENS
     if few_tokens:  # half precision's rounding may be all the difference between them
@@ -147,7 +154,7 @@ def sim_loss(sim: SimHolder, x: Tensor, y: Tensor, label: str) -> Tensor:
             prediction = fast.predict(sim.pre_proj, sim.proj_y, sim.predictor, y)
         with torch.no_grad():
             target = sim.proj_x(x)  # [B, n, proj_dim]
-    return compute_sim_loss(prediction, target, sim.loss_type) * sim.loss_beta
+    return compute_sim_loss(prediction, target, sim.loss_type), target
 
 
 def _without_autocast(device_type: str) -> contextlib.AbstractContextManager[Any]:
@@ -169,10 +176,12 @@ def keep_sim_loss(block: nn.Module, sim: SimHolder, inputs: Any, output: Any) ->
     Raises:
         TypeError: If there is no floating tensor.
         ValueError: If x and y cannot be compared.
+        RuntimeError: If FSDP shards the block by itself.
     """
     if sim.token_sampling_ratio == 0:
         return
     label = f"SIM on {type(block).__name__}"
+    refuse_sharded_block(block, label)
     if sim.sim_axes is None:  # the first forward pass
         sim.sim_axes = axes_of_block(block, *inputs)
     taken, given = sim.sim_axes.taken, sim.sim_axes.given
@@ -187,7 +196,7 @@ def keep_sim_loss(block: nn.Module, sim: SimHolder, inputs: Any, output: Any) ->
             "whether this block does cannot be told: give attach_sim(sample_input=)"
         )
     k_in, k_out = sim.sim_dims
-    loss = sim_loss(
+    distance, target = sim_distance(
         sim,
         channels_second(x.detach(), taken, k_in, sim, label),
         channels_second(y, given, k_out, sim, label),
@@ -195,8 +204,19 @@ def keep_sim_loss(block: nn.Module, sim: SimHolder, inputs: Any, output: Any) ->
     )
     if torch._C._current_graph_task_id() != -1:
         return  # inside a backward pass: activation checkpointing repeats a forward pass
-    sim._sim_pending.add(loss, y)
-    sim.loss_sim = sim._sim_pending.mean().detach()
+    sim._sim_pending.add(distance * sim.loss_beta, y, label)
+    if torch._C._are_functorch_transforms_active():
+        return  # tensors of torch.func.grad or vmap must not outlive it
+    sim._sim_watch.see(distance, target)
+    sim.loss_sim = number_for_logging(sim._sim_pending.mean())
+
+
+# said by torch.compile(fullgraph=True) where it stops
+keep_sim_loss._torchdynamo_disable = True  # type: ignore[attr-defined]
+keep_sim_loss._torchdynamo_disable_msg = (  # type: ignore[attr-defined]
+    "SIM keeps its loss outside the compiled graph: use fullgraph=False, or take SIM off by "
+    "detach_sim"
+)
 
 
 # ---- the decorators ------------------------------------------------------------------------------

@@ -85,7 +85,9 @@ def compute_sim_loss(x_sample: Tensor, y_sample: Tensor, loss_type: str = "mse")
         )
     x = x_sample.to(torch.promote_types(x_sample.dtype, torch.float32))
     y = y_sample.to(torch.promote_types(y_sample.dtype, torch.float32))
-    if loss_type == "norm_mse" and x.shape[1] >= fast.FEW_TOKENS:
+    # torch.func's transforms (grad, vmap) can't pass the gradient that is written by hand
+    is_transformed = torch._C._are_functorch_transforms_active()
+    if loss_type == "norm_mse" and x.shape[1] >= fast.FEW_TOKENS and not is_transformed:
         return fast.norm_mse(x, y)
     return LOSSES[loss_type](x, y)
 

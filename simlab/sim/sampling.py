@@ -14,7 +14,9 @@ from torch.nn import functional
 from .fast import FEW_TOKENS, take_tokens
 
 
-def draw_positions(x: Tensor, n: int, sampling_type: str) -> Tensor:
+def draw_positions(
+    x: Tensor, n: int, sampling_type: str, generator: torch.Generator | None = None
+) -> Tensor:
     """Draw n of the N positions at random.
 
     Args:
@@ -22,15 +24,19 @@ def draw_positions(x: Tensor, n: int, sampling_type: str) -> Tensor:
         n: Number of positions, at most N.
         sampling_type: "v0" draws once for the entire batch; "v1" draws for each sample; "v2" draws
             3n candidates for each sample and keeps the n where x's mean over channels is highest.
+        generator: What is drawn from; None: torch's global generator of x's device.
 
     Returns:
         Indices of positions, [1, n] for v0, otherwise [B, n].
     """
     batch, _, total = x.shape
+    device = x.device if generator is None else generator.device
     if sampling_type == "v0":
-        return torch.randperm(total, device=x.device)[None, :n]
+        permutation = torch.randperm(total, generator=generator, device=device)
+        return permutation[None, :n].to(x.device)
     # sorting uniform numbers gives every sample a permutation of its own
-    order = torch.argsort(torch.rand(batch, total, device=x.device), dim=1)  # [B, N]
+    numbers = torch.rand(batch, total, generator=generator, device=device)
+    order = numbers.to(x.device).argsort(dim=1)  # [B, N]
     if sampling_type == "v1":
         return order[:, :n]
     candidates = order[:, : 3 * n]
@@ -51,7 +57,13 @@ def count_channels(ratio: float, total: int) -> int:
 
 
 def sample_tokens(
-    x: Tensor, y: Tensor, ratio: float, sampling_type: str, at_least: int, label: str
+    x: Tensor,
+    y: Tensor,
+    ratio: float,
+    sampling_type: str,
+    at_least: int,
+    label: str,
+    generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sample the same n tokens of x and of y.
 
@@ -66,6 +78,7 @@ def sample_tokens(
         sampling_type: `token_sampling_type`.
         at_least: Number of tokens without which the loss is not defined, 1 or 2.
         label: Name of the block, for error messages.
+        generator: See `draw_positions`.
 
     Returns:
         Tokens of x [B, n, K_in] and of y [B, n, K_out], contiguous.
@@ -85,7 +98,7 @@ def sample_tokens(
             f"{label}: one position and a batch of one, but norm_mse standardises over at least "
             "two tokens: use larger batches (drop_last=True), larger maps or another loss_type"
         )
-    positions = draw_positions(x, n, sampling_type)
+    positions = draw_positions(x, n, sampling_type, generator)
     if n >= FEW_TOKENS:
         # the order matters to no loss, but reading memory in order is three times as fast
         positions = positions.sort(dim=1).values

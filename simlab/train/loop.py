@@ -5,6 +5,7 @@ batch is), `seeds` (where random numbers come from), `optim`, `monitor` and `pro
 differ in what `network.loss` and `network.after_step` do, and in nothing else.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,10 +21,17 @@ from simlab.models import keep_frozen
 from simlab.runs import Run
 from simlab.sim import LossSimTracker
 
-from .monitor import LossSums, Pretraining, StepLog, SupervisedTraining, check_finite
+from .monitor import (
+    LossSums,
+    Pretraining,
+    StepLog,
+    SupervisedTraining,
+    check_finite,
+    collapse_warning,
+)
 from .optim import build_optimizer, set_lr
 from .progress import Row, averaged, postfix, progress_bar, record
-from .seeds import seed_epoch
+from .seeds import EpochGenerators, seed_epoch
 from .views import ViewMaker
 
 CHECK_EVERY = 20  # steps between two looks at the loss; each look waits for the device
@@ -39,6 +47,20 @@ class Task:
     loss_at_collapse: float | None
     sim: LossSimTracker | None = None  # of the encoder's blocks that have SIM
 
+    @property
+    def parts_with_state(self) -> dict[str, Any]:
+        """What a checkpoint holds beside the optimizer."""
+        if self.sim is None:
+            return {"network": self.network}
+        return {"network": self.network, "sim": self.sim}
+
+    def seed_epoch(self, config: TrainConfig, epoch: int, device: torch.device) -> EpochGenerators:
+        """Make the generators of an epoch (from 0), of which SIM gets one of its own."""
+        generators = seed_epoch(config, epoch, len(self.views.crops), device)
+        if self.sim is not None:
+            self.sim.draw_from(generators.sim)
+        return generators
+
     def losses(
         self, views: Views, generator: torch.Generator, progress: float
     ) -> dict[str, Tensor]:
@@ -47,6 +69,21 @@ class Task:
         if self.sim is not None:
             terms = terms | {"sim_loss": self.sim.compute_loss_sim()}
         return terms
+
+    def measure(self, epoch: int) -> dict[str, float]:
+        """Measure after an epoch (from 1); with SIM, also how many of its projectors collapsed."""
+        measures = self.monitor.measure(self.network, epoch)
+        if self.sim is not None:
+            measures["sim_collapsed"] = len(self.sim.collapsed())
+        return measures
+
+    def warnings(self, row: Row) -> list[str]:
+        """Word what an epoch's row gives reason to warn of."""
+        std_ratio = row.get("std_ratio", math.inf)
+        found = [collapse_warning(row["loss"], self.loss_at_collapse, std_ratio)]
+        if self.sim is not None:
+            found.append(self.sim.collapse_warning())
+        return [warning for warning in found if warning]
 
 
 def fit(
@@ -75,7 +112,7 @@ def fit(
     distributed.with_global_batch_norm(network, device)  # in place: the network is no BatchNorm
     optimizer = build_optimizer(config, network.parameter_groups(), network.encoder)
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
-    stored: dict[str, Any] = {"network": network, "optimizer": optimizer, "scaler": scaler}
+    stored = task.parts_with_state | {"optimizer": optimizer, "scaler": scaler}
     history = resume(run, stored)
 
     _into_training_mode(network)
@@ -84,7 +121,7 @@ def fit(
     total_steps = steps * config.epochs
     with progress_bar(run, config, steps, len(history), progress) as bar:
         for epoch in range(len(history), config.epochs):
-            generators = seed_epoch(config, epoch, len(task.views.crops), device)
+            generators = task.seed_epoch(config, epoch, device)
             log = StepLog(epoch + 1, steps, total_steps - epoch * steps)
             sums = LossSums(config.accumulate)
             batches = task.views.epoch(generators, log.waiting)
@@ -114,10 +151,10 @@ def fit(
 
             distributed.average([sums.sums])
             row: Row = {"epoch": epoch + 1} | sums.means(steps) | {"lr": lr}
-            row |= task.monitor.measure(network, epoch + 1)
+            row |= task.measure(epoch + 1)
             row["seconds"] = time.monotonic() - start
             history.append(row)
-            record(run, row, config.epochs, task.loss_at_collapse)
+            record(run, row, config.epochs, task.warnings(row))
             run.save_history(history)
             state = {name: module.state_dict() for name, module in stored.items()}
             state |= {"epoch": epoch + 1, "history": history}

@@ -1,15 +1,11 @@
 """What is shown and recorded while training: the bar, an epoch's line, warnings."""
 
-import math
-
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from simlab.compute import distributed
 from simlab.config import TrainConfig
 from simlab.runs import Run
-
-from .monitor import collapse_warning
 
 Row = dict[str, float]  # what is recorded of an epoch
 
@@ -45,16 +41,15 @@ def averaged(loss: Tensor) -> Tensor:
     return mean[0]
 
 
-def record(run: Run, row: Row, epochs: int, loss_at_collapse: float | None) -> None:
-    """Write an epoch's line into train.log, its kNN accuracy into knn.csv, and any warning."""
+def record(run: Run, row: Row, epochs: int, warnings: list[str]) -> None:
+    """Write an epoch's line into train.log, its kNN accuracy into knn.csv, and any warnings."""
     epoch = int(row["epoch"])
     seconds_left = row["seconds"] / epoch * (epochs - epoch)
     line = "  ".join(f"{name} {value:.4g}" for name, value in row.items())
     run.log(f"{line}  left {seconds_left:.0f} s")
     if "knn" in row:
         run.log_knn(epoch, row["knn"])
-    warning = collapse_warning(row["loss"], loss_at_collapse, row.get("std_ratio", math.inf))
-    if warning:
+    for warning in warnings:
         run.log(warning)
         if distributed.rank() == 0:
             tqdm.write(f"epoch {epoch}: {warning}")

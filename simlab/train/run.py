@@ -20,7 +20,7 @@ from simlab.data import Dataset, Images, load_data
 from simlab.methods.base import Method, MethodModule
 from simlab.models import build_encoder
 from simlab.runs import Run, claim, describe_encoder
-from simlab.sim import LossSimTracker, attach_sim, detach_sim
+from simlab.sim import detach_sim
 
 from .custom import (
     Parts,
@@ -37,6 +37,7 @@ from .monitor import Pretraining, SupervisedTraining
 from .progress import say
 from .resolve import labelled_images, resolve, resolve_method
 from .views import Augmentation, ViewMaker
+from .with_sim import with_sim
 
 
 def pretrain(
@@ -185,7 +186,7 @@ def build_task(
     method = resolve_method(config, data, method)
     images = _training_images(config, data)
     network_encoder, feature_dim = _build_encoder(config, data, encoder)
-    sim = _attach_sim(config, data, network_encoder)
+    sim = with_sim(config, data, network_encoder)
     network = method.build(network_encoder, feature_dim)
     check_type(f"what {type(method).__name__}.build returns", network, MethodModule)
     device = resolve_device(config.device)
@@ -249,6 +250,8 @@ def _fit_unless_finished(
     history: list[Row] = []
     if not distributed.from_first(lambda: run.finished):
         run.log(f"starts with {config} on {where}")
+        if task.sim is not None:
+            run.log(f"SIM is on {', '.join(name for name, _ in task.sim.holders)}")
         say(run, task.monitor.remark())
         history = fit(task, config, run, device, progress, on_epoch)
     if task.sim is not None:
@@ -309,24 +312,6 @@ def _build_encoder(
     built, dim = build_encoder(chosen, data.train.channels, data.train.size, config.stem)
     start_from_run(config, built)
     return built, dim
-
-
-def _attach_sim(config: TrainConfig, data: Dataset, encoder: nn.Module) -> LossSimTracker | None:
-    """Put SIM on the blocks that are named, before heads and optimizer are built."""
-    if not config.sim_layers:
-        return None
-    device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
-    size = config.view_size
-    attach_sim(
-        encoder,
-        config.sim_layers.split(","),
-        torch.zeros(1, data.train.channels, size, size, device=device),
-        beta=config.sim_beta,
-        token_sampling_ratio=config.sim_tokens,
-        token_sampling_type=config.sim_sampling,
-        loss_type=config.sim_loss,
-    )
-    return LossSimTracker(encoder)
 
 
 def _monitor(config: TrainConfig, data: Dataset) -> Pretraining | SupervisedTraining:

@@ -24,6 +24,7 @@ class EpochGenerators:
             how far ahead depends on the number of processes.
         masks: The masks that a method asks for.
         loss: The loss of the method.
+        sim: The positions that SIM compares.
     """
 
     order: torch.Generator
@@ -31,6 +32,7 @@ class EpochGenerators:
     views: list[torch.Generator]
     masks: torch.Generator
     loss: torch.Generator
+    sim: torch.Generator
 
 
 def seed_epoch(
@@ -39,7 +41,7 @@ def seed_epoch(
     """Seed torch's global generator for an epoch, and make the epoch's own ones.
 
     Args:
-        config: Of the run: its seed counts, and whether it has SIM.
+        config: Of the run: its seed counts.
         epoch: From 0.
         crop_groups: How many groups of views are drawn.
         device: Where views, masks and losses are computed.
@@ -48,26 +50,26 @@ def seed_epoch(
     _seed_global_generator(config, epoch, first + 2)
     # the first group has the seed that it had when there was one group alone
     view_seeds = [first + 1]
-    view_seeds += [_derived_seed(config, epoch, f"views {k}") for k in range(1, crop_groups)]
+    view_seeds += [derived_seed(config, epoch, f"views {k}") for k in range(1, crop_groups)]
     return EpochGenerators(
         order=torch.Generator().manual_seed(first),
-        partners=torch.Generator().manual_seed(_derived_seed(config, epoch, "partners")),
+        partners=torch.Generator().manual_seed(derived_seed(config, epoch, "partners")),
         views=[torch.Generator(device).manual_seed(seed) for seed in view_seeds],
-        masks=torch.Generator(device).manual_seed(_derived_seed(config, epoch, "masks")),
-        loss=torch.Generator(device).manual_seed(_derived_seed(config, epoch, "loss")),
+        masks=torch.Generator(device).manual_seed(derived_seed(config, epoch, "masks")),
+        loss=torch.Generator(device).manual_seed(derived_seed(config, epoch, "loss")),
+        sim=torch.Generator(device).manual_seed(derived_seed(config, epoch, "sim")),
     )
 
 
 def _seed_global_generator(config: TrainConfig, epoch: int, seed: int) -> None:
-    """Seed what dropout and SIM draw from."""
+    """Seed what dropout draws from; it differs between the processes."""
     rank = distributed.rank()
-    # dropout differs between processes; the positions that SIM compares must not
-    if rank > 0 and not config.sim_layers:
-        seed = _derived_seed(config, epoch, f"process {rank}")
+    if rank > 0:
+        seed = derived_seed(config, epoch, f"process {rank}")
     torch.manual_seed(seed)
 
 
-def _derived_seed(config: TrainConfig, epoch: int, purpose: str) -> int:
+def derived_seed(config: TrainConfig, epoch: int, purpose: str) -> int:
     """Mix seed, epoch and purpose; a CPU's generator takes no more than the lowest 32 bits."""
     text = f"{config.seed} {epoch} {purpose}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")

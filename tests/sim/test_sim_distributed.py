@@ -9,6 +9,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from simlab.sim import attach_sim, compute_loss_sim, forward_with_sim_cache, init_proj
 
@@ -94,14 +96,40 @@ def test_two_processes_train_as_one_that_averages_their_gradients(tmp_path):
             assert not torch.equal(value, start[name]), f"{name} was not trained"
 
 
-def test_attaching_after_ddp_is_refused_since_it_would_not_see_the_parameters(tmp_path):
+@pytest.fixture
+def one_process(tmp_path):
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/one", rank=0, world_size=1)
-    try:
-        model = nn.parallel.DistributedDataParallel(nn.Conv2d(3, 3, 1))
-        with pytest.raises(ValueError, match="before DistributedDataParallel"):
-            attach_sim(model, nn.Conv2d)
-    finally:
-        dist.destroy_process_group()
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("one_process")
+def test_attaching_after_ddp_is_refused_since_it_would_not_see_the_parameters():
+    model = nn.parallel.DistributedDataParallel(nn.Conv2d(3, 3, 1))
+    with pytest.raises(ValueError, match="before DistributedDataParallel"):
+        attach_sim(model, nn.Conv2d)
+
+
+@pytest.mark.usefixtures("one_process")
+def test_fsdp_shards_a_model_with_sim_as_a_whole_and_its_blocks_are_refused():
+    mesh = init_device_mesh("cpu", (1,))
+    whole, parts, late = build(), build(), nn.Sequential(nn.Conv2d(3, 3, 1))
+    fully_shard(whole, mesh=mesh)
+    loss_of(whole, batch(0, 0)).backward()
+    assert all(p.grad is not None for p in whole[1].sim.parameters())
+    fully_shard(parts[1], mesh=mesh)
+    fully_shard(parts, mesh=mesh)
+    with pytest.raises(RuntimeError, match=r"SIM on FSDPConv2d: FSDP shards.*fully_shard\(model\)"):
+        parts(batch(0, 0))
+    nested = nn.Sequential(build(), nn.Conv2d(4, 4, 1).double())
+    fully_shard(nested[0], mesh=mesh)
+    fully_shard(nested, mesh=mesh)
+    nested(batch(0, 0))
+    with pytest.raises(RuntimeError, match=r"SIM on '0.0': FSDP shards '0' by itself"):
+        compute_loss_sim(nested)
+    fully_shard(late, mesh=mesh)
+    with pytest.raises(ValueError, match="attach before the model is sharded"):
+        attach_sim(late, "0")
 
 
 if __name__ == "__main__":

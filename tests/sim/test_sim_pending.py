@@ -72,7 +72,9 @@ def test_passes_under_no_grad_count_only_where_none_with_a_graph_waits():
 def test_in_eval_mode_the_loss_is_a_zero_that_can_be_added():
     model, x = small(), torch.randn(2, 6, 8, 8)
     tracker = LossSimTracker(model)
+    model.eval()
     assert tracker.compute_loss_sim().item() == 0  # asked before the first pass
+    model.train()
     model(x)
     compute_loss_sim(model)
     model.eval()
@@ -91,6 +93,8 @@ def test_a_block_in_eval_mode_counts_as_zero_and_one_that_did_not_run_is_left_ou
     model(x)
     assert compute_loss_sim(model).item() == pytest.approx(LossSimTracker(model).report()["0"] / 2)
     model[1].train()
+    model[1](x)
+    compute_loss_sim(model)
     model[0](x)
     assert compute_loss_sim(model).item() == pytest.approx(LossSimTracker(model).report()["0"])
 

@@ -16,6 +16,7 @@ import psutil
 import pytest
 import torch
 import torch.nn as nn
+import twins
 
 from simlab.augment import RECIPES, Normalize, two_views
 from simlab.compute import distributed
@@ -124,6 +125,8 @@ def worker(folder, names=(*PRETRAINING, "supervised")):
         found[f"encoder {name}"] = run.encoder.state_dict()
         found[f"read-only {name}"] = run.read_only
     if distributed.world() == 2:
+        states = twins.twin_states(folder)
+        found["twins"] = states if distributed.rank() == 0 else []
         found["learned"] = learned(0, f"{folder}/real", **FEW).folder.name
     torch.save(found, f"{folder}/{rank}.pt")
 
@@ -193,6 +196,16 @@ def alone(tmp_path_factory):
     """One process' run of a name, trained once."""
     folder = tmp_path_factory.mktemp("alone")
     return functools.cache(lambda name: train(name, folder))
+
+
+@pytest.mark.distributed
+def test_in_two_processes_twins_with_and_without_sim_are_equal_to_the_last_bit(several):
+    states = several[0][0].get("twins")
+    if states is None:
+        pytest.skip("in two processes alone")
+    for plain, with_sim in (states[:2], states[2:]):
+        assert plain.keys() == with_sim.keys()
+        assert all(torch.equal(plain[name], with_sim[name]) for name in plain)
 
 
 def run_in(folder, one):

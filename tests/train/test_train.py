@@ -22,7 +22,6 @@ from simlab.train import (
     loop,
     monitor,
     pretrain,
-    progress,
     resolve,
     train_supervised,
     untrained,
@@ -256,6 +255,9 @@ PRETRAIN_FIELDS = {
     "sim_tokens": ({"sim_layers": "blocks.*", "sim_beta": 0.5}, 4.0),
     "sim_sampling": ({"sim_layers": "blocks.*", "sim_beta": 0.5}, "v1"),
     "sim_loss": ({"sim_layers": "blocks.*", "sim_beta": 0.5}, "cos"),
+    "sim_hidden": ({"sim_layers": "blocks.*", "sim_beta": 0.5}, 32),
+    "sim_dim": ({"sim_layers": "blocks.*", "sim_beta": 0.5}, 16),
+    "sim_small": ({"sim_layers": "blocks.*", "sim_beta": 0.5}, "two"),
 }
 # option: another value than the one in SIMSIAM, SIMCLR
 METHOD_OPTIONS = {
@@ -533,7 +535,7 @@ def test_the_progress_bar_shows_loss_and_speed(capsys, tmp_path):
 
 
 def test_a_collapse_is_warned_of(monkeypatch, kept, capsys):
-    monkeypatch.setattr(progress, "collapse_warning", lambda *args: "it collapses")
+    monkeypatch.setattr(loop, "collapse_warning", lambda *args: "it collapses")
     run = pretrain(pretrain_config(), random_data(), **kept)
     assert "it collapses" in (run.folder / "train.log").read_text()
     assert "epoch 1: it collapses" in capsys.readouterr().out
@@ -779,7 +781,7 @@ def test_sim_is_logged_apart_and_taken_off_again(kind, kept):
 
 
 def test_sims_projections_learn_with_the_encoder():
-    config = pretrain_config(sim_layers="blocks.0,blocks.2", encoder="tiny")
+    config = pretrain_config(sim_layers="blocks.0,blocks.2", sim_small="two", encoder="tiny")
     data = random_data()
     task = task_of(config, data)
     encoder = task.network.encoder

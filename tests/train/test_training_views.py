@@ -258,22 +258,24 @@ def test_epochs_and_purposes_have_random_numbers_of_their_own():
     numbers = set()
     for epoch in range(3):
         made = seed_epoch(config, epoch, 3, CPU)
-        generators = [made.order, made.partners, made.masks, made.loss, *made.views]
+        generators = [made.order, made.partners, made.masks, made.loss, made.sim, *made.views]
         numbers.update(float(torch.rand(1, generator=g)) for g in generators)
         numbers.add(float(torch.rand(1)))
-    assert len(numbers) == 3 * 8
+    assert len(numbers) == 3 * 9
 
 
 @pytest.mark.parametrize("sim_layers", ["", "blocks.*"])
-def test_dropout_differs_between_processes_unless_sim_draws_its_positions(sim_layers, monkeypatch):
+def test_dropout_differs_between_processes_and_sims_positions_do_not(sim_layers, monkeypatch):
     config = dataclasses.replace(PretrainConfig(**SMALL), sim_layers=sim_layers)
     numbers = []
     for rank in range(3):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         made = seed_epoch(config, 0, 1, CPU)
-        numbers.append((float(torch.rand(1)), float(torch.rand(1, generator=made.loss))))
-    assert len({first for first, _ in numbers}) == (1 if sim_layers else 3)
-    assert len({second for _, second in numbers}) == 1
+        own = [float(torch.rand(1, generator=g)) for g in (made.loss, made.sim)]
+        numbers.append((float(torch.rand(1)), *own))
+    dropout, loss, sim = zip(*numbers, strict=True)
+    assert len(set(dropout)) == 3
+    assert len(set(loss)) == len(set(sim)) == 1
 
 
 @pytest.mark.parametrize(
