@@ -18,7 +18,9 @@ sweep of which a point failed with 1, and a stopped command with 130.
 # Each command imports what it needs inside: `simlab --help` shall not wait for torch.
 
 import dataclasses
+import io
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    _print_whatever_the_console_can()
     words = sys.argv[1:] if arguments is None else arguments
     command, *rest = words or ["--help"]
     if command in ("-h", "--help"):
@@ -60,6 +63,12 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, RuntimeError, ImportError, ArithmeticError) as error:
         print(f"simlab {command}: {error}", file=sys.stderr)
         return REFUSED
+
+
+def _print_whatever_the_console_can() -> None:
+    """Write characters that the console's encoding lacks, in class names say, as escapes."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _command(function: Callable[..., int | None]) -> Callable[[list[str]], int]:
@@ -308,24 +317,34 @@ def data(
     folder: str = "",
     download: bool = False,
     image_size: int = 0,
+    channels: Literal[0, 1, 3] = 0,
+    fit: Literal["cut", "squeeze"] = "cut",
+    on_error: Literal["raise", "skip"] = "raise",
 ) -> None:
-    """Load a dataset, downloading it if asked, and describe it.
+    """Load a dataset, downloading it if asked, and describe it; every image is decoded once.
 
     Args:
         name: A dataset's name, or a folder's path.
         folder: Where its files are, or shall be downloaded to.
         download: Download what is missing.
-        image_size: Side in pixels to which a folder's images are resized; 0: the first image's.
+        image_size: Side in pixels to which a folder's images are resized; 0: their median.
+        channels: 1 for grey, 3 for colour, 0 for what the images have.
+        fit: Take the square in the middle of a folder's images, or squeeze all of each into one.
+        on_error: Name a folder's images that can't be decoded, or leave them out.
     """
-    from simlab.data import load_data
+    from simlab.data import StreamedImages, load_data
 
-    dataset = load_data(name, folder, download, image_size)
-    splits = {"training": dataset.train, "test": dataset.test, "unlabeled": dataset.unlabeled}
-    for split, images in splits.items():
-        if images is not None:
-            size = f"{images.channels} x {images.size} x {images.size}"
-            print(f"{split:<10} {len(images):>7} images, {size}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # all of them are in the notes
+        dataset = load_data(name, folder, download, image_size, "cpu", channels, fit, on_error)
+    for split, images in dataset.splits().items():
+        if isinstance(images, StreamedImages):
+            images.check_files()
+        size = f"{images.channels} x {images.size} x {images.size}"
+        print(f"{split:<10} {len(images):>7} images, {size}")
     print(f"classes    {', '.join(dataset.classes) or 'none'}")
+    for note in dataset.notes:
+        print(f"note       {note}")
 
 
 def doctor() -> None:
