@@ -6,6 +6,7 @@ Read in this order:
     dataset       `Dataset`, the splits and the normalisation that they share
     registry      `load_data`: the datasets by name, and folders by their path
     fashion       the bundled Fashion-MNIST; nuisances: its random poses and colours
+    emoji         things in colour, each by several designers
     arrays        `from_arrays`: what is in memory already; convert: values and labels of any kind
     map_style     `from_dataset`: torch's, torchvision's and Hugging Face's datasets; items: one
                   image after the other
@@ -21,6 +22,7 @@ from .arrays import from_arrays
 from .dataset import Dataset
 from .domains import Domains, by_colour, by_factor, domain_folder
 from .downloads import download_folder
+from .emoji import emoji_source
 from .folders import StreamedImages, load_folder
 from .hold_out import held_out
 from .images import Images
@@ -37,6 +39,7 @@ __all__ = [
     "by_factor",
     "domain_folder",
     "download_folder",
+    "emoji_source",
     "from_arrays",
     "from_dataset",
     "held_out",

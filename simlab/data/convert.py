@@ -142,7 +142,9 @@ def label_values(labels: Any) -> tuple[Labels, list[str]]:
     declared: list[str] = []
     if isinstance(getattr(labels, "dtype", None), pd.CategoricalDtype):
         declared = [str(name) for name in labels.dtype.categories]
-        labels = pd.Series(labels).astype(object)
+        labels = pd.Series(labels)
+    if isinstance(labels, pd.Series):
+        labels = labels.astype(object)  # a missing whole number would become NaN
     values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
@@ -272,7 +274,7 @@ def _look_up(values: np.ndarray, names: Sequence[str]) -> Tensor:
             indices.append(UNLABELLED)
             continue
         if str(value) not in index_of:
-            raise ValueError(f"the label {value!r} is no class{near(value, names)}")
+            raise ValueError(f"the label {str(value)!r} is no class{near(value, names)}")
         indices.append(index_of[str(value)])
     return torch.tensor(indices)
 

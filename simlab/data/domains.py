@@ -3,11 +3,11 @@
     domains = by_factor(load_data("fashion-scattered").train, "angle")
     data, validation = domains.leave_out(domains.names[0])
 
-A domain is a range of a known factor (`by_factor`: angle, position, scale), a colour (`by_colour`)
-or a folder (`domain_folder`). The protocol is DomainBed's (Gulrajani & Lopez-Paz, arXiv
-2007.01434): a fifth of the training domains' images is for choosing among settings, the left-out
-domain is evaluated once. Augmentation that undoes the very shift (rotation, for angles) hides it.
-`simlab.sweeps.domains.leave_each_out` trains on it.
+A domain is a range of a known factor, or one of its levels (`by_factor`: angle, position, scale;
+the designer of `emoji`), a colour (`by_colour`) or a folder (`domain_folder`). The protocol is
+DomainBed's (Gulrajani & Lopez-Paz, arXiv 2007.01434): a fifth of the training domains' images is
+for choosing among settings, the left-out domain is evaluated once. Augmentation that undoes the
+very shift (rotation, for angles) hides it. `simlab.sweeps.domains.leave_each_out` trains on it.
 """
 
 import math
@@ -105,18 +105,29 @@ class Domains:
 def by_factor(images: Images, factor: str, parts: int = 4) -> Domains:
     """Domains that are ranges of a factor's values, with the same number of images in each.
 
+    A nominal factor has a domain for each of its levels that occurs, however many images it has.
+
+    Args:
+        images: ones with factors.
+        factor: a factor's name.
+        parts: how many ranges a quantity is cut into.
+
     Raises:
         ValueError: for a factor that the images do not have.
     """
     if factor not in images.factor_names:
         raise ValueError(f"unknown factor {factor!r}{near(factor, images.factor_names)}")
     values = images.factors[:, images.factor_names.index(factor)].contiguous()
+    if factor in images.factor_levels:
+        levels, domain = values.long().unique(return_inverse=True)
+        names = tuple(images.factor_levels[factor][level] for level in levels.tolist())
+        return Domains(factor, images, domain, names)
     edges = torch.quantile(values, torch.linspace(0, 1, parts + 1, device=values.device))
     limits = edges.tolist()
-    names = []
+    ranges = []
     for low, high in zip(limits[:-1], limits[1:], strict=True):
-        names.append(f"{factor} {low:.3g} to {high:.3g}")
-    return Domains(factor, images, torch.bucketize(values, edges[1:-1]), tuple(names))
+        ranges.append(f"{factor} {low:.3g} to {high:.3g}")
+    return Domains(factor, images, torch.bucketize(values, edges[1:-1]), tuple(ranges))
 
 
 def by_colour(images: Images, colours: Mapping[str, Colour] = COLOURS, seed: int = 0) -> Domains:

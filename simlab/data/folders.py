@@ -209,6 +209,7 @@ class StreamedImages(Images):
         self.classes = classes
         self.factors = torch.empty(0, 0)
         self.factor_names = ()
+        self.factor_levels = {}
         self.normalize = normalize
 
     @property

@@ -81,8 +81,9 @@ def read_groups(folder: Path, paths: Sequence[Path]) -> list[str] | None:
     if not file.exists():
         return None
     with open(file, encoding="utf-8-sig", newline="") as lines:
-        rows = list(csv.DictReader(lines))
-    columns = list(rows[0]) if rows else []
+        reader = csv.DictReader(lines)
+        columns = list(reader.fieldnames or [])
+        rows = list(reader)
     if not {"path", "group"} <= set(columns):
         raise ValueError(f"{file} has the columns {columns}: expected path and group")
     group_of = {row["path"].replace("\\", "/"): row["group"] for row in rows}

@@ -8,12 +8,13 @@ data.normalize(data.train.images[:8])      what an encoder sees: float32 [8, 1, 
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from simlab._checks import near
 from simlab.augment import Normalize
 
 UNLABELLED = -1
@@ -35,6 +36,8 @@ class Images:
         classes: the classes' names.
         factors: float32 [N, F], causes of an image's looks other than its class, such as its angle.
         factor_names: the F names of these factors.
+        factor_levels: of a nominal factor, such as who drew an image, the names of its values 0,
+            1, ...; a factor that is not in it is a quantity.
         normalize: what makes an encoder's input of the images; set by the dataset that they are a
             split of.
     """
@@ -44,12 +47,14 @@ class Images:
     classes: tuple[str, ...] = ()
     factors: Tensor = field(default_factory=lambda: torch.empty(0, 0))
     factor_names: tuple[str, ...] = ()
+    factor_levels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     normalize: Normalize | None = None
 
     def __post_init__(self) -> None:
         _check_images(self.images)
         _check_labels(self.labels, self.images, self.classes)
         _check_factors(self.factors, self.factor_names, len(self.images))
+        _check_levels(self)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -85,12 +90,14 @@ class Images:
         )
 
     def factor_targets(self) -> dict[str, Tensor]:
-        """Each factor by its name, as a regression's targets [N, T].
+        """Each factor that is a quantity by its name, as a regression's targets [N, T].
 
         T is 1; for the angle, whose -180 and 180 degrees are one, it is 2: cosine and sine.
         """
         columns = self.factors.split(1, dim=1) if self.factor_names else ()  # [N, 1] each
         targets = dict(zip(self.factor_names, columns, strict=True))
+        for name in self.factor_levels:
+            del targets[name]
         if "angle" in targets:
             radians = torch.deg2rad(targets["angle"])
             targets["angle"] = torch.cat((radians.cos(), radians.sin()), dim=1)
@@ -188,3 +195,17 @@ def _check_factors(factors: Tensor, names: tuple[str, ...], number: int) -> None
             f"factors of shape {tuple(factors.shape)}: expected ({number}, {len(names)}), a row "
             f"for each image and a column for each name ({', '.join(names) or 'none'})"
         )
+
+
+def _check_levels(images: Images) -> None:
+    for name, levels in images.factor_levels.items():
+        if name not in images.factor_names:
+            raise ValueError(f"factor_levels has {name!r}{near(name, images.factor_names)}")
+        values = images.factors[:, images.factor_names.index(name)]
+        is_wrong = (values < 0) | (values >= len(levels)) | (values != values.round())
+        if bool(is_wrong.any()):
+            index = int(is_wrong.nonzero()[0])
+            raise ValueError(
+                f"{name} {float(values[index]):g} of image {index}: expected a whole number from 0 "
+                f"to {len(levels) - 1}, for {len(levels)} levels"
+            )

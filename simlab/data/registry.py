@@ -11,6 +11,7 @@ from simlab._checks import near
 
 from .convert import with_channels
 from .dataset import Dataset
+from .emoji import load_emoji
 from .fashion import load_fashion, load_fashion_coloured, load_fashion_scattered
 from .files import OnError
 from .folders import load_folder
@@ -22,6 +23,7 @@ DATASETS: dict[str, Callable[[str, bool], Dataset]] = {
     "fashion": load_fashion,
     "fashion-scattered": load_fashion_scattered,
     "fashion-coloured": load_fashion_coloured,
+    "emoji": load_emoji,
     "cifar10": load_cifar10,
     "cifar100": load_cifar100,
     "stl10": load_stl10,

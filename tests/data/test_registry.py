@@ -21,7 +21,7 @@ from simlab.data import fashion as module
         ("fashion_scattered", "did you mean 'fashion-scattered'"),
         (
             "imagenet",
-            "known: cifar10, cifar100, fashion, fashion-coloured, fashion-scattered, stl10",
+            "known: cifar10, cifar100, emoji, fashion, fashion-coloured, fashion-scattered, stl10",
         ),
         ("", "dataset '' is unknown"),
     ],
@@ -33,7 +33,7 @@ def test_an_unknown_dataset_gets_the_nearest_right_name(name, message):
 
 def test_every_named_dataset_is_tested_in_this_folder():
     fashion = {"fashion", "fashion-scattered", "fashion-coloured"}
-    assert set(DATASETS) == {*fashion, "cifar10", "cifar100", "stl10"}
+    assert set(DATASETS) == {*fashion, "emoji", "cifar10", "cifar100", "stl10"}
 
 
 def test_a_size_that_a_dataset_does_not_have_is_refused(fashion_folder):
