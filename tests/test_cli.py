@@ -36,14 +36,9 @@ def test_data_says_what_is_in_a_set(capsys):
     assert "10000 images, 1 x 28 x 28" in told and "Ankle boot" in told
 
 
-def small_images(folder, *classes, number=5):
-    for seed, name in enumerate(classes):
-        save_images(folder / name, seed, number)
-
-
 def test_data_says_what_was_left_out_and_which_images_are_broken(capsys, tmp_path):
-    small_images(tmp_path, "cat", "dog")
-    (tmp_path / "cat" / "photo.heic").touch()
+    save_images(tmp_path, number=5)
+    (tmp_path / "ant" / "photo.heic").touch()
     assert main(["data", str(tmp_path), "--channels", "1"]) == 0
     told = capsys.readouterr().out
     assert "train            8 images, 1 x " in told and "1 file left out: 1 .heic" in told
@@ -58,7 +53,9 @@ def test_data_says_what_was_left_out_and_which_images_are_broken(capsys, tmp_pat
 
 def test_class_names_that_the_console_can_not_write_are_spelled_out(tmp_path, monkeypatch):
     """Output that is redirected on Windows has the encoding cp1252."""
-    small_images(tmp_path, "犬", "café")
+    save_images(tmp_path, number=5)
+    (tmp_path / "ant").rename(tmp_path / "犬")
+    (tmp_path / "bee").rename(tmp_path / "café")
     console = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
     monkeypatch.setattr(sys, "stdout", console)
     assert main(["data", str(tmp_path)]) == 0

@@ -179,9 +179,9 @@ def index_labels(
     Raises:
         ValueError: for labels that are none of the classes.
     """
-    found = [label_values(labels) for labels in splits]
-    values = [each for each, _ in found]
-    declared = next((names for _, names in found if names), [])
+    pairs = [label_values(labels) for labels in splits]
+    values = [each for each, _ in pairs]
+    declared = next((names for _, names in pairs if names), [])
     names = [str(name) for name in (classes or declared)]
     if any(each.dtype == object for each in values):
         indices, names = _index_names([each.astype(object) for each in values], names)

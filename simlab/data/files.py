@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -14,7 +13,7 @@ from tqdm.auto import tqdm
 
 from .headers import Header, common_mode, common_size, depth_of, note_traits, read_header
 from .notes import Notes, count
-from .pixels import Fit, Range, check_choices, eight_bits, is_deep, square, value_range_of
+from .pixels import Fit, Range, check_choices, image_tensor, is_deep, value_range_of
 
 OnError = Literal["raise", "skip"]
 Reasons = dict[int, str]  # why images can't be decoded, by their indices
@@ -99,11 +98,8 @@ class ImageFiles:
         return reasons
 
     def _decode(self, index: int) -> Tensor:
-        with Image.open(self.paths[index]) as opened:
-            image = eight_bits(opened, self.mode, self.value_range)
-            pixels = np.array(square(image, self.size, self.fit))
-        channels_last = torch.from_numpy(pixels.reshape(self.size, self.size, -1))  # [H, W, C]
-        return channels_last.permute(2, 0, 1)
+        with Image.open(self.paths[index]) as image:
+            return image_tensor(image, self.size, self.mode, self.fit, self.value_range)
 
 
 def image_files(
@@ -126,8 +122,8 @@ def image_files(
         BrokenImageError: where not one file has a header.
     """
     check_choices(channels, fit)
-    found, reasons = in_threads(lambda index: read_header(paths[index]), len(paths))
-    headers: list[Header] = [header for header in found if header is not None]
+    results, reasons = in_threads(lambda index: read_header(paths[index]), len(paths))
+    headers: list[Header] = [header for header in results if header is not None]
     if not headers:
         raise BrokenImageError(paths, reasons)
     size = common_size(headers, image_size, notes)
@@ -136,7 +132,7 @@ def image_files(
     depth = depth_of(headers)
     value_range = None
     if depth:
-        deep = [p for p, h in zip(paths, found, strict=True) if h is not None and is_deep(h.mode)]
+        deep = [p for p, h in zip(paths, results, strict=True) if h is not None and is_deep(h.mode)]
         value_range = _common_range(deep, depth, notes)
     return ImageFiles(tuple(paths), size, mode, fit, value_range), reasons
 
@@ -178,8 +174,8 @@ def _common_range(paths: Sequence[Path], depth: str, notes: Notes) -> Range | No
         with Image.open(paths[index]) as image:
             return value_range_of(image)
 
-    found, _ = in_threads(range_at, len(paths))  # broken files are named when all are read
-    ranges: list[Range] = [each for each in found if each is not None]
+    results, _ = in_threads(range_at, len(paths))  # broken files are named when all are read
+    ranges: list[Range] = [each for each in results if each is not None]
     if not ranges:
         return None
     low = min(low for low, _ in ranges)

@@ -164,15 +164,15 @@ def _cut_apart(
     start = 0
     for name, its_labels in labels.items():
         stop = start + len(its_labels)
-        whole = torch.tensor([i not in broken for i in range(start, stop)])
-        its_labels = its_labels[whole]
+        is_whole = torch.tensor([i not in broken for i in range(start, stop)])
+        its_labels = its_labels[is_whole]
         if pixels is None:
             paths = tuple(files.paths[i] for i in range(start, stop) if i not in broken)
             images[name] = StreamedImages(replace(files, paths=paths), its_labels, classes)
         else:
             its_pixels = pixels[start:stop]
             if broken:
-                its_pixels = its_pixels[whole]
+                its_pixels = its_pixels[is_whole]
             images[name] = Images(its_pixels, its_labels, classes)
         start = stop
     return images

@@ -17,7 +17,7 @@ from torch import Tensor
 from .convert import BYTES, stacked_tensor, to_bytes, values_of
 from .headers import LARGE_SIDE
 from .notes import Notes
-from .pixels import Fit, Range, eight_bits, is_deep, is_grey, square
+from .pixels import Fit, Range, image_tensor, is_deep, is_grey
 
 SAMPLE = 100  # images that are looked at before all are read
 
@@ -131,9 +131,7 @@ def as_square(item: Item, index: int, plan: Plan) -> Tensor:
     mode = "L" if is_grey(item.mode) else "RGB"
     if plan.channels:
         mode = "L" if plan.channels == 1 else "RGB"
-    image = eight_bits(item, mode)
-    pixels = np.array(square(image, plan.size, plan.fit))
-    return torch.from_numpy(pixels.reshape(plan.size, plan.size, -1)).permute(2, 0, 1)
+    return image_tensor(item, plan.size, mode, plan.fit)
 
 
 def _tensor_of(item: Item, index: int) -> Tensor:

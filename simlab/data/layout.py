@@ -198,12 +198,12 @@ def _check_split_classes(split: Folder) -> None:
 
 
 def _check_test_classes(layout: Layout, test: Path, train: Path) -> None:
-    known = {name for _, name in layout.train} - {""}
-    unknown = sorted({name for _, name in layout.test or ()} - known - {""})
+    classes = {name for _, name in layout.train} - {""}
+    unknown = sorted({name for _, name in layout.test or ()} - classes - {""})
     if unknown:
         raise ValueError(
             f"{test} has classes that {train} has not: {', '.join(unknown)}"
-            f"{near(unknown[0], known)}"
+            f"{near(unknown[0], classes)}"
         )
 
 

@@ -71,6 +71,11 @@ def list_images(root: Path) -> Folder:
     return folder
 
 
+def image_paths(root: Path) -> list[Path]:
+    """The image files below `root`, as `list_images` has them, in the order of their names."""
+    return list(list_images(root).images())
+
+
 def note_left_out(folder: Folder, notes: Notes) -> None:
     """Say what is below the folder and is not taken; warn unless it is text alone."""
     if not folder.left_out:

@@ -166,9 +166,9 @@ def _only_key(
     declared = [key for key, feature in features.items() if type(feature).__name__ == kind]
     keys = declared or [key for key, value in item.items() if is_such(value)]
     if len(keys) != 1:
-        found = ", ".join(map(str, keys)) or "none"
+        candidates = ", ".join(map(str, keys)) or "none"
         raise ValueError(
-            f"a row has the keys {', '.join(map(str, item))}, of which {found} could be meant: "
+            f"a row has the keys {', '.join(map(str, item))}, of which {candidates} could be meant: "
             f"give {option}=..."
         )
     return keys[0]

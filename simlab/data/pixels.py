@@ -9,7 +9,9 @@ import contextlib
 from typing import Literal
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
+from torch import Tensor
 
 Fit = Literal["cut", "squeeze"]
 Range = tuple[float, float]  # values that become 0 and 255
@@ -38,6 +40,14 @@ def is_grey(mode: str) -> bool:
 def is_deep(mode: str) -> bool:
     """Whether one of PIL's modes holds values of more than 8 bits: integers, or floats (F)."""
     return mode == "F" or mode.startswith("I")
+
+
+def image_tensor(
+    image: Image.Image, size: int, mode: str, fit: Fit = "cut", value_range: Range | None = None
+) -> Tensor:
+    """An image as uint8 [C, size, size]; see `eight_bits` and `square`."""
+    pixels = np.array(square(eight_bits(image, mode, value_range), size, fit))
+    return torch.from_numpy(pixels.reshape(size, size, -1)).permute(2, 0, 1)  # [H, W, C] -> C first
 
 
 def eight_bits(image: Image.Image, mode: str, value_range: Range | None = None) -> Image.Image:
