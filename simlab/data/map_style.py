@@ -167,9 +167,9 @@ def _only_key(
     keys = declared or [key for key, value in item.items() if is_such(value)]
     if len(keys) != 1:
         candidates = ", ".join(map(str, keys)) or "none"
+        names = ", ".join(map(str, item))
         raise ValueError(
-            f"a row has the keys {', '.join(map(str, item))}, of which {candidates} could be meant: "
-            f"give {option}=..."
+            f"a row has the keys {names}, of which {candidates} could be meant: give {option}=..."
         )
     return keys[0]
 
