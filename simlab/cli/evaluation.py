@@ -34,7 +34,7 @@ def knn(
 
 def probe(
     run: Positional[str],
-    labels: int = 0,
+    labels: float = 0,
     seed: int = 0,
     solver: Literal["lbfgs", "sgd"] = "lbfgs",
     epochs: int = 90,
@@ -46,7 +46,7 @@ def probe(
 
     Args:
         run: The run's folder, or its name in the runs folder.
-        labels: Number of labelled images, the same number of each class; 0: all.
+        labels: Labelled images, as many of each class; below 1: that fraction of each; 0: all.
         seed: Seed by which the labelled images are drawn.
         solver: lbfgs; or sgd, as in the papers: lr 30, batch 256, cosine.
         epochs: Epochs of sgd.

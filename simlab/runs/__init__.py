@@ -10,7 +10,7 @@
 
 from .files import digest, read_json, write_bytes, write_json
 from .identity import SOURCES_AT_IMPORT, code_digest, module_digest, training_sources
-from .load import config_of, load_data_of, load_run
+from .load import config_of, find_run, load_data_of, load_run
 from .run import Run
 from .store import claim, runs_folder, save_metrics
 
@@ -21,6 +21,7 @@ __all__ = [
     "code_digest",
     "config_of",
     "digest",
+    "find_run",
     "load_data_of",
     "load_run",
     "module_digest",
