@@ -6,6 +6,7 @@
     simlab knn RUN                              kNN accuracy of a run, by its folder or name
     simlab probe RUN --labels 1000              linear probe of its frozen encoder
     simlab compare RUN RUN                      how similar the layers of two runs are
+    simlab compare a.npz b.npz                  the same of features that were stored
     simlab sweep NOTEBOOK.ipynb seed=0:3 --out DIR
     simlab methods simclr                       a method's options, their defaults and sources
     simlab data cifar10 --download              download a dataset and describe it

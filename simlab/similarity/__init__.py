@@ -2,12 +2,12 @@
 
 `compare(models, data)` is all that most users need. The measures are also plain functions of two
 matrices, and `SimilarityModel`, `CKA` and the other classes are the API of simtorch. Needs torch,
-numpy and `layers.py`, which is copied along when this folder is used without simlab; scipy for the
+numpy and `layers`, which is copied along when this folder is used without simlab; scipy for the
 measures of ranks, pandas for tables, matplotlib for figures.
 
 Reading order:
 
-- measures: each measure as a function of two matrices; representation: what these become
+- measures/: each measure as a function of two matrices, by idea; representation: what these become
 - gram: Grams, their centring (here CKA is debiased) and sums
 - registry: the measures by name
 - comparison: `compare` as a few steps, of
@@ -23,6 +23,7 @@ from .compat import CCA, CKA, BaseSimilarity, DeltaCKA, Procrustes, SimilarityMo
 from .info import Info, Layer
 from .measures import (
     cca_similarity,
+    cka_loss,
     cka_similarity,
     deconfounded_cka_similarity,
     hsic,
@@ -53,6 +54,7 @@ __all__ = [
     "Result",
     "SimilarityModel",
     "cca_similarity",
+    "cka_loss",
     "cka_similarity",
     "compare",
     "contains",

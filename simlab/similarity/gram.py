@@ -9,6 +9,7 @@ CKA is debiased in `centre`.
 """
 
 import contextlib
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,6 +18,8 @@ from torch import Tensor
 
 COLUMNS_CHUNK = 2**19  # numbers that are centred at once: as many as stay in the cores' caches
 PRODUCTS_CHUNK = 2**20  # numbers that are made float64 at once
+SAFE_TRACE = (1e-20, 1e30)  # of a float32 Gram: between them no product is lost or infinite
+LARGEST_EXPONENT = 120  # of a unit, so that float32 holds its inverse
 
 
 @contextlib.contextmanager
@@ -53,20 +56,44 @@ def flatten(x: Tensor) -> Tensor:
     return x.permute(0, *dims).reshape(len(x), -1)
 
 
-def centred_gram(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Compute the Gram of the features with their means removed first, in chunks of columns.
+def centred_gram(x: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, float]:
+    """Compute the Gram of the features with their means removed first, in units that suit them.
 
     A Gram of raw features loses all digits to rounding once the mean is ten standard deviations.
-    The mean of every sixteenth of the samples is near enough: `centre` takes the rest, at no loss.
+    CKA takes the fourth power of the features, which for 1e-12 or 1e12 is no float32 any more.
 
     Args:
         x: features [n, ...].
         dtype: of the sums.
 
     Returns:
-        [n, n], all zeros for features that are constant but for rounding; NaN stays NaN.
+        The Gram [n, n] of the features divided by `unit`, with a trace of about n: all zeros for
+        features that are constant but for rounding; NaN stays NaN. And `unit`, a power of two, so
+        that the division loses nothing.
     """
     x = flatten(x)
+    n = len(x)
+    unit = 1.0
+    gram = _sum_of_products(x, unit, dtype)
+    trace = gram.trace().item()
+    if not SAFE_TRACE[0] < trace < SAFE_TRACE[1]:
+        unit = power_of_two(torch.linalg.vector_norm(x, torch.inf).item())
+        gram = _sum_of_products(x, unit, dtype)
+        trace = gram.trace().item()
+    # Features that differ by less than two roundings of their size hold no information.
+    first = x[0].to(torch.promote_types(x.dtype, dtype)) / unit
+    size = torch.linalg.vector_norm(first).item() ** 2
+    if trace <= size * (4 * n * torch.finfo(x.dtype).eps ** 2):
+        return torch.zeros_like(gram), 1.0
+    spread = power_of_two(math.sqrt(trace / n))
+    return gram.div_(spread**2), unit * spread
+
+
+def _sum_of_products(x: Tensor, unit: float, dtype: torch.dtype) -> Tensor:
+    """The Gram [n, n] of centred features [n, d] divided by `unit`, in chunks of columns.
+
+    The mean of every sixteenth of the samples is near enough: `centre` takes the rest, at no loss.
+    """
     n = len(x)
     half = n // 2
     wide = torch.promote_types(x.dtype, dtype)
@@ -74,16 +101,23 @@ def centred_gram(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     with full_precision(x.device):
         for columns in x.split(max(1, COLUMNS_CHUNK // n), dim=1):
             columns = columns.to(wide)
+            if unit != 1:
+                columns = columns / unit
             mean = columns[:: max(1, n // 16)].mean(0)
             columns = (columns - mean).to(dtype)
             # Symmetric: the upper right quarter need not be multiplied.
             gram[:, :half].addmm_(columns, columns[:half].T)
             gram[half:, half:].addmm_(columns[half:], columns[half:].T)
     gram[:half, half:] = gram[half:, :half].T
-    # Features that differ by less than two roundings of their size hold no information.
-    size = torch.linalg.vector_norm(x[0], dtype=dtype) ** 2
-    noise = size * (4 * n * torch.finfo(x.dtype).eps ** 2)
-    return gram.mul_(~(gram.trace() <= noise))
+    return gram
+
+
+def power_of_two(size: float) -> float:
+    """The power of two next to a size; 1 for sizes that are 0, NaN or infinite."""
+    if not 0 < size < math.inf:
+        return 1.0
+    _, exponent = math.frexp(size)
+    return math.ldexp(1.0, max(-LARGEST_EXPONENT, min(exponent, LARGEST_EXPONENT)))
 
 
 def centre(grams: Tensor, debiased: bool = True) -> Tensor:
@@ -124,9 +158,14 @@ def centre(grams: Tensor, debiased: bool = True) -> Tensor:
 
 
 def squared_distances(grams: Tensor) -> Tensor:
-    """Turn Grams [..., n, n] into squared Euclidean distances between samples [..., n, n]."""
+    """Turn Grams [..., n, n] into squared Euclidean distances between samples [..., n, n].
+
+    Distances that are smaller than the rounding of the Grams are 0.
+    """
     norms = grams.diagonal(dim1=-2, dim2=-1)  # [..., n]
-    distances = (norms[..., None] + norms[..., None, :] - 2 * grams).clamp_(min=0)
+    both = norms[..., None] + norms[..., None, :]
+    distances = both - 2 * grams
+    distances *= ~(distances <= 4 * torch.finfo(grams.dtype).eps * both)  # NaN stays NaN
     distances.diagonal(dim1=-2, dim2=-1).zero_()
     return distances
 
@@ -263,3 +302,8 @@ def deconfounded(cka: np.ndarray) -> np.ndarray:
     rest = np.sqrt(np.where(unexplained > 1e-6, unexplained, np.nan))
     partial: np.ndarray = (cka[:-1, :-1] - c0[:, None] * c0) / rest[:, None] / rest
     return partial
+
+
+def alignment(a: Tensor, b: Tensor) -> float:
+    """Cosine of two matrices [n, n]; NaN where one is 0."""
+    return float((a * b).sum() / a.norm() / b.norm())

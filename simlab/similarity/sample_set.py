@@ -1,4 +1,4 @@
-"""All samples as one set: every measure, and null distributions by permutation."""
+"""All samples as one set: every measure."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from . import gram
+from .inputs import Batch
+from .nulls import permuted_products
 from .passes import Passes
 from .plan import Plan
 from .registry import Measure
-from .representation import Representation, normalised_rows
+from .representation import Representation, all_finite
 from .sums import stacked
 
 ByMetric = dict[str, Representation | None]  # None for a layer without finite features
@@ -24,66 +26,100 @@ class SampleSet:
     """The representations of all layers of the same n samples.
 
     Attributes:
-        layers: by row, for each metric that the measures need.
+        layers: by row, for each metric that measures of pairs need; and the euclidean one.
+        matrices: {measure with a `sample_matrix`: the layers' [n, n] by row}.
         n: number of samples.
     """
 
     layers: list[ByMetric]
+    matrices: dict[str, list[Tensor | None]]
     n: int
 
     @property
     def grams(self) -> Tensor:
-        """Centred Grams [T, n, n]; NaN for a layer without finite features."""
+        """Centred Grams [T, n, n] in units that suit them; NaN for a layer without features."""
         grams = []
         for layer in self.layers:
             representation = layer["euclidean"]
             grams.append(None if representation is None else representation.gram)
         return stacked(grams, self.n)
 
+    @property
+    def units(self) -> np.ndarray:
+        """Units [T] of the Grams."""
+        layers = [layer["euclidean"] for layer in self.layers]
+        return np.array([1.0 if layer is None else layer.unit for layer in layers])
 
-def represent(
-    passes: Passes, images: list[Tensor], plan: Plan, batch_size: int, memory: int
-) -> SampleSet:
+
+def represent(passes: Passes, batches: list[list[Batch]], plan: Plan, memory: int) -> SampleSet:
     """Run the models and hold every layer's representation of the samples.
 
     As many layers at a time as memory allows: each group of them takes another forward pass.
 
     Args:
         passes: the models, attached.
-        images: of each stream [n, ...].
+        batches: the samples, of each stream.
         plan: what is computed; it decides whether features and bases are held.
-        batch_size: of the forward passes.
         memory: bytes of features that may be held at once.
 
     Raises:
         ValueError: the memory does not suffice.
     """
-    n = len(images[0])
-    batches = [list(batch) for batch in zip(*(x.split(batch_size) for x in images), strict=True)]
-    passes.forward(batches[0], lambda row, output: None)  # shapes first: they decide what fits
-    measures = plan.measures.values()
-    metrics = {measure.metric for measure in measures} | {"euclidean"}
-    keep_features = any(measure.features for measure in measures)
-    decompose = any(measure.pair and measure.kind != "measure" for measure in measures)
-    sizes = [4 * n * row.size for row in passes.rows.values()]  # bytes, in float32
+    n = sum(len(batch[0]) for batch in batches)
+    keep_features = any(measure.features for measure in plan.measures.values())
+    # A first batch tells the shapes and types, which decide what fits.
+    dtypes = passes.forward(batches[0], lambda row, output: output.dtype)
+    sizes = []
+    for row, dtype in zip(passes.rows.values(), dtypes, strict=True):
+        if keep_features and dtype is not None:
+            dtype = torch.promote_types(dtype, torch.float32)
+        dtypes[row.index] = dtype
+        sizes.append(0 if dtype is None else n * row.size * dtype.itemsize)
     needed = sum(sizes) if keep_features else max(sizes)
     if needed > memory:
         raise ValueError(
             f"the features of {n} samples take {needed >> 20} MB at once, memory allows "
             f"{memory >> 20}: pool them, take fewer samples, or raise memory="
         )
-    layers: list[ByMetric] = []
+    sample_set = SampleSet([], {}, n)
     home: torch.device | None = None  # where all layers meet
     for group in batched_by_memory(sizes, memory):
-        for features in _features(passes, batches, group):
-            representations: ByMetric = dict.fromkeys(metrics)
+        for features in _features(passes, batches, group, dtypes):
             if features is not None:
                 home = home or _device_with_float64(features.device)
-                for metric in metrics:
-                    x = normalised_rows(features.to(home), metric)
-                    representations[metric] = Representation.compact(x, keep_features, decompose)
-            layers.append(representations)
-    return SampleSet(layers, n)
+                features = features.to(home)
+            _add_layer(sample_set, features, plan, keep_features)
+    return sample_set
+
+
+def _add_layer(
+    sample_set: SampleSet, features: Tensor | None, plan: Plan, keep_features: bool
+) -> None:
+    """Compute from a layer's features [n, d] what is held of them, which are used up."""
+    measures = plan.measures.values()
+    read: ByMetric = dict.fromkeys(["euclidean", *(measure.metric for measure in measures)])
+    if features is not None:
+        read = {metric: Representation(features, metric) for metric in read}
+    decompose = False
+    held_metrics = {"euclidean"}
+    for name, measure in plan.measures.items():
+        representation = read[measure.metric]
+        if measure.pair is not None:
+            held_metrics.add(measure.metric)
+            decompose |= measure.function is None
+        elif measure.sample_matrix is not None:
+            matrix = None
+            if representation is not None:
+                options = plan.options.get(name, {})
+                matrix = measure.sample_matrix(representation, **options).float()
+            sample_set.matrices.setdefault(name, []).append(matrix)
+    held: ByMetric = dict.fromkeys(held_metrics)
+    # The euclidean one last: it centres the features where they are.
+    for metric in sorted(held_metrics, key=lambda metric: metric == "euclidean"):
+        representation = read[metric]
+        if representation is not None:
+            held[metric] = representation.held(keep_features, decompose)
+    sample_set.layers.append(held)
 
 
 def batched_by_memory(sizes: list[int], memory: int) -> Iterator[range]:
@@ -99,20 +135,35 @@ def batched_by_memory(sizes: list[int], memory: int) -> Iterator[range]:
         start = stop
 
 
-def _features(passes: Passes, batches: list[list[Tensor]], group: range) -> Iterator[Tensor | None]:
+def _features(
+    passes: Passes,
+    batches: list[list[Batch]],
+    group: range,
+    dtypes: list[torch.dtype | None],
+) -> Iterator[Tensor | None]:
     """Features [n, d] of the rows in `group`; None where they are missing or not finite."""
+    n = sum(len(batch[0]) for batch in batches)
+    buffers: dict[int, Tensor] = {}
+    filled = dict.fromkeys(group, 0)  # samples so far
 
-    def keep(row: int, output: Tensor) -> Tensor | None:
-        # A copy: a later in-place edit must not reach it.
-        return output.flatten(1).clone() if row in group else None
+    def keep(row: int, output: Tensor) -> None:
+        if row not in group:
+            return
+        if row not in buffers:
+            width = output[0].numel()
+            buffers[row] = torch.empty(n, width, dtype=dtypes[row], device=output.device)
+        start = filled[row]
+        buffers[row][start : start + len(output)] = output.flatten(1)
+        filled[row] += len(output)
 
-    outputs = [passes.forward(batch, keep) for batch in batches]  # by batch, then by row
+    for batch in batches:
+        passes.forward(batch, keep)
     for row in group:
-        pieces = [by_row[row] for by_row in outputs]
-        if any(piece is None or not piece.isfinite().all() for piece in pieces):
+        buffer = buffers.pop(row, None)
+        if buffer is None or filled[row] < n or not all_finite(buffer):
             yield None
         else:
-            yield torch.cat(pieces)
+            yield buffer
 
 
 def _device_with_float64(device: torch.device) -> torch.device:
@@ -140,36 +191,36 @@ class SetMeasures:
             for i, j in itertools.product(rows, columns):
                 self.pairs.add((min(i, j), max(i, j)))
 
-    def values(
-        self, measure: Measure, options: Mapping[str, Any], order: Tensor | None = None
-    ) -> np.ndarray:
-        """Compute a measure that is no sum over batches.
+    def values(self, name: str, measure: Measure, options: Mapping[str, Any]) -> np.ndarray:
+        """Compute a measure that is no sum over batches: [T, T].
 
         Args:
+            name: of the measure.
             measure: one with `pair` or `sample_matrix`.
             options: its keywords.
-            order: of the second layer's samples [n]; None leaves them as they are.
-
-        Returns:
-            [T, T].
         """
-        layers = [by_metric[measure.metric] for by_metric in self.sample_set.layers]
         if measure.pair is not None:
-            return self._pairwise(measure, layers, options, order)
-        assert measure.sample_matrix is not None
-        matrices: list[Tensor | None] = []
-        for layer in layers:
-            matrices.append(None if layer is None else measure.sample_matrix(layer, **options))
-        return cosines(stacked(matrices, self.sample_set.n), order)
+            return self._pairwise(measure, options)
+        products = gram.inner_products(self._matrices(name))
+        return gram.cosine(products) if measure.cosine else products
+
+    def nulls(
+        self, name: str, measure: Measure, options: Mapping[str, Any], orders: list[Tensor]
+    ) -> np.ndarray:
+        """Compute it with the second layer's samples in each of P orders: [P, T, T]."""
+        if measure.pair is not None:
+            return np.stack([self._pairwise(measure, options, order) for order in orders])
+        return permuted_products(self._matrices(name), orders, measure.cosine)
+
+    def _matrices(self, name: str) -> Tensor:
+        """[T, n, n] of a measure with a `sample_matrix`."""
+        return stacked(self.sample_set.matrices[name], self.sample_set.n)
 
     def _pairwise(
-        self,
-        measure: Measure,
-        layers: list[Representation | None],
-        options: Mapping[str, Any],
-        order: Tensor | None,
+        self, measure: Measure, options: Mapping[str, Any], order: Tensor | None = None
     ) -> np.ndarray:
         assert measure.pair is not None
+        layers = [by_metric[measure.metric] for by_metric in self.sample_set.layers]
         values = np.full((len(layers), len(layers)), np.nan)
         permuted: list[Representation | None] = []
         for layer in layers:
@@ -184,11 +235,3 @@ class SetMeasures:
             else:
                 values[j, i] = measure.pair(b, permuted[i], **options)
         return values
-
-
-def cosines(matrices: Tensor, order: Tensor | None) -> np.ndarray:
-    """Compute [T, T] cosines of matrices [T, n, n], the second one's samples in another order."""
-    permuted = matrices if order is None else matrices[:, order][:, :, order]
-    count = len(matrices)
-    products = gram.inner_products(torch.cat([matrices, permuted]))  # [2T, 2T]
-    return gram.cosine(products)[:count, count:]

@@ -17,7 +17,7 @@ class KernelSums:
         groups: {kernel: sums [T, T] of some of the batches}; with a confounder [T+1, T+1], where
             it is the last row.
         energy: summed squared norms of the layers' centred features [T]; 0 for constant ones.
-        sigma: widths [T] of the rbf kernels, fixed by the first batch.
+        sigma: widths [T] of the rbf kernels in float64, fixed by the first batch.
         centred: {kernel: centred Grams [T, n, n] of the last batch}, if permutations need them.
         samples: their number so far.
         batches: their number so far.
@@ -27,30 +27,36 @@ class KernelSums:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.groups: dict[str, list[np.ndarray]] = {k: [] for k in plan.kernels.values()}
-        self.energy = torch.zeros(())
-        self.sigma: Tensor | None = None
+        self.energy = np.zeros(())
+        self.sigma: np.ndarray | None = None
         self.centred: dict[str, Tensor] = {}
         self.samples = 0
         self.batches = 0
         self.batch_sizes: set[int] = set()
 
-    def add(self, grams: Tensor, images: Tensor) -> None:
+    def add(self, grams: Tensor, images: Tensor, units: np.ndarray) -> None:
         """Add one batch.
 
         Args:
-            grams: of the layers' features [T, n, n].
+            grams: of the layers' features [T, n, n], divided by the layers' units.
             images: of the first stream [n, ...], for the confounder.
+            units: [T].
         """
         plan = self.plan
-        self.energy = self.energy + grams.diagonal(dim1=1, dim2=2).sum(1).cpu()
+        traces = grams.diagonal(dim1=1, dim2=2).sum(1).cpu().double().numpy()
+        self.energy = self.energy + traces * units**2
         if plan.regresses_confounder:
-            confounder = confounder_gram(plan.confounder, images, self.samples)
+            confounder, unit = confounder_gram(plan.confounder, images, self.samples)
             grams = torch.cat([grams, confounder[None].to(grams.device)])
+            units = np.append(units, unit)
         if "rbf" in self.groups and self.sigma is None:
-            self.sigma = plan.option("rbf_cka", "scale", 1.0) * gram.median_distance(grams)
+            widths = plan.option("rbf_cka", "scale", 1.0) * gram.median_distance(grams)
+            self.sigma = widths.cpu().double().numpy() * units
         for kernel, groups in self.groups.items():
-            centred = self._centred(kernel, grams)
+            centred = self._centred(kernel, grams, units)
             products = gram.inner_products(centred)
+            if kernel != "rbf" and plan.estimator != "published":  # which have no unit
+                products *= units[:, None] ** 2 * units**2
             group = self.batches % MAX_GROUPS
             if group == len(groups):
                 groups.append(products)
@@ -62,12 +68,15 @@ class KernelSums:
         self.batches += 1
         self.batch_sizes.add(len(images))
 
-    def _centred(self, kernel: str, grams: Tensor) -> Tensor:
+    def _centred(self, kernel: str, grams: Tensor, units: np.ndarray) -> Tensor:
+        sigma = None
+        if self.sigma is not None:
+            sigma = torch.from_numpy(self.sigma / units).to(grams)
         centred = gram.centred_kernel(
             kernel,
             grams,
             self.plan.debiased,
-            sigma=self.sigma,
+            sigma=sigma,
             confounder=grams[-1],
             clamp=self.plan.option("deconfounded_cka", "clamp", False),
         )
@@ -78,8 +87,13 @@ class KernelSums:
         return centred
 
 
-def confounder_gram(confounder: Confounder | None, images: Tensor, start: int) -> Tensor:
+def confounder_gram(
+    confounder: Confounder | None, images: Tensor, start: int
+) -> tuple[Tensor, float]:
     """Compute the Gram [n, n] of what is regressed out of the n samples that begin at `start`.
+
+    Returns:
+        The Gram and its unit, see `gram.centred_gram`.
 
     Raises:
         ValueError: the confounder has another number of rows, or is constant or NaN.
@@ -91,12 +105,20 @@ def confounder_gram(confounder: Confounder | None, images: Tensor, start: int) -
         z = confounder[start : start + n]
     else:
         z = confounder(images)
+    z = z.detach()
     if len(z) != n:
         raise ValueError(f"confounder: {len(z)} rows for the {n} samples from {start} on")
-    matrix = gram.centred_gram(z.float())
+    matrix, unit = gram.centred_gram(z if z.is_floating_point() else z.float())
     if not matrix.trace() > 0:
         raise ValueError(f"the confounder is constant or NaN in the {n} samples from {start} on")
-    return matrix
+    return matrix, unit
+
+
+def stacked_grams(grams: list[tuple[Tensor, float] | None], n: int) -> tuple[Tensor, np.ndarray]:
+    """Stack Grams to [T, n, n], NaN for a layer without output, and their units to [T]."""
+    matrices = [None if layer is None else layer[0] for layer in grams]
+    units = [1.0 if layer is None else layer[1] for layer in grams]
+    return stacked(matrices, n), np.array(units)
 
 
 def stacked(matrices: list[Tensor | None], n: int) -> Tensor:

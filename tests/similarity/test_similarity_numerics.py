@@ -1,0 +1,436 @@
+"""No scale, number type, tie or duplicate changes what a measure says."""
+
+import itertools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import pdist
+from scipy.stats import spearmanr
+from torch import nn
+from torchvision.models.efficientnet import EfficientNet, MBConvConfig
+
+from simlab.similarity import (
+    CKA,
+    MEASURES,
+    Representation,
+    SimilarityModel,
+    cca_similarity,
+    cka_similarity,
+    compare,
+    deconfounded_cka_similarity,
+    gram,
+    mutual_knn_similarity,
+    procrustes_distance,
+    pwcca_similarity,
+    rbf_cka_similarity,
+    regression_similarity,
+    rsa_similarity,
+    svcca_similarity,
+)
+from simlab.similarity.distances import pair_distances
+from simlab.similarity.nulls import permuted_products
+
+ROWS = torch.randn(48, 8, generator=torch.Generator().manual_seed(0))
+CONFOUNDER = torch.randn(48, 2, generator=torch.Generator().manual_seed(1))
+SCALES = (1e-30, 1e-18, 1e18, 1e30)
+STREAMED = ["cka", "rbf_cka", "deconfounded_cka"]
+PLAIN = [
+    cka_similarity,
+    rbf_cka_similarity,
+    procrustes_distance,
+    cca_similarity,
+    svcca_similarity,
+    pwcca_similarity,
+    regression_similarity,
+    rsa_similarity,
+    mutual_knn_similarity,
+]
+
+
+class Times(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return x * self.factor
+
+
+def network(width, factor=1.0):
+    torch.manual_seed(width)
+    return nn.Sequential(nn.Linear(8, width), nn.Tanh(), Times(factor)).eval()
+
+
+def compared(dtype, factor=1.0, **options):
+    models = {"a": network(12, factor).to(dtype), "b": network(5).to(dtype)}
+    data = ROWS.to(dtype)
+    return compare(models, data, ["0", "2"], confounder=CONFOUNDER, batch_size=24, **options)
+
+
+# ------------------------------------------------------------------------------------------ scale
+
+
+@pytest.mark.parametrize("samples", [None, 48])
+@pytest.mark.parametrize("factor", SCALES)
+def test_compare_in_float32_does_not_depend_on_the_scale_of_a_layer(factor, samples):
+    measures = STREAMED if samples is None else list(MEASURES)
+    result = compared(torch.float32, factor, measures=measures, samples=samples)
+    exact = compared(torch.float64, measures=measures, samples=samples)
+    for name in measures:
+        assert np.allclose(result.block(measure=name), exact.block(measure=name), atol=1e-5), name
+    assert result.reasons == {}
+
+
+@pytest.mark.parametrize("measure", PLAIN)
+def test_functions_do_not_depend_on_the_scale_of_float32(measure):
+    x, y = ROWS, (ROWS[:, :5] @ ROWS[:5, :6]).tanh()
+    variants = [{}]
+    if measure in (rsa_similarity, mutual_knn_similarity):
+        variants += [{"metric": "cosine"}, {"metric": "correlation"}]
+    for options, factor in itertools.product(variants, SCALES):
+        expected = measure(x, y, **options)
+        assert measure(x * factor, y, **options) == pytest.approx(expected, abs=1e-5)
+        assert measure(x, y * factor, **options) == pytest.approx(
+            measure(x, y, **options), abs=1e-5
+        )
+
+
+def test_deconfounded_cka_does_not_depend_on_scale():
+    x, y = ROWS, (ROWS[:, :5] @ ROWS[:5, :6]).tanh()
+    expected = deconfounded_cka_similarity(x, y, CONFOUNDER)
+    for factor in SCALES:
+        value = deconfounded_cka_similarity(x * factor, y, CONFOUNDER)
+        assert value == pytest.approx(expected, abs=1e-5)
+        value = deconfounded_cka_similarity(x, y, CONFOUNDER * factor)
+        assert value == pytest.approx(expected, abs=1e-5)
+
+
+def test_batches_of_different_scale_weigh_as_their_features_do():
+    """The second batch is a million times larger, so it alone counts."""
+    stretched = torch.cat([ROWS[:24] * 1e-12, ROWS[24:] * 1e-6])
+    a, b = nn.Linear(8, 6), nn.Linear(8, 4)
+    models = nn.Sequential(nn.Identity(), a), nn.Sequential(nn.Identity(), b)
+    with torch.no_grad():
+        a.bias.zero_(), b.bias.zero_()
+    both = compare(models, stretched, "1", batch_size=24).matrix
+    assert np.allclose(both, compare(models, ROWS[24:], "1").matrix, atol=1e-6)
+
+
+def test_the_gram_comes_in_a_unit_that_is_a_power_of_two():
+    for factor in (1, *SCALES):
+        scaled, unit = gram.centred_gram(ROWS * factor)
+        rows = (ROWS * factor).double() / unit
+        rows = rows - rows.mean(0)
+        assert np.log2(unit) == round(np.log2(unit))
+        centred = gram.centre(scaled.double(), debiased=False)
+        assert torch.allclose(centred, rows @ rows.T, atol=1e-5)
+
+
+def test_the_sigma_of_a_scaled_layer_is_its_own():
+    plain = compared(torch.float32, measures="rbf_cka").info.sigma["a/2"]
+    scaled = compared(torch.float32, 1e-30, measures="rbf_cka").info.sigma["a/2"]
+    assert scaled == pytest.approx(plain * 1e-30, rel=1e-5)
+
+
+def untrained_efficientnet():
+    """As EfficientNet-B0, whose features shrink from block to block before it is trained."""
+    torch.manual_seed(0)
+    widths = [8, 12] * 6
+    blocks = [MBConvConfig(4, 3, 1, a, b, 1) for a, b in itertools.pairwise(widths)]
+    return EfficientNet(blocks, dropout=0, num_classes=4, norm_layer=nn.BatchNorm2d).eval()
+
+
+def test_no_layer_of_an_untrained_efficientnet_is_undefined_but_in_float64():
+    images = torch.randn(16, 3, 16, 16)
+    model = untrained_efficientnet()
+    measures = ["cka", "rsa", "procrustes_distance", "mutual_knn"]
+    single = compare(model, images, "features.*", measures, samples=16)
+    double = compare(model.double(), images.double(), "features.*", measures, samples=16)
+    assert single.reasons == double.reasons == {}
+    for name in measures:
+        assert np.allclose(single.block(measure=name), double.block(measure=name), atol=1e-4)
+
+
+@pytest.mark.long
+def test_no_layer_of_the_real_untrained_efficientnet_is_undefined():
+    from torchvision.models import efficientnet_b0
+
+    torch.manual_seed(0)
+    model, images = efficientnet_b0().eval(), torch.randn(16, 3, 64, 64)
+    single = compare(model, images)
+    double = compare(model.double(), images.double())
+    assert len(single.layers) == 82 and single.reasons == double.reasons == {}
+    assert np.allclose(single.matrix, double.matrix, atol=1e-4)
+
+
+# -------------------------------------------------------------------------------------- number type
+
+
+@pytest.mark.parametrize("samples", [None, 48])
+@pytest.mark.parametrize(
+    "dtype, tolerance", [(torch.float64, 1e-5), (torch.float16, 0.02), (torch.bfloat16, 0.15)]
+)
+def test_models_of_every_float_type_are_compared(dtype, tolerance, samples):
+    measures = STREAMED if samples is None else ["cka", "procrustes_distance", "pwcca", "rsa"]
+    result = compared(dtype, measures=measures, samples=samples)
+    exact = compared(torch.float32, measures=measures, samples=samples)
+    for name in measures:
+        difference = abs(result.block(measure=name) - exact.block(measure=name))
+        assert difference.max() < tolerance, name
+
+
+def test_one_float64_layer_in_a_float32_network():
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.single, self.double_ = nn.Linear(8, 6), nn.Linear(6, 5).double()
+
+        def forward(self, x):
+            return self.double_(self.single(x).double())
+
+    model = Mixed()
+    result = compare(model, ROWS)
+    features = model.single(ROWS).detach()
+    expected = cka_similarity(features, model.double_(features.double()).detach())
+    assert [layer.name for layer in result.layers] == ["single", "double_"]
+    assert compare(model, ROWS, batch_size=48).matrix[0, 1] == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_simtorch_classes_take_float64_models():
+    models = [SimilarityModel(network(w).double(), layers_to_include=["0"]) for w in (12, 5)]
+    assert np.isfinite(CKA(*models).compute(ROWS.double())).all()
+
+
+def test_float64_as_the_default_type():
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert np.isfinite(compare(nn.Linear(8, 4), torch.randn(32, 8)).matrix).all()
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_data_of_another_float_type_are_converted_to_the_models():
+    model = nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 5))
+    expected = compare(model, ROWS).matrix
+    assert np.allclose(compare(model, ROWS.double()).matrix, expected)
+    assert np.allclose(compare({"a": model.bfloat16()}, ROWS).matrix, expected, atol=0.05)
+
+
+# -------------------------------------------------------------------------------------------- ties
+
+
+def categories(classes=10, n=120, seed=0):
+    """One-hot labels, and features that depend on them."""
+    rng = np.random.default_rng(seed)
+    labels = np.eye(classes)[rng.integers(0, classes, n)]
+    return labels, labels @ rng.standard_normal((classes, 20)) + rng.standard_normal((n, 20))
+
+
+def binary(n=80, width=6, seed=0):
+    rows = np.random.default_rng(seed).random((n, width)) < 0.5
+    rows[:, 0] |= ~rows.any(1)  # each has a direction
+    rows[:, -1] &= ~rows.all(1)
+    return rows.astype(float)
+
+
+def sparse(n=90, width=12, seed=0):
+    rng = np.random.default_rng(seed)
+    return np.maximum(rng.standard_normal((n, width)) - 1.2, 0).astype(np.float32)
+
+
+def spearman(x, y, metric="euclidean"):
+    """From SciPy; distances that differ by SciPy's own rounding are equal."""
+    tables = [np.round(pdist(v.astype(float), metric), 11) for v in (x, y)]
+    return spearmanr(*tables).statistic
+
+
+TIED = {
+    "labels": categories(),
+    "binary": (binary(), binary(seed=1)),
+    "binary, wide": (binary(width=50), binary(width=50, seed=1)),
+    "sparse": (sparse(), sparse(width=20, seed=1)),
+    "repeated": (np.repeat(sparse(seed=2), 2, 0)[:90], sparse(seed=3)),
+}
+
+
+@pytest.mark.parametrize("name", TIED)
+def test_rsa_with_tied_distances_is_scipys_in_any_order_of_the_samples(name):
+    x, y = TIED[name]
+    expected = spearman(x, y)
+    assert expected == pytest.approx(spearmanr(pdist(x), pdist(y)).statistic, abs=1e-12)
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(len(x))
+        assert rsa_similarity(x[order], y[order]) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "correlation"])
+@pytest.mark.parametrize("name", ["labels", "binary", "binary, wide"])
+def test_rsa_of_directions_keeps_the_ties_of_whole_numbers(name, metric):
+    x, y = TIED[name]
+    for order in (np.arange(len(x)), np.arange(len(x))[::-1]):
+        value = rsa_similarity(x[order], y[order], metric=metric)
+        assert value == pytest.approx(spearman(x, y, metric), abs=1e-9)
+
+
+def test_rsa_of_a_gram_of_tied_distances_keeps_the_ties():
+    x, y = TIED["labels"]
+    x, y = (torch.from_numpy(v) for v in (x, y))
+    grams = [Representation.from_gram(v @ v.T) for v in (x, y)]
+    assert rsa_similarity(*grams) == pytest.approx(rsa_similarity(x, y), abs=1e-9)
+
+
+def test_compare_ranks_the_distances_of_the_features():
+    for name in ("labels", "binary", "sparse", "repeated"):
+        x, y = (torch.from_numpy(v).float() for v in TIED[name])
+        halves = [Columns(0, x.shape[1]), Columns(x.shape[1], None)]
+        for order in (torch.arange(len(x)), torch.arange(len(x)).flip(0)):
+            data = torch.cat([x, y], 1)[order]
+            result = compare(halves, data, "same", "rsa", samples=len(x), batch_size=32)
+            assert result.matrix[0, 0] == pytest.approx(spearman(x.numpy(), y.numpy()), abs=1e-5)
+
+
+class Columns(nn.Module):
+    """Hands on some columns of its input."""
+
+    def __init__(self, start, stop):
+        super().__init__()
+        self.columns, self.same = slice(start, stop), nn.Identity()
+
+    def forward(self, x):
+        return self.same(x[:, self.columns])
+
+
+def test_distances_far_below_the_features_rounding_in_a_gram_are_right():
+    """Two samples ten million times nearer to each other than to the rest, in float32."""
+    rng = np.random.default_rng(0)
+    x = np.repeat(rng.integers(-9, 9, (20, 300)), 2, 0) + 1e-7 * rng.standard_normal((40, 300))
+    x = torch.from_numpy(x)
+    assert np.array_equal(np.argsort(pair_distances(x).numpy()), np.argsort(pdist(x.numpy())))
+
+
+# -------------------------------------------------------------------------------------- neighbours
+
+
+def test_mutual_knn_of_independent_features_with_identical_samples_is_at_chance():
+    rng = np.random.default_rng(0)
+
+    def mostly_zero():
+        return np.maximum(rng.standard_normal((80, 3)) - 1, 0)
+
+    for metric in ("euclidean", "cosine"):
+        values = [
+            mutual_knn_similarity(mostly_zero(), mostly_zero(), metric=metric) for _ in range(8)
+        ]
+        assert np.mean(values) == pytest.approx(10 / 79, abs=0.02)
+
+
+def test_tied_neighbours_share_the_places_that_are_left():
+    """Four at distance 1 compete for two places: each has half of one."""
+    star = np.array([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1.0]])
+    line = np.arange(5.0)[:, None]
+    marks = np.array([[0, 0.5, 0.5, 0.5, 0.5], [1, 0, 0, 0.5, 0.5], [1, 0, 0, 0.5, 0.5]])
+    marks = np.concatenate([marks, [[1, 0.5, 0.5, 0, 0], [1, 0.5, 0.5, 0, 0]]])
+    near = np.array([[0, 1, 1, 0, 0], [1, 0, 1, 0, 0], [0, 1, 0, 1, 0], [0, 0, 1, 0, 1.0]])
+    near = np.concatenate([near, [[0, 0, 1, 1, 0]]])
+    assert mutual_knn_similarity(star, line, k=2) == pytest.approx((marks * near).sum() / 10)
+    assert mutual_knn_similarity(star, star, k=2) == pytest.approx((marks * marks).sum() / 10)
+
+
+def test_neighbours_in_very_tight_classes_are_those_of_float64():
+    """Classes .0003 as wide as they are far apart: a Gram in float32 does not see into them."""
+    rng = np.random.default_rng(0)
+    inside = rng.standard_normal((96, 30))
+    centres = np.repeat(rng.standard_normal((8, 30)), 12, 0)
+    x = torch.from_numpy(centres + 3e-4 * inside).float()
+    y = torch.from_numpy(inside + 0.7 * rng.standard_normal((96, 30))).float()
+    models = [Columns(0, 30), Columns(30, None)]
+    value = compare(models, torch.cat([x, y], 1), "same", "mutual_knn", samples=96).matrix[0, 0]
+    order_x = np.argsort(np.linalg.norm((x[:, None] - x[None]).double(), axis=2), axis=1)
+    order_y = np.argsort(np.linalg.norm((y[:, None] - y[None]).double(), axis=2), axis=1)
+    pairs = zip(order_x[:, 1:11], order_y[:, 1:11], strict=True)
+    expected = np.mean([len(set(a) & set(b)) / 10 for a, b in pairs])
+    assert value == pytest.approx(expected, abs=1e-6)
+    assert mutual_knn_similarity(x, y) == pytest.approx(expected, abs=1e-9)
+
+
+# ----------------------------------------------------------------------------------------- reasons
+
+
+def test_reasons_are_true():
+    apart, near = torch.eye(40), torch.randn(40, 40)
+    result = compare(nn.Identity(), apart, measures=["cka", "rbf_cka", "rsa"], samples=40)
+    assert set(result.reasons.values()) == {"its samples are all equally far apart"}
+    result = compare(
+        nn.Identity(), near, measures=["cka", "deconfounded_cka"], confounder=apart, batch_size=40
+    )
+    assert result.reasons == {
+        "Identity/ (deconfounded_cka)": "the confounder's samples are all equally far apart"
+    }
+    one_feature = compare(nn.Identity(), near[:, :1], measures="rsa_correlation", samples=40)
+    (reason,) = one_feature.reasons.values()
+    assert reason == "its samples are all equally far apart by their correlation distance"
+    undefined = compare(nn.Identity(), near, measures=lambda x, y: float("nan"), samples=40)
+    (reason,) = undefined.reasons.values()
+    assert reason == "the measure is NaN with every other layer"
+
+
+# ------------------------------------------------------------------------------------------- nulls
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_products_with_permuted_samples_are_those_of_permuted_matrices(symmetric):
+    matrices = torch.randn(3, 20, 20)
+    matrices[0] *= torch.rand(20, 20) < 0.1
+    if symmetric:
+        matrices = matrices + matrices.mT
+    matrices = torch.cat([matrices, torch.full((1, 20, 20), torch.nan)])
+    orders = [torch.randperm(20) for _ in range(2)]
+    for cosine in (True, False):
+        values = permuted_products(matrices, orders, cosine)
+        for value, order in zip(values, orders, strict=True):
+            permuted = matrices[:, order][:, :, order]
+            expected = torch.einsum("aij,bij->ab", matrices, permuted)
+            if cosine:
+                norms = torch.linalg.matrix_norm(matrices)
+                expected = expected / norms[:, None] / norms
+            assert np.allclose(value, expected, atol=1e-5, equal_nan=True)
+
+
+# ------------------------------------------------------------------------------------------ memory
+
+MEMORY = """
+import resource, torch
+from torch import nn
+from simlab.similarity import compare
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # MB
+
+class Wide(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.parts = nn.ModuleList(nn.Identity() for _ in range(4))
+    def forward(self, x):
+        for index, part in enumerate(self.parts):
+            part(x.repeat(1, 1000) + index)
+        return x
+
+x = torch.randn(96, 40)
+options = dict(samples=96, batch_size=16, memory=62 << 20)
+for measures in ("cka", lambda a, b: float(a[0, 0] * b[0, 0]), "pwcca"):
+    compare(Wide(), x[:, :1], "parts.*", measures, **options)
+    before = peak()
+    compare(Wide(), x, "parts.0" if measures == "pwcca" else "parts.*", measures, **options)
+    print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux")
+def test_a_set_of_samples_holds_no_more_features_than_memory_says():
+    """59 MB of features in four layers, and room for chunks."""
+    command = [sys.executable, "-c", MEMORY]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert max(map(float, done.stdout.split())) < 62 + 45, done.stdout
