@@ -23,7 +23,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:  # editors and type checkers see the names, and nothing is imported when it runs
     from simlab.augment import parse_augment, two_views
     from simlab.config import PretrainConfig, SupervisedConfig
-    from simlab.data import Dataset, Images, from_arrays, load_data
+    from simlab.data import Dataset, Images, from_arrays, from_dataset, load_data
     from simlab.evaluate import diagnose, features, knn, linear_probe
     from simlab.methods import Method
     from simlab.models import build_encoder
@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # editors and type checkers see the names, and nothing is imp
 _HOMES = {
     "load_data": "data",
     "from_arrays": "data",
+    "from_dataset": "data",
     "Dataset": "data",
     "Images": "data",
     "two_views": "augment",

@@ -37,7 +37,7 @@ class TrainConfig:
     """Download missing files."""
 
     image_size: Annotated[int, AtLeast(0)] = 0
-    """Side in pixels to which a folder's images are resized. 0: the first image's."""
+    """Side in pixels to which a folder's images are resized. 0: the median of their sides."""
 
     encoder: str = "auto"
     """tiny, small, vit_tiny, resnet18, resnet34, resnet50. auto: by the image's size."""

@@ -1,10 +1,12 @@
 """The command line: the same configuration as everywhere, and errors instead of tracebacks."""
 
 import functools
+import io
 import json
 import re
 import shlex
 import shutil
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -33,6 +35,33 @@ def test_data_says_what_is_in_a_set(capsys):
     assert main(["data", "fashion"]) == 0
     told = capsys.readouterr().out
     assert "10000 images, 1 x 28 x 28" in told and "Ankle boot" in told
+
+
+def test_data_says_what_was_left_out_and_which_images_are_broken(capsys, tmp_path):
+    save_images(tmp_path, number=5)
+    (tmp_path / "ant" / "photo.heic").touch()
+    assert main(["data", str(tmp_path), "--channels", "1"]) == 0
+    told = capsys.readouterr().out
+    assert "train            8 images, 1 x " in told and "1 file left out: 1 .heic" in told
+    assert "no test split: 2 images of 10 held out" in told
+    for path in sorted(tmp_path.glob("*/*.png"))[::4]:
+        path.write_bytes(b"")
+    assert main(["data", str(tmp_path)]) == 2
+    assert "cannot decode 3 images" in capsys.readouterr().err
+    assert main(["data", str(tmp_path), "--on-error", "skip"]) == 0
+    assert "3 images left out that can't be decoded" in capsys.readouterr().out
+
+
+def test_class_names_that_the_console_can_not_write_are_spelled_out(tmp_path, monkeypatch):
+    """Output that is redirected on Windows has the encoding cp1252."""
+    save_images(tmp_path, number=5)
+    (tmp_path / "ant").rename(tmp_path / "犬")
+    (tmp_path / "bee").rename(tmp_path / "café")
+    console = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", console)
+    assert main(["data", str(tmp_path)]) == 0
+    console.flush()
+    assert "classes    café, \\u72ac" in console.buffer.getvalue().decode("cp1252")
 
 
 def test_an_error_names_what_is_wrong_without_a_traceback(capsys):

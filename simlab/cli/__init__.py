@@ -22,6 +22,7 @@ sweep of which a point failed with 1, and a stopped command with 130.
 # Each command imports what it needs inside: `simlab --help` shall not wait for torch.
 # `training`, `evaluation`, `stored` and `others` hold the commands; a function is one.
 
+import io
 import sys
 from collections.abc import Callable
 
@@ -47,6 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    _print_whatever_the_console_can()
     words = sys.argv[1:] if arguments is None else arguments
     command, *rest = words or ["--help"]
     if command in ("-h", "--help"):
@@ -63,6 +65,12 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, RuntimeError, ImportError, ArithmeticError) as error:
         print(f"simlab {command}: {error}", file=sys.stderr)
         return REFUSED
+
+
+def _print_whatever_the_console_can() -> None:
+    """Write characters that the console's encoding lacks, in class names say, as escapes."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _command(function: Callable[..., int | None]) -> Callable[[list[str]], int]:

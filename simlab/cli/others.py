@@ -1,7 +1,8 @@
 """The commands for sweeps, methods, datasets and the machine."""
 
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tyro.conf import Positional
 
@@ -59,24 +60,34 @@ def data(
     folder: str = "",
     download: bool = False,
     image_size: int = 0,
+    channels: Literal[0, 1, 3] = 0,
+    fit: Literal["cut", "squeeze"] = "cut",
+    on_error: Literal["raise", "skip"] = "raise",
 ) -> None:
-    """Load a dataset, downloading it if asked, and describe it.
+    """Load a dataset, downloading it if asked, and describe it; every image is decoded once.
 
     Args:
         name: A dataset's name, or a folder's path.
         folder: Where its files are, or shall be downloaded to.
         download: Download what is missing.
-        image_size: Side in pixels to which a folder's images are resized; 0: the first image's.
+        image_size: Side in pixels to which a folder's images are resized; 0: their median.
+        channels: 1 for grey, 3 for colour, 0 for what the images have.
+        fit: Take the square in the middle of a folder's images, or squeeze all of each into one.
+        on_error: Name a folder's images that can't be decoded, or leave them out.
     """
-    from simlab.data import load_data
+    from simlab.data import StreamedImages, load_data
 
-    dataset = load_data(name, folder, download, image_size)
-    splits = {"training": dataset.train, "test": dataset.test, "unlabeled": dataset.unlabeled}
-    for split, images in splits.items():
-        if images is not None:
-            size = f"{images.channels} x {images.size} x {images.size}"
-            print(f"{split:<10} {len(images):>7} images, {size}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # all of them are in the notes
+        dataset = load_data(name, folder, download, image_size, "cpu", channels, fit, on_error)
+    for split, images in dataset.splits().items():
+        if isinstance(images, StreamedImages):
+            images.check_files()
+        size = f"{images.channels} x {images.size} x {images.size}"
+        print(f"{split:<10} {len(images):>7} images, {size}")
     print(f"classes    {', '.join(dataset.classes) or 'none'}")
+    for note in dataset.notes:
+        print(f"note       {note}")
 
 
 def doctor() -> None:

@@ -22,6 +22,7 @@ class Dataset:
         unlabeled: more images for pretraining alone (STL-10 has them), or None.
         normalize: mean and standard deviation of the images that pretraining sees, measured where
             they are not given.
+        notes: what was left out, converted or chosen when the images were loaded.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Dataset:
     test: Images
     unlabeled: Images | None = None
     normalize: Normalize = None  # type: ignore[assignment]  # never None after __post_init__
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for other in (self.test, self.pretrain):
@@ -85,6 +87,7 @@ class Dataset:
             self.test.to(device),
             None if self.unlabeled is None else self.unlabeled.to(device),
             self.normalize,
+            self.notes,
         )
         moved._is_measured = self._is_measured  # which is not measured again
         return moved
@@ -98,4 +101,4 @@ class Dataset:
         return f"Dataset({text}, {len(self.classes)} classes, on {self.train.device})"
 
     def _repr_html_(self) -> str:
-        return dataset_html(self.name, self.splits())
+        return dataset_html(self.name, self.splits(), self.notes)

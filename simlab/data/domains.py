@@ -21,9 +21,12 @@ from torch import Tensor
 from simlab._checks import near
 
 from .dataset import Dataset
-from .files import image_files, image_paths
+from .files import BrokenImageError, ImageFiles, image_files
 from .folders import FITS
 from .images import Images
+from .listing import Folder, list_images, note_left_out
+from .notes import Notes
+from .pixels import Fit
 
 Colour = tuple[float, float, float]  # red, green and blue in 0 .. 1
 
@@ -149,42 +152,68 @@ def by_colour(images: Images, colours: Mapping[str, Colour] = COLOURS, seed: int
     return Domains("colour", replace(images, images=dyed), domain, tuple(colours))
 
 
-def domain_folder(folder: str, image_size: int = 0) -> Domains:
+def domain_folder(
+    folder: str | Path, image_size: int = 0, channels: int = 0, fit: Fit = "cut"
+) -> Domains:
     """Domains that are folders: FOLDER/<domain>/<class>/*.jpg.
 
     Args:
-        folder: the path.
-        image_size: side in pixels that images are cut and resized to; 0 takes the first image's.
+        folder: the path; ~ is the user's home.
+        image_size: side in pixels that images are cut and resized to; 0 takes the median.
+        channels: as in `load_data`.
+        fit: as in `load_data`.
 
     Raises:
         FileNotFoundError: where there are no images.
         ValueError: for an image at another depth or one that can't be decoded, for fewer than two
             domains, and for more images than fit in memory.
     """
-    root = Path(folder)
-    paths = [path for path, _ in image_paths(root)]
-    domain_of = []
-    class_of = []
-    for path in paths:
-        names = path.relative_to(root).parts
-        if len(names) < 3:
-            raise ValueError(f"{path} is at the wrong depth: expected {root}/<domain>/<class>/...")
-        domain_of.append(names[0])
-        class_of.append(names[1])
-    domains = tuple(sorted(set(domain_of)))
+    notes = Notes()
+    tree = list_images(Path(folder).expanduser())
+    note_left_out(tree, notes)
+    _check_depth(tree)
+    paths: list[Path] = []
+    domain_of: list[str] = []
+    class_of: list[str] = []
+    for domain_name, inner in sorted(tree.folders.items()):
+        for class_name, images_of_class in sorted(inner.folders.items()):
+            its_paths = list(images_of_class.images())
+            paths += its_paths
+            domain_of += [domain_name] * len(its_paths)
+            class_of += [class_name] * len(its_paths)
+    domains = tuple(sorted(tree.folders))
     classes = tuple(sorted(set(class_of)))
-    if len(domains) < 2:
+    files = _files_that_fit(tree, paths, notes, image_size, channels, fit)
+    pixels, reasons = files.read_all("reading images")
+    if reasons:
+        raise BrokenImageError(paths, reasons)
+    labels = torch.tensor([classes.index(name) for name in class_of])
+    domain = torch.tensor([domains.index(name) for name in domain_of])
+    return Domains(str(folder), Images(pixels, labels, classes), domain, domains)
+
+
+def _check_depth(tree: Folder) -> None:
+    for folder in (tree, *tree.folders.values()):
+        if folder.files:
+            raise ValueError(
+                f"{folder.path / folder.files[0]} is at the wrong depth: expected "
+                f"{tree.path}/<domain>/<class>/..."
+            )
+    if len(tree.folders) < 2:
         raise ValueError(
-            f"{root} has one domain, {domains[0]}: expected at least two folders in it"
+            f"{tree.path} has one domain, {', '.join(tree.folders)}: expected at least two "
+            "folders in it"
         )
-    files = image_files(paths, image_size)
+
+
+def _files_that_fit(
+    tree: Folder, paths: list[Path], notes: Notes, image_size: int, channels: int, fit: Fit
+) -> ImageFiles:
+    files, _ = image_files(paths, notes, image_size, channels, fit)  # the broken are named later
     if files.decoded_bytes > FITS:
         gigabytes = files.decoded_bytes / 2**30
         raise ValueError(
-            f"{root}: at image_size={files.size} the images take {gigabytes:.1f} GB decoded: "
+            f"{tree.path}: at image_size={files.size} the images take {gigabytes:.1f} GB decoded: "
             f"expected at most {FITS / 2**30:.1f} GB; give a smaller image_size"
         )
-    labels = torch.tensor([classes.index(name) for name in class_of])
-    domain = torch.tensor([domains.index(name) for name in domain_of])
-    images = Images(files.read_all(f"reading {root}"), labels, classes)
-    return Domains(str(root), images, domain, domains)
+    return files

@@ -8,15 +8,17 @@ from typing import Any
 from torchvision.datasets.utils import check_integrity
 
 
-def download_folder(folder: str = "") -> Path:
+def download_folder(folder: str | Path = "") -> Path:
     """Where torchvision's downloads are: `folder`, or $SIMLAB_DATA, or data/downloads.
 
     The last is in a checkout of the project; an installed package uses ~/.cache/simlab/downloads.
+    A ~ in front is the user's home.
     """
     checkout = Path(__file__).parents[2]
     is_checkout = (checkout / "pyproject.toml").exists()
     data = checkout / "data" if is_checkout else Path.home() / ".cache" / "simlab"
-    return Path(folder or os.environ.get("SIMLAB_DATA") or data / "downloads")
+    chosen = Path(folder or os.environ.get("SIMLAB_DATA") or data / "downloads")
+    return chosen.expanduser()
 
 
 def open_torchvision(

@@ -1,23 +1,38 @@
-"""Image files: which there are below a folder, and how one is read."""
+"""Image files: how one is read, all of them, and which of them are broken."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+from .headers import Header, common_mode, common_size, depth_of, note_traits, read_header
+from .notes import Notes, count
+from .pixels import Fit, Range, check_choices, image_tensor, is_deep, value_range_of
+
+OnError = Literal["raise", "skip"]
+Reasons = dict[int, str]  # why images can't be decoded, by their indices
+
 THREADS = 4
 IMAGES_OF_A_TASK = 64  # that a thread reads in one go; a task for each image would be slower
-MODE_SAMPLE = 20  # images that are opened to see whether all are grey
-GREY_MODES = ("1", "L")
-EIGHT_BITS = 65535 / 255  # from a value of 16 bits to one of 8
+LISTED = 20  # broken files that an error lists; more are counted
+
+
+class BrokenImageError(ValueError):
+    """Image files that can't be decoded, each with the reason."""
+
+    def __init__(self, paths: Sequence[Path], reasons: Reasons):
+        files = [f"{paths[i]} ({reason})" for i, reason in list(reasons.items())[:LISTED]]
+        if len(reasons) > LISTED:
+            files.append(f"and {len(reasons) - LISTED:,} more")
+        one_or_many = "the image" if len(reasons) == 1 else f"{len(reasons):,} images:"
+        text = f"cannot decode {one_or_many} {'; '.join(files)}"
+        super().__init__(f'{text}; fix or delete the file, or leave it out with on_error="skip"')
 
 
 @dataclass(frozen=True)
@@ -28,11 +43,15 @@ class ImageFiles:
         paths: the files.
         size: side in pixels that they are cut and resized to.
         mode: PIL's, "RGB" or "L" (grey).
+        fit: "cut" takes the square in the middle, "squeeze" all of an image.
+        value_range: the values that become 0 and 255, in images of more than 8 bits.
     """
 
     paths: tuple[Path, ...]
     size: int
     mode: str
+    fit: Fit = "cut"
+    value_range: Range | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -48,95 +67,135 @@ class ImageFiles:
         return len(self) * self.channels * self.size**2
 
     def read(self, index: int) -> Tensor:
-        """One image as uint8 [C, size, size]: the square in its middle, resized with antialiasing.
+        """One image as uint8 [C, size, size], upright, on white, resized with antialiasing.
 
         Raises:
-            ValueError: that names the file, where it can't be decoded.
+            BrokenImageError: that names the file, where it can't be decoded.
         """
-        with _opened(self.paths[index]) as opened:
-            image = _eight_bits(opened).convert(self.mode)
-        side = min(image.size)
-        left = (image.width - side) // 2
-        top = (image.height - side) // 2
-        image = image.crop((left, top, left + side, top + side))
-        if side != self.size:  # PIL's resize antialiases when it shrinks
-            image = image.resize((self.size, self.size), Image.Resampling.BILINEAR)
-        pixels = np.array(image).reshape(self.size, self.size, -1)  # [H, W, C]
-        return torch.from_numpy(pixels).permute(2, 0, 1)
+        try:
+            return self._decode(index)
+        except Exception as error:  # PIL raises many kinds
+            reasons = {index: _reason(error)}
+            raise BrokenImageError(self.paths, reasons) from error
 
-    def read_all(self, label: str = "") -> Tensor:
-        """All images, uint8 [N, C, size, size], with a progress bar where there is a label."""
-        images = torch.empty((len(self), self.channels, self.size, self.size), dtype=torch.uint8)
+    def read_all(self, label: str = "") -> tuple[Tensor, Reasons]:
+        """All images, with a progress bar where there is a label.
 
-        def read_block(block: Tensor) -> int:
-            for index in block.tolist():
-                images[index] = self.read(index)
-            return len(block)
+        Returns:
+            uint8 [N, C, size, size], and why images can't be decoded; those are left black.
+        """
+        images = torch.zeros((len(self), self.channels, self.size, self.size), dtype=torch.uint8)
 
-        blocks = torch.arange(len(self)).split(IMAGES_OF_A_TASK)
-        bar = tqdm(total=len(self), desc=label, unit=" images", disable=not label, leave=False)
-        with ThreadPoolExecutor(THREADS) as pool, bar:
-            for number in pool.map(read_block, blocks):
-                bar.update(number)
-        return images
+        def read_into(index: int) -> None:
+            images[index] = self._decode(index)
+
+        _, reasons = in_threads(read_into, len(self), label)
+        return images, reasons
+
+    def broken(self, label: str = "") -> Reasons:
+        """Why images can't be decoded, by their indices: every image is decoded once."""
+        _, reasons = in_threads(lambda index: _ignore(self._decode(index)), len(self), label)
+        return reasons
+
+    def _decode(self, index: int) -> Tensor:
+        with Image.open(self.paths[index]) as image:
+            return image_tensor(image, self.size, self.mode, self.fit, self.value_range)
 
 
-def image_paths(root: Path) -> list[tuple[Path, str]]:
-    """The image files below `root` in the order of their names, each with its class.
+def image_files(
+    paths: Sequence[Path], notes: Notes, image_size: int = 0, channels: int = 0, fit: Fit = "cut"
+) -> tuple[ImageFiles, Reasons]:
+    """The files, to be read at one size and in one mode that are chosen from all their headers.
 
-    The class is the folder right below `root`, and "" for files right in it. Hidden files and
-    folders are not the user's images but some program's, and are passed over.
+    Args:
+        paths: the files.
+        notes: takes what has to be said of them.
+        image_size: side in pixels; 0: the median of the shorter sides.
+        channels: 1 for grey, 3 for colour, 0 for colour where any image has it.
+        fit: see `ImageFiles`.
+
+    Returns:
+        The files, and why some of them have no header.
 
     Raises:
-        FileNotFoundError: where there is not one.
+        ValueError: for a choice that does not exist, and for integers beside floats.
+        BrokenImageError: where not one file has a header.
     """
-    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
-    paths = []
-    for path in files:
-        names = path.relative_to(root).parts
-        if not any(name.startswith(".") for name in names):
-            paths.append((path, names[0] if len(names) > 1 else ""))
-    if not paths:
-        raise FileNotFoundError(
-            f"{root} holds no images ({', '.join(sorted(ENDINGS))}); "
-            "expected them in it, or in one folder for each class"
+    check_choices(channels, fit)
+    results, reasons = in_threads(lambda index: read_header(paths[index]), len(paths))
+    headers: list[Header] = [header for header in results if header is not None]
+    if not headers:
+        raise BrokenImageError(paths, reasons)
+    size = common_size(headers, image_size, notes)
+    mode = common_mode(headers, channels)
+    note_traits(headers, fit, notes)
+    depth = depth_of(headers)
+    value_range = None
+    if depth:
+        deep = [p for p, h in zip(paths, results, strict=True) if h is not None and is_deep(h.mode)]
+        value_range = _common_range(deep, depth, notes)
+    return ImageFiles(tuple(paths), size, mode, fit, value_range), reasons
+
+
+def in_threads(
+    function: Callable[[int], Any], number: int, label: str = ""
+) -> tuple[list[Any], Reasons]:
+    """The function of 0 .. number - 1, by threads, with a progress bar where there is a label.
+
+    Returns:
+        The results in order, None where it failed; and why it did so, by index.
+    """
+    results: list[Any] = [None] * number
+    reasons: Reasons = {}
+
+    def do_block(block: range) -> int:
+        for index in block:
+            try:
+                results[index] = function(index)
+            except Exception as error:  # PIL raises many kinds
+                reasons[index] = _reason(error)
+        return len(block)
+
+    blocks = [
+        range(start, min(start + IMAGES_OF_A_TASK, number))
+        for start in range(0, number, IMAGES_OF_A_TASK)
+    ]
+    bar = tqdm(total=number, desc=label, unit=" images", disable=not label, leave=False)
+    with ThreadPoolExecutor(THREADS) as pool, bar:
+        for done in pool.map(do_block, blocks):
+            bar.update(done)
+    return results, dict(sorted(reasons.items()))
+
+
+def _common_range(paths: Sequence[Path], depth: str, notes: Notes) -> Range | None:
+    """The range of images with more than 8 bits, which are decoded for it; None if all fail."""
+
+    def range_at(index: int) -> Range:
+        with Image.open(paths[index]) as image:
+            return value_range_of(image)
+
+    results, _ = in_threads(range_at, len(paths))  # broken files are named when all are read
+    ranges: list[Range] = [each for each in results if each is not None]
+    if not ranges:
+        return None
+    low = min(low for low, _ in ranges)
+    high = max(high for _, high in ranges)
+    notes.say(
+        f"{count(len(paths), 'image')} of {depth}: their values, {low:g} to {high:g}, are scaled "
+        "to 0 .. 255"
+    )
+    return low, high
+
+
+def _reason(error: Exception) -> str:
+    """Why an image can't be decoded; of one that is too large, what is needed."""
+    if isinstance(error, Image.DecompressionBombError):
+        return (
+            f"{error}; it may be whole: make it smaller or, if you trust it, set "
+            "PIL.Image.MAX_IMAGE_PIXELS to more than its pixels before you load"
         )
-    return paths
+    return str(error) or type(error).__name__
 
 
-def image_files(paths: list[Path], image_size: int) -> ImageFiles:
-    """The files, to be read at `image_size` pixels (0: the first image's shorter side).
-
-    They are read as grey images where a sample from all over them is grey, else as colour ones.
-    """
-    if not image_size:
-        with _opened(paths[0]) as image:
-            image_size = min(image.size)
-    is_grey = True
-    for path in paths[:: max(1, len(paths) // MODE_SAMPLE)]:
-        with _opened(path) as image:
-            is_grey = is_grey and (image.mode in GREY_MODES or _has_16_bits(image))
-    return ImageFiles(tuple(paths), image_size, "L" if is_grey else "RGB")
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """The image in a file; an error while it is in use names the file."""
-    try:
-        with Image.open(path) as image:
-            yield image
-    except Exception as error:  # PIL raises many kinds
-        message = f"cannot decode the image {path} ({error}); fix or delete the file"
-        raise ValueError(message) from error
-
-
-def _has_16_bits(image: Image.Image) -> bool:
-    return image.mode.startswith("I")
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """An image of 16 bits scaled to 8; PIL would cut its values off at 255 instead."""
-    if not _has_16_bits(image):
-        return image
-    values = np.asarray(image).clip(0, 65535) / EIGHT_BITS
-    return Image.fromarray(values.round().astype(np.uint8))
+def _ignore(_: object) -> None:
+    """Drop a result, so that it is not kept in memory."""

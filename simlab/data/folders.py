@@ -1,17 +1,18 @@
-"""A folder of images as a dataset.
+"""A folder of images as a dataset; layout.py says how its folders are understood.
 
-    FOLDER/train/<class>/*.jpg and FOLDER/test/<class>/*.jpg      classes, and a test split
-    FOLDER/<class>/*.jpg                                          every fifth image is the test
-    FOLDER/*.jpg                                                  no classes: pretraining only
+Images are cut to a square in the middle, resized with antialiasing and kept as uint8. What fits is
+decoded once into a tensor; what does not is decoded again each time it is needed, by threads that
+run ahead of the training.
 
-The test split may be called val as well. Images are cut to a square in the middle, resized with
-antialiasing and kept as uint8. What fits is decoded once into a tensor; what does not is decoded
-again each time it is needed, by threads that run ahead of the training.
+Where there is no test split a fifth of each class is drawn, always the same. Images that belong
+together (of one patient, of one object) stay on one side where FOLDER/groups.csv, a table with the
+columns path and group, says so.
 """
 
 import hashlib
+import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -23,88 +24,171 @@ from simlab.augment import Normalize
 
 from .dataset import Dataset
 from .file_digests import file_digests
-from .files import THREADS, ImageFiles, image_files, image_paths
-from .images import DIGEST_LENGTH, UNLABELLED, Images
+from .files import (
+    THREADS,
+    BrokenImageError,
+    ImageFiles,
+    OnError,
+    Reasons,
+    image_files,
+)
+from .hold_out import GROUPS_FILE, held_out, note_one_sided, read_groups
+from .images import DIGEST_LENGTH, UNLABELLED, Images, moments_of
+from .layout import LabelledPath, Layout, read_layout
+from .listing import list_images, note_left_out
+from .notes import Notes, count
+from .pixels import Fit
 
 FITS = 2 * 2**30  # bytes of decoded images that are kept in memory
 AHEAD = 4  # batches decoded ahead of the training, which may take as many at once
 MOMENTS_SAMPLE = 2000  # images from which a streamed split's mean and std are estimated
-HOLD_OUT = 5  # every fifth image is a test image where there is no test split
-
-LabelledPath = tuple[Path, str]  # an image file and the name of its class
+MOMENTS_BYTES = 2**25  # of the images that are decoded at once for them
 
 
 def load_folder(
-    folder: str, image_size: int = 0, device: torch.device | str = "cpu", fits: int = FITS
+    folder: str | Path,
+    image_size: int = 0,
+    device: torch.device | str = "cpu",
+    fits: int = FITS,
+    channels: int = 0,
+    fit: Fit = "cut",
+    on_error: OnError = "raise",
 ) -> Dataset:
     """Load the images below `folder`; see the module's head.
 
     Args:
-        folder: the path.
-        image_size: side in pixels; 0 takes the first image's shorter side.
+        folder: the path; ~ is the user's home.
+        image_size: side in pixels; 0 takes the median of the images' shorter sides.
         device: where the images, or the streamed batches of them, shall be.
         fits: bytes of decoded images up to which all are kept in memory.
+        channels: 1 for grey, 3 for colour; 0 for colour where any image has it.
+        fit: "cut" takes the square in the middle of an image, "squeeze" all of it.
+        on_error: "raise" names all images that can't be decoded, "skip" leaves them out.
+
+    Returns:
+        The dataset; its notes say what was left out, converted or chosen.
 
     Raises:
         FileNotFoundError: for no folder, or none with images.
-        ValueError: that names an image that can't be decoded; for too few images to hold some out,
-            and for a test split with classes that the training split lacks.
+        ValueError: for images that can't be decoded, for folders that can't be understood, for too
+            few images to hold some out, and for a test split with classes that training lacks.
     """
-    root = Path(folder)
-    if not root.is_dir():
-        raise FileNotFoundError(f"there is no folder {root}")
-    train, test = _split_paths(root)
-    classes = tuple(sorted({name for _, name in train} - {""}))
-    label_of = {name: label for label, name in enumerate(classes)} | {"": UNLABELLED}
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"on_error={on_error!r}: expected 'raise' or 'skip'")
+    notes = Notes()
+    tree = list_images(Path(folder).expanduser())
+    note_left_out(tree, notes)
+    layout = read_layout(tree, notes)
+    classes = tuple(sorted({name for _, name in layout.train} - {""}))
+    splits = _split_files(layout, notes)
+    labels = {name: _labels(files, classes) for name, files in splits.items()}
 
-    train_files = image_files([path for path, _ in train], image_size)
-    test_files = replace(train_files, paths=tuple(path for path, _ in test))
-    is_streamed = train_files.decoded_bytes + test_files.decoded_bytes > fits
-    train_labels = torch.tensor([label_of[name] for _, name in train])
-    test_labels = torch.tensor([label_of[name] for _, name in test])
-    train_split: Images
-    test_split: Images
-    if is_streamed:
-        train_split = StreamedImages(train_files, train_labels, classes)
-        test_split = StreamedImages(test_files, test_labels, classes)
+    paths = [path for files in splits.values() for path, _ in files]
+    files, reasons = image_files(paths, notes, image_size, channels, fit)
+    pixels = None
+    is_streamed = files.decoded_bytes > fits
+    if not is_streamed:
+        pixels, reasons = files.read_all("reading images")
+    elif reasons or on_error == "skip":
+        reasons = files.broken("checking images")
+    if reasons and on_error == "raise":
+        raise BrokenImageError(paths, reasons)
+    if reasons:
+        _note_broken(paths, reasons, notes)
+
+    names = tuple(_printable(name) for name in classes)
+    images = _cut_apart(files, pixels, reasons, labels, names)
+    note_one_sided(images["train"].labels, images["test"].labels, names, notes)
+    unlabeled = images.get("unlabeled")
+    texts = tuple(notes.texts)
+    data = Dataset(str(folder), images["train"], images["test"], unlabeled, notes=texts)
+    return data.to(device)
+
+
+def _split_files(layout: Layout, notes: Notes) -> dict[str, list[LabelledPath]]:
+    """The files of each split, of which the test is drawn where there is none."""
+    has_groups = (layout.root / GROUPS_FILE).exists()
+    splits = {"train": layout.train}
+    if layout.test is not None:
+        splits["test"] = layout.test
+        if has_groups:
+            notes.warn(f"{GROUPS_FILE} is not used: there is a test split already")
     else:
-        train_split = Images(train_files.read_all("reading train"), train_labels, classes)
-        test_split = Images(test_files.read_all("reading test"), test_labels, classes)
-    return Dataset(str(root), train_split, test_split).to(device)
+        splits = _draw_test(layout, notes)
+    if layout.unlabeled:
+        splits["unlabeled"] = [(path, "") for path in layout.unlabeled]
+    return splits
 
 
-def _split_paths(root: Path) -> tuple[list[LabelledPath], list[LabelledPath]]:
-    """The files of the training and of the test split below `root`."""
-    if not (root / "train").is_dir():
-        return _hold_out(root, image_paths(root))
-    train = image_paths(root / "train")
-    for name in ("test", "val"):
-        if (root / name).is_dir():
-            test = image_paths(root / name)
-            _check_classes(root, name, train, test)
-            return train, test
-    return _hold_out(root, train)
+def _draw_test(layout: Layout, notes: Notes) -> dict[str, list[LabelledPath]]:
+    paths = [path for path, _ in layout.train]
+    classes = sorted({name for _, name in layout.train} - {""})
+    try:
+        groups = read_groups(layout.root, paths)
+        is_test = held_out(_labels(layout.train, classes), groups).tolist()
+    except ValueError as error:
+        raise ValueError(f"{layout.root}: {error}") from error
+    splits: dict[str, list[LabelledPath]] = {"train": [], "test": []}
+    for file, is_held_out in zip(layout.train, is_test, strict=True):
+        splits["test" if is_held_out else "train"].append(file)
+    by_group = "" if groups is None else f", whole groups by {GROUPS_FILE}"
+    notes.say(
+        f"no test split: {count(len(splits['test']), 'image')} of {len(paths):,} held out, "
+        f"a fifth of each class, drawn at random by a fixed seed{by_group}"
+    )
+    return splits
 
 
-def _hold_out(
-    root: Path, paths: list[LabelledPath]
-) -> tuple[list[LabelledPath], list[LabelledPath]]:
-    if len(paths) < HOLD_OUT:
-        raise ValueError(
-            f"{root} has {len(paths)} images: expected at least {HOLD_OUT}, to hold a fifth out"
-        )
-    train = [path for i, path in enumerate(paths) if i % HOLD_OUT != HOLD_OUT - 1]
-    return train, paths[HOLD_OUT - 1 :: HOLD_OUT]
+def _labels(files: Sequence[LabelledPath], classes: Sequence[str]) -> Tensor:
+    """The classes of the files as int64 [N]."""
+    label_of = {name: label for label, name in enumerate(classes)} | {"": UNLABELLED}
+    return torch.tensor([label_of[name] for _, name in files])
 
 
-def _check_classes(
-    root: Path, name: str, train: list[LabelledPath], test: list[LabelledPath]
-) -> None:
-    unknown = {c for _, c in test} - {c for _, c in train} - {""}
-    if unknown:
-        raise ValueError(
-            f"{root / name} has classes that {root / 'train'} has not: {', '.join(sorted(unknown))}"
-        )
+def _cut_apart(
+    files: ImageFiles,
+    pixels: Tensor | None,
+    broken: Reasons,
+    labels: dict[str, Tensor],
+    classes: tuple[str, ...],
+) -> dict[str, Images]:
+    """The splits, one behind the other in `files`, without what is broken.
+
+    Args:
+        files: of all splits.
+        pixels: uint8 [N, C, H, W], or None where images are streamed.
+        broken: the indices of those that are left out.
+        labels: of each split [M].
+        classes: the classes' names.
+    """
+    images: dict[str, Images] = {}
+    start = 0
+    for name, its_labels in labels.items():
+        stop = start + len(its_labels)
+        is_whole = torch.tensor([i not in broken for i in range(start, stop)])
+        its_labels = its_labels[is_whole]
+        if pixels is None:
+            paths = tuple(files.paths[i] for i in range(start, stop) if i not in broken)
+            images[name] = StreamedImages(replace(files, paths=paths), its_labels, classes)
+        else:
+            its_pixels = pixels[start:stop]
+            if broken:
+                its_pixels = its_pixels[is_whole]
+            images[name] = Images(its_pixels, its_labels, classes)
+        start = stop
+    return images
+
+
+def _note_broken(paths: Sequence[Path], reasons: Reasons, notes: Notes) -> None:
+    files = [f"{paths[i]} ({reason})" for i, reason in reasons.items()]
+    more = f" and {len(files) - 3:,} more" if len(files) > 3 else ""
+    what = count(len(files), "image")
+    notes.warn(f"{what} left out that can't be decoded: {', '.join(files[:3])}{more}")
+
+
+def _printable(name: str) -> str:
+    r"""A class's name with bytes that are not UTF-8 written out, such as caf\xe9."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 class StreamedImages(Images):
@@ -126,6 +210,7 @@ class StreamedImages(Images):
         self.classes = classes
         self.factors = torch.empty(0, 0)
         self.factor_names = ()
+        self.factor_levels = {}
         self.normalize = normalize
 
     @property
@@ -172,14 +257,28 @@ class StreamedImages(Images):
     def subset(self, index: Tensor) -> Images:
         """The images at `index` [M], decoded into memory."""
         paths = tuple(self.files.paths[i] for i in index.tolist())
-        images = replace(self.files, paths=paths).read_all()
+        images, reasons = replace(self.files, paths=paths).read_all()
+        if reasons:
+            raise BrokenImageError(paths, reasons)
         labels = self.labels.cpu()[index.cpu()]
         return Images(images, labels, self.classes, normalize=self.normalize).to(self.device)
+
+    def check_files(self) -> None:
+        """Decode every image once.
+
+        Raises:
+            ValueError: that lists all images that can't be decoded.
+        """
+        reasons = self.files.broken("checking images")
+        if reasons:
+            raise BrokenImageError(self.files.paths, reasons)
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """As `Images.moments`, from 2,000 images evenly spread over all."""
         number = min(MOMENTS_SAMPLE, len(self))
-        return self.subset(torch.linspace(0, len(self) - 1, number).long()).moments()
+        order = torch.linspace(0, len(self) - 1, number).long()
+        at_once = max(1, MOMENTS_BYTES // (self.channels * self.size**2))
+        return moments_of(images for _, images in self.batches(order, at_once))
 
     def digest(self) -> str:
         """SHA-256 of the files' content, their labels, and how they are read.

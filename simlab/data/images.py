@@ -8,7 +8,7 @@ data.normalize(data.train.images[:8])      what an encoder sees: float32 [8, 1, 
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -20,6 +20,7 @@ from simlab.augment import Normalize
 UNLABELLED = -1
 DIGEST_LENGTH = 16  # hexadecimal digits: 64 bits
 SMALLEST_STD = 1e-6
+MOMENTS_BLOCK = 1000  # images counted at once
 
 
 @dataclass(eq=False, repr=False)
@@ -108,12 +109,7 @@ class Images:
         They come from the histogram of each channel. A constant channel, which has no spread, is
         given the standard deviation 1.
         """
-        values = torch.arange(256, dtype=torch.float64) / 255
-        counts = [torch.bincount(c.reshape(-1), minlength=256) for c in self.images.unbind(1)]
-        frequency = torch.stack(counts).cpu().double() / self.images[:, 0].numel()  # [C, 256]
-        mean = (frequency * values).sum(1)
-        std = (frequency * (values - mean[:, None]) ** 2).sum(1).sqrt()
-        return mean.float(), torch.where(std > SMALLEST_STD, std, 1).float()
+        return moments_of(self.images.split(MOMENTS_BLOCK))
 
     def digest(self) -> str:
         """SHA-256 of images, labels and classes: what a run was trained on."""
@@ -141,6 +137,21 @@ class Images:
         if self.factor_names:
             text += f", factors {', '.join(self.factor_names)}"
         return f"{type(self).__name__}({text}, on {self.device})"
+
+
+def moments_of(blocks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation [C] of blocks of images, uint8 [N, C, H, W]; see `moments`."""
+    counts: Tensor | None = None  # [C, 256]: how often each value occurs
+    for block in blocks:
+        channels = [torch.bincount(c.reshape(-1), minlength=256) for c in block.unbind(1)]
+        of_block = torch.stack(channels).cpu()
+        counts = of_block if counts is None else counts + of_block
+    assert counts is not None
+    values = torch.arange(256, dtype=torch.float64) / 255
+    frequency = counts.double() / counts[0].sum()
+    mean = (frequency * values).sum(1)
+    std = (frequency * (values - mean[:, None]) ** 2).sum(1).sqrt()
+    return mean.float(), torch.where(std > SMALLEST_STD, std, 1).float()
 
 
 def shape_text(images: Images) -> str:

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import torch
@@ -18,19 +18,22 @@ GAP = 4  # pixels between two
 TABLE_CLASSES = 20  # classes listed in the table
 
 
-def dataset_html(name: str, splits: Mapping[str, Images]) -> str:
-    """Name and shape, thumbnails with a text for who can't see them, and counts by class.
+def dataset_html(name: str, splits: Mapping[str, Images], notes: Sequence[str] = ()) -> str:
+    """Name and shape, thumbnails with a text for who can't see them, counts by class, and notes.
 
     Args:
         name: the dataset's.
         splits: its splits by name, of which "train" gives the thumbnails.
+        notes: what was noticed when it was loaded.
     """
     train = splits["train"]
     colour = "grey" if train.channels == 1 else "colour"
     head = f"<b>{escape(name)}</b>: {colour} images of {train.size} × {train.size} pixels"
     if train.factor_names:
         head += f", factors {escape(', '.join(train.factor_names))}"
-    return f"<div><p>{head}</p>{_thumbnails_html(name, train)}{_counts_html(splits)}</div>"
+    remarks = "".join(f"<p>{escape(note)}</p>" for note in notes)
+    thumbnails = _thumbnails_html(name, train)
+    return f"<div><p>{head}</p>{thumbnails}{_counts_html(splits)}{remarks}</div>"
 
 
 def _thumbnails_html(name: str, train: Images) -> str:

@@ -40,4 +40,4 @@ def _load_cifar(name: str, make: Callable[..., Any], folder: str, download: bool
 def _as_split(stored: Any, labels: Any) -> Images:
     """A split of what torchvision has read."""
     images = as_images(stored.data)
-    return Images(images, as_labels(labels, images), tuple(stored.classes))
+    return Images(images, as_labels(labels), tuple(stored.classes))

@@ -30,7 +30,10 @@ WITHOUT_LOCKS = {errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS}
 
 
 def runs_folder() -> Path:
-    """Return where runs are kept: $SIMLAB_RUNS, else runs/ in the checkout or right here."""
+    """Return where runs are kept: $SIMLAB_RUNS (~ is the user's home), else runs/ in the checkout.
+
+    An installed package has no checkout, and keeps them in runs/ right here.
+    """
     checkout = Path(__file__).parents[2]
     is_checkout = (checkout / "pyproject.toml").exists()
     home = checkout if is_checkout else Path.cwd()

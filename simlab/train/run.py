@@ -280,7 +280,10 @@ def _load(config: TrainConfig, data: Dataset | None) -> Dataset:
         loaded: Any = distributed.first_before_others(lambda: load_data(*where))
         data = loaded
     if not isinstance(data, Dataset):
-        raise TypeError(f"data is a {type(data).__name__}: expected a Dataset; see from_arrays")
+        raise TypeError(
+            f"data is a {type(data).__name__}: expected a Dataset of simlab's; see from_arrays, "
+            "and from_dataset for torch's and other datasets (of a DataLoader: its dataset)"
+        )
     return data
 
 

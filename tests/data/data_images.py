@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,3 +29,19 @@ def write_fashion(folder, train=20, test=10):
         write_idx(raw / f"{split}-images-idx3-ubyte", some_images(n)[:, 0].numpy())
         write_idx(raw / f"{split}-labels-idx1-ubyte", (np.arange(n) % 10).astype(np.uint8))
     return raw
+
+
+def write_image(path, width=8, height=8, mode="RGB", seed=0):
+    """A random image in a file, without loss where its format allows; returns its array."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = (height, width) if mode == "L" else (height, width, len(mode))
+    array = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    Image.fromarray(array).save(path)
+    return array
+
+
+def write_folders(root, *folders, number=3, start=0):
+    """`number` images in each of the folders, such as "train/cat"; no two images are alike."""
+    for f, folder in enumerate(folders):
+        for i in range(number):
+            write_image(root / folder / f"{i}.png", seed=start + 100 * f + i)

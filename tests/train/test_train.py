@@ -10,6 +10,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader
 
 from simlab.config import NOT_IDENTITY, PretrainConfig, SupervisedConfig
 from simlab.data import Dataset, Images, from_arrays
@@ -682,6 +683,7 @@ def test_a_batch_larger_than_the_data_is_all_of_it_at_the_rate_of_its_size(kept)
         (supervised_config(), random_data(), {}, TypeError, "expected a PretrainConfig"),
         ({"epochs": 3}, random_data(), {}, TypeError, "config is a dict: expected"),
         (pretrain_config(), noise(20), {}, TypeError, "data is a Tensor: .* from_arrays"),
+        (pretrain_config(), DataLoader(noise(20)), {}, TypeError, "from_dataset .*its dataset"),
         (pretrain_config(), random_data(), {"frsh": True}, TypeError, "frsh"),
         (pretrain_config(), random_data(1), {}, ValueError, "only 1 image"),
         (pretrain_config(encoder="tny"), random_data(), {}, ValueError, "did you mean 'tiny'"),
