@@ -103,7 +103,7 @@ class StitchedNetwork(nn.Module):
         """Map images [N, C, H, W] to the second network's logits [N, classes]."""
         with torch.no_grad():
             source = _output(self.front, self.layers[0], images)
-        replacement = self.stitch(source)
+        replacement: Tensor = self.stitch(source)
 
         def replace(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
             return replacement

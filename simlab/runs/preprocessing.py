@@ -17,8 +17,10 @@ from torch import Tensor
 from simlab.augment import Normalize
 from simlab.data import Dataset, Images, StreamedImages
 from simlab.data.arrays import as_images
-from simlab.data.files import ImageFiles, image_paths
+from simlab.data.files import ImageFiles
 from simlab.data.images import UNLABELLED
+from simlab.data.listing import list_images
+from simlab.data.pixels import image_tensor
 
 BLOCK = 256  # images that are made ready at once
 MODES = {1: "L", 3: "RGB"}
@@ -115,16 +117,8 @@ class Preprocessing:
         return Images(torch.stack(blocks), images.labels.cpu(), images.classes)
 
     def _fit(self, image: Image.Image) -> Tensor:
-        """One image as uint8 [C, size, size]: the square in its middle, resized."""
-        image = image.convert(MODES[self.channels])
-        side = min(image.size)
-        left = (image.width - side) // 2
-        top = (image.height - side) // 2
-        image = image.crop((left, top, left + side, top + side))
-        if side != self.size:
-            image = image.resize((self.size, self.size), Image.Resampling.BILINEAR)
-        pixels = np.array(image).reshape(self.size, self.size, -1)  # [H, W, C]
-        return torch.from_numpy(pixels).permute(2, 0, 1)
+        """One image as uint8 [C, size, size], as a file of it would be read."""
+        return image_tensor(image, self.size, MODES[self.channels])
 
 
 def files_of(path: Path) -> list[Path]:
@@ -134,7 +128,7 @@ def files_of(path: Path) -> list[Path]:
         FileNotFoundError: There is no such file, or no image in the folder.
     """
     if path.is_dir():
-        return [file for file, _ in image_paths(path)]
+        return list(list_images(path).images())
     if not path.exists():
         raise FileNotFoundError(f"there is no image or folder {path}")
     return [path]

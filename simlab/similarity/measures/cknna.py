@@ -59,7 +59,9 @@ def cknna(a: Representation, b: Representation, k: int = 10) -> float:
     self_b = _hsic(near_b.square() * cosines_b, near_b.square() * cosines_b)
     if not self_a > 0 or not self_b > 0:
         return np.nan
-    return _hsic(near_both * cosines_a, near_both * cosines_b) / (self_a * self_b) ** 0.5
+    both: float = _hsic(near_both * cosines_a, near_both * cosines_b)
+    length: float = (self_a * self_b) ** 0.5
+    return both / length
 
 
 def cosines(representation: Representation) -> Tensor:

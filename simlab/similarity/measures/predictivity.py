@@ -147,5 +147,5 @@ def _correlations(x: Tensor, prediction: Tensor) -> Tensor:
     length = x.norm(dim=0)
     varies = length > 1e-6 * length.max()
     inner = (x * prediction).sum(0)
-    r = inner / (length * prediction.norm(dim=0)).clamp(min=1e-300)
+    r: Tensor = inner / (length * prediction.norm(dim=0)).clamp(min=1e-300)
     return r[varies]
