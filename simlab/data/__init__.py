@@ -2,7 +2,7 @@
 
 Read in this order:
 
-    images        `Images`, one split
+    images        `Images`, one split; image_checks: what it must be like
     dataset       `Dataset`, the splits and the normalisation that they share
     registry      `load_data`: the datasets by name, and folders by their path
     fashion       the bundled Fashion-MNIST; nuisances: its random poses and colours

@@ -20,7 +20,8 @@ from .convert import (
 )
 from .dataset import Dataset
 from .hold_out import held_out, note_one_sided
-from .images import UNLABELLED, Images
+from .image_checks import UNLABELLED
+from .images import Images
 from .items import Store, plan_of
 from .notes import Notes
 from .pixels import Fit, Range, check_choices

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from simlab._checks import near
 
-from .images import UNLABELLED
+from .image_checks import UNLABELLED
 from .notes import Notes
 from .pixels import Range
 

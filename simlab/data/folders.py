@@ -33,7 +33,8 @@ from .files import (
     image_files,
 )
 from .hold_out import GROUPS_FILE, held_out, note_one_sided, read_groups
-from .images import DIGEST_LENGTH, UNLABELLED, Images, moments_of
+from .image_checks import UNLABELLED
+from .images import DIGEST_LENGTH, Images, moments_of
 from .layout import LabelledPath, Layout, read_layout
 from .listing import list_images, note_left_out
 from .notes import Notes, count

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from simlab._checks import near
 
-from .images import UNLABELLED
+from .image_checks import UNLABELLED
 from .notes import Notes
 
 HOLD_OUT = 5  # one image in five is held out

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from simlab._checks import near
 from simlab.augment import Normalize
 
-UNLABELLED = -1
+from .image_checks import check_factors, check_images, check_labels, check_levels
+
 DIGEST_LENGTH = 16  # hexadecimal digits: 64 bits
 SMALLEST_STD = 1e-6
 MOMENTS_BLOCK = 1000  # images counted at once
@@ -51,10 +51,10 @@ class Images:
     normalize: Normalize | None = None
 
     def __post_init__(self) -> None:
-        _check_images(self.images)
-        _check_labels(self.labels, self.images, self.classes)
-        _check_factors(self.factors, self.factor_names, len(self.images))
-        _check_levels(self)
+        check_images(self.images)
+        check_labels(self.labels, self.images, self.classes)
+        check_factors(self.factors, self.factor_names, len(self.images))
+        check_levels(self.factors, self.factor_names, self.factor_levels)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -157,55 +157,3 @@ def moments_of(blocks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
 def shape_text(images: Images) -> str:
     """Channels and pixels of a split's images, such as [3, 32, 32]."""
     return f"[{images.channels}, {images.size}, {images.size}]"
-
-
-def _check_images(images: Tensor) -> None:
-    if images.dtype != torch.uint8 or images.dim() != 4:
-        raise ValueError(
-            f"images must be uint8 [N, C, H, W], not {images.dtype} {tuple(images.shape)}"
-        )
-    n, channels, height, width = images.shape
-    if n == 0:
-        raise ValueError("the dataset is empty: expected at least one image")
-    if channels not in (1, 3):
-        raise ValueError(f"images must have 1 or 3 channels, not {channels}")
-    if height != width:
-        raise ValueError(f"images must be square, not {height} x {width}")
-
-
-def _check_labels(labels: Tensor, images: Tensor, classes: tuple[str, ...]) -> None:
-    if labels.shape != images.shape[:1]:
-        raise ValueError(f"{len(images)} images but labels of shape {tuple(labels.shape)}")
-    if labels.dtype != torch.int64:
-        raise ValueError(f"labels must be int64, not {labels.dtype}")
-    is_wrong = (labels < UNLABELLED) | (labels >= len(classes))
-    if bool(is_wrong.any()):
-        index = int(is_wrong.nonzero()[0])
-        raise ValueError(
-            f"label {int(labels[index])} of image {index} is out of range: expected "
-            f"{UNLABELLED} (unlabelled) to {len(classes) - 1}, for {len(classes)} classes"
-        )
-
-
-def _check_factors(factors: Tensor, names: tuple[str, ...], number: int) -> None:
-    if factors.numel() == 0 and not names:
-        return
-    if factors.shape != (number, len(names)):
-        raise ValueError(
-            f"factors of shape {tuple(factors.shape)}: expected ({number}, {len(names)}), a row "
-            f"for each image and a column for each name ({', '.join(names) or 'none'})"
-        )
-
-
-def _check_levels(images: Images) -> None:
-    for name, levels in images.factor_levels.items():
-        if name not in images.factor_names:
-            raise ValueError(f"factor_levels has {name!r}{near(name, images.factor_names)}")
-        values = images.factors[:, images.factor_names.index(name)]
-        is_wrong = (values < 0) | (values >= len(levels)) | (values != values.round())
-        if bool(is_wrong.any()):
-            index = int(is_wrong.nonzero()[0])
-            raise ValueError(
-                f"{name} {float(values[index]):g} of image {index}: expected a whole number from 0 "
-                f"to {len(levels) - 1}, for {len(levels)} levels"
-            )

@@ -16,7 +16,7 @@ from simlab._checks import near
 from .arrays import assemble
 from .convert import index_labels, with_channels
 from .dataset import Dataset
-from .images import UNLABELLED
+from .image_checks import UNLABELLED
 from .items import Plan, Store, plan_of
 from .notes import Notes
 from .pixels import Fit, check_choices

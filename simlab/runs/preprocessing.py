@@ -18,7 +18,7 @@ from simlab.augment import Normalize
 from simlab.data import Dataset, Images, StreamedImages
 from simlab.data.arrays import as_images
 from simlab.data.files import ImageFiles
-from simlab.data.images import UNLABELLED
+from simlab.data.image_checks import UNLABELLED
 from simlab.data.listing import list_images
 from simlab.data.pixels import image_tensor
 

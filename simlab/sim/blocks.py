@@ -212,8 +212,8 @@ def keep_sim_loss(block: nn.Module, sim: SimHolder, inputs: Any, output: Any) ->
 
 
 # said by torch.compile(fullgraph=True) where it stops
-keep_sim_loss._torchdynamo_disable = True  # type: ignore[attr-defined]
-keep_sim_loss._torchdynamo_disable_msg = (  # type: ignore[attr-defined]
+keep_sim_loss._torchdynamo_disable = True  # type: ignore[attr-defined]  # what torch looks for
+keep_sim_loss._torchdynamo_disable_msg = (  # type: ignore[attr-defined]  # what torch looks for
     "SIM keeps its loss outside the compiled graph: use fullgraph=False, or take SIM off by "
     "detach_sim"
 )

@@ -36,8 +36,8 @@ class CollapseWatch:
         self.latest = distance.detach()
         if self.first is None:
             self.first = self.latest
-        few = target.detach()[:MAX_SAMPLES, :MAX_TOKENS]
-        self.tokens = few.flatten(0, 1).clone()  # a view would keep all tokens alive
+        sample = target.detach()[:MAX_SAMPLES, :MAX_TOKENS]
+        self.tokens = sample.flatten(0, 1).clone()  # a view would keep all tokens alive
 
     def cosine_if_collapsed(self) -> float | None:
         """The mean cosine of different tokens where the projector has collapsed, else None.

@@ -80,10 +80,10 @@ class Task:
     def warnings(self, row: Row) -> list[str]:
         """Word what an epoch's row gives reason to warn of."""
         std_ratio = row.get("std_ratio", math.inf)
-        found = [collapse_warning(row["loss"], self.loss_at_collapse, std_ratio)]
+        sentences = [collapse_warning(row["loss"], self.loss_at_collapse, std_ratio)]
         if self.sim is not None:
-            found.append(self.sim.collapse_warning())
-        return [warning for warning in found if warning]
+            sentences.append(self.sim.collapse_warning())
+        return [warning for warning in sentences if warning]
 
 
 def fit(
