@@ -140,8 +140,8 @@ class Representation:
     @property
     def width(self) -> int | None:
         """The number of features."""
-        known = self._raw if self._features is None else self._features
-        return None if known is None else known.shape[1]
+        features = self._raw if self._features is None else self._features
+        return None if features is None else features.shape[1]
 
     @property
     def features(self) -> Tensor | None:
@@ -208,9 +208,9 @@ class Representation:
         return self.features.square().sum().item()
 
     def __len__(self) -> int:
-        known = self._gram if self._raw is None else self._raw
-        assert known is not None
-        return len(known)
+        rows = self._gram if self._raw is None else self._raw
+        assert rows is not None
+        return len(rows)
 
     def permuted(self, order: Tensor) -> Self:
         """Put the samples into another order; nothing is decomposed again."""
