@@ -9,7 +9,7 @@ The packages, in the order of the method:
     sweeps, stats             many runs, and what they show together
 
 What can be copied into another project: sim (the SIM regulariser) and similarity (CKA and related
-measures), each with layers.py, and vector (SimSiam of plain vectors).
+measures), each with layers, and vector (SimSiam of plain vectors).
 
 The names that most people need are here as well: `simlab.load_data`, `simlab.pretrain`,
 `simlab.knn`, `simlab.compare`, ... Each is imported when it is first used.

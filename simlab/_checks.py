@@ -65,6 +65,19 @@ class MoreThan:
 
 
 @dataclass(frozen=True)
+class AtMost:
+    """A bound of a field: the greatest value that it may hold."""
+
+    most: float
+
+    def allows(self, value: float) -> bool:
+        return value <= self.most
+
+    def __str__(self) -> str:
+        return f"at most {self.most}"
+
+
+@dataclass(frozen=True)
 class LessThan:
     """A bound of a field: all that it holds is smaller than this."""
 
@@ -77,7 +90,7 @@ class LessThan:
         return f"less than {self.limit}"
 
 
-Bound = AtLeast | MoreThan | LessThan
+Bound = AtLeast | AtMost | MoreThan | LessThan
 
 
 @dataclass(frozen=True)

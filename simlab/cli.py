@@ -6,6 +6,7 @@
     simlab knn RUN                              kNN accuracy of a run, by its folder or name
     simlab probe RUN --labels 1000              linear probe of its frozen encoder
     simlab compare RUN RUN                      how similar the layers of two runs are
+    simlab compare a.npz b.npz                  the same of features that were stored
     simlab sweep NOTEBOOK.ipynb seed=0:3 --out DIR
     simlab methods simclr                       a method's options, their defaults and sources
     simlab data cifar10 --download              download a dataset and describe it
@@ -160,7 +161,7 @@ def knn(
 
 def probe(
     run: Positional[str],
-    labels: int = 0,
+    labels: float = 0,
     seed: int = 0,
     solver: Literal["lbfgs", "sgd"] = "lbfgs",
     epochs: int = 90,
@@ -172,7 +173,7 @@ def probe(
 
     Args:
         run: The run's folder, or its name in the runs folder.
-        labels: Number of labelled images, the same number of each class; 0: all.
+        labels: Labelled images, as many of each class; below 1: that fraction of each; 0: all.
         seed: Seed by which the labelled images are drawn.
         solver: lbfgs; or sgd, as in the papers: lr 30, batch 256, cosine.
         epochs: Epochs of sgd.
@@ -198,52 +199,53 @@ def compare(
     measure: str = "cka",
     layers: str = "",
     images: int = 1000,
+    samples: int = 0,
     out: str = "",
     data_folder: str = "",
     device: str = "auto",
 ) -> None:
     """Compare the layers of two runs on the test images; one run alone is compared with itself.
 
+    In a run's place stored features: an .npz file with an array [samples, ...] for each layer, and
+    the samples' ids as its entry "ids" where they are to be matched.
+
     Args:
-        runs: Their folders, or their names in the runs folder.
+        runs: Their folders, or their names in the runs folder; or .npz files.
         measure: One of simlab.similarity.MEASURES.
         layers: Names or globs, with commas; empty: the package's choice.
         images: Number of test images, of the first run's dataset.
-        out: A file for the result: *.json or *.csv is the tidy table, *.png the figure.
+        samples: Number of samples of .npz files, the first ones; 0: all.
+        out: A file for the result: *.json or *.csv is the printed table, *.png the figure.
         data_folder: Where the dataset's files are.
         device: cpu, cuda, cuda:1, mps or auto.
     """
-    import torch
-
-    from simlab import similarity
-    from simlab.runs import load_data_of, load_run
-
     _require_positive(images=images)
     if not runs:
-        raise ValueError("expected one run or two, by their folders or names")
+        raise ValueError("expected one run or two, by their folders or names, or .npz files")
     if out and Path(out).suffix not in (".json", ".csv", ".png"):
         raise ValueError(f"out={out!r}: expected a file that ends in .json, .csv or .png")
-    opened = [load_run(name, device) for name in runs]
-    data = load_data_of(opened[0], data_folder, device)
-    number = min(images, len(data.test))
-    x = data.normalize(data.test.subset(torch.arange(number)).images)
-    models = {f"{i} {run.folder.name}": run.encoder for i, run in enumerate(opened, start=1)}
     chosen = layers.split(",") if layers else None
-    result = similarity.compare(models, x, chosen, measure, samples=number)
-    print(result.to_frame(tidy=True).to_string(index=False, float_format="{:.3f}".format))
-    if out:
-        _save_comparison(result, Path(out))
+    stored = [Path(run).suffix == ".npz" for run in runs]
+    if any(stored) and not all(stored):
+        raise ValueError("runs and .npz files are not compared with each other: give one kind")
 
+    from simlab import similarity
+    from simlab.runs import compare_runs, write_bytes
 
-def _save_comparison(result: Any, path: Path) -> None:
-    from simlab.runs import write_bytes
-
-    if path.suffix == ".png":
-        result.plot().figure.savefig(path)
-    elif path.suffix == ".csv":
-        write_bytes(path, result.to_frame(tidy=True).to_csv(index=False).encode())
+    if all(stored):
+        result = similarity.compare(list(runs), None, chosen, measure, samples=samples or None)
     else:
-        write_bytes(path, result.to_frame(tidy=True).to_json(orient="records").encode())
+        result = compare_runs(runs, chosen, measure, images, data_folder, device)
+    table = result.to_frame(tidy=True)
+    print(table.to_string(index=False, float_format="{:.3f}".format))
+    print(f"\n{result!r}")
+    if out.endswith(".png"):
+        result.plot(save=out)
+    elif out:
+        text = (
+            table.to_csv(index=False) if out.endswith(".csv") else table.to_json(orient="records")
+        )
+        write_bytes(Path(out), text.encode())
 
 
 def _require_positive(**values: float) -> None:

@@ -10,14 +10,15 @@ Bounds are declared beside the field, its description stands below it. Nothing h
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Annotated, Any, Literal, TypeVar
 
 from simlab._checks import AtLeast, LessThan, MoreThan, check_fields, documented, near
 
 # fields that say where and how a run is computed and shown, not what it computes
 NOT_IDENTITY = frozenset(
-    {"device", "threads", "data_folder", "download", "log_every", "keep_checkpoints"}
-)
+    {"device", "threads", "data_folder", "download", "log_every", "keep_checkpoints", "init"}
+)  # of init the weights count, wherever they lie
 
 
 @documented
@@ -38,10 +39,14 @@ class TrainConfig:
     """Side in pixels to which a folder's images are resized. 0: the first image's."""
 
     encoder: str = "auto"
-    """tiny, small, resnet18, resnet34, resnet50. auto: by the image's size."""
+    """tiny, small, vit_tiny, resnet18, resnet34, resnet50. auto: by the image's size."""
 
     stem: Literal["auto", "small", "large"] = "auto"
     """A ResNet's first layer. auto: small up to 64 pixels."""
+
+    init: str = ""
+    """Fine-tuning: a finished run, by its folder or name, whose encoder's weights are the initial
+    ones; in Python a Run as well. Empty: random weights."""
 
     augment: str = "auto"
     """A recipe's name, then changes: "simclr blur=0 crop_min=0.2"."""
@@ -63,14 +68,17 @@ class TrainConfig:
     lr: Annotated[float, AtLeast(0)] = 0.5
     """Learning rate for 256 images; the one used is lr * batch_size / 256."""
 
-    optimizer: Literal["sgd", "adam", "adamw", "rmsprop", "lars"] = "sgd"
+    lr_encoder: float = -1.0
+    """Learning rate of the encoder, for 256 images as lr. 0: frozen. -1: lr."""
+
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop", "lars", "muon"] = "sgd"
     """The optimizer."""
 
     momentum: Annotated[float, AtLeast(0), LessThan(1)] = 0.9
-    """Momentum of sgd, lars and rmsprop; the first beta of adam and adamw."""
+    """Momentum of sgd, lars, muon and rmsprop; the first beta of adam and adamw."""
 
     weight_decay: Annotated[float, AtLeast(0)] = 5e-4
-    """Weight decay of every parameter; with lars not of biases and BatchNorm."""
+    """Weight decay of every parameter; with lars and muon not of biases and BatchNorm."""
 
     schedule: Literal["constant", "step", "multistep", "cosine"] = "cosine"
     """How the learning rate decays."""
@@ -121,8 +129,15 @@ class TrainConfig:
     """The newest ones kept, beside the best and those of epochs 1, 2, 4, 8, ..."""
 
     def __post_init__(self) -> None:
+        init = getattr(self.init, "folder", self.init)  # a Run stands for its folder
+        if isinstance(init, PurePath):
+            object.__setattr__(self, "init", str(init))
         check_fields(self)
         milestones(self)
+        if self.lr_encoder < 0 and self.lr_encoder != -1:
+            raise ValueError(f"lr_encoder={self.lr_encoder}: expected at least 0, or -1 for lr")
+        if self.lr_encoder > 0 and self.lr == 0:
+            raise ValueError(f"lr_encoder={self.lr_encoder} with lr=0: expected lr above 0")
 
 
 @documented
@@ -155,8 +170,9 @@ class PretrainConfig(TrainConfig):
 class SupervisedConfig(TrainConfig):
     """Supervised training of the same encoder with the same augmentation: a reference."""
 
-    labels: Annotated[int, AtLeast(0)] = 0
-    """Number of labelled training images, the same number per class. 0: all."""
+    labels: Annotated[float, AtLeast(0)] = 0.0
+    """Number of labelled training images, the same number per class; below 1: that fraction of
+    each class. 0: all."""
 
     lr: Annotated[float, AtLeast(0)] = 0.2
     """Learning rate for 256 images; the one used is lr * batch_size / 256."""

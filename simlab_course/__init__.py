@@ -3,4 +3,5 @@
 - `style`: how figures look, and how they get into a notebook.
 - `figures`: pure functions from results to a figure.
 - `widgets`: figures with controls.
+- `tables`: where the tables of precomputed runs are.
 """

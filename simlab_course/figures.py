@@ -110,7 +110,7 @@ def training_curves(
     for marker, (name, history) in zip(MARKERS, histories.items(), strict=False):
         loss.plot(history["epoch"], history["loss"], label=name)
         std.plot(history["epoch"], history["std_ratio"])
-        measured = history.dropna(subset=["knn"])
+        measured = history.reindex(columns=["epoch", "knn"]).dropna()  # without labels none is
         knn.plot(measured["epoch"], measured["knn"], marker=marker)
     for dashes, (name, accuracy) in zip(DASHES[1:], baselines.items(), strict=False):
         _draw_baseline(knn, name, accuracy, dashes)
@@ -138,7 +138,10 @@ def _draw_baseline(ax: Axes, name: str, accuracy: float, dashes: Any) -> None:
 
 
 def feature_map(points: Mapping[str, np.ndarray], labels: Tensor, classes: Sequence[str]) -> Figure:
-    """Draw two-dimensional maps [N, 2] side by side, a colour and a marker for every class."""
+    """Draw two-dimensional maps [N, 2] side by side, a colour and a marker for every class.
+
+    Images without a label (-1) are small grey dots.
+    """
     figure, grid = new_figure(len(points), height=4.2)
     axes = np.atleast_1d(grid)
     classes_of_points = labels.cpu().numpy()
@@ -150,6 +153,9 @@ def feature_map(points: Mapping[str, np.ndarray], labels: Tensor, classes: Seque
             ax.scatter(
                 x, y, s=14, alpha=0.75, label=class_name, color=color, marker=marker, linewidths=0
             )
+        x, y = xy[classes_of_points < 0].T
+        if len(x):
+            ax.scatter(x, y, s=6, label="no label", color="0.6", linewidths=0)
         label(ax, name)
         ax.set(xticks=[], yticks=[])
     handles, names = axes[0].get_legend_handles_labels()

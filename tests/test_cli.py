@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -206,6 +207,27 @@ def test_a_stored_run_is_asked_by_name_or_folder(two_runs, monkeypatch, capsys):
     assert "blocks.2" in capsys.readouterr().out
 
 
+def test_stored_features_are_compared_and_the_file_is_the_table_that_is_printed(tmp_path, capsys):
+    x = np.random.default_rng(0).normal(size=(30, 6))
+    np.savez(tmp_path / "a.npz", stem=x, **{"block.0": x[:, :2]}, ids=np.arange(30))
+    np.savez(tmp_path / "b.npz", head=x[9::-1] + 1, ids=np.arange(9, -1, -1))
+    table = tmp_path / "table.csv"
+    files = [str(tmp_path / name) for name in ("a.npz", "b.npz")]
+    assert main(["compare", *files, "--out", str(table)]) == 0
+    printed, words = capsys.readouterr().out.split("\n\n")
+    assert "10 samples" in words and "matched by ids: 10 in common" in words
+    stored = pd.read_csv(table, keep_default_na=False)
+    lines = stored.map(lambda x: f"{x:.3f}" if isinstance(x, float) else str(x) or "NaN")
+    shown = [line.split() for line in printed.splitlines()]
+    assert shown[0] == list(stored.columns) and len(shown) == 1 + 9
+    for line, expected in zip(shown[1:], lines.to_numpy().tolist(), strict=True):
+        assert line == [word for word in expected[: len(line)]]
+    pair = stored[(stored.layer_1 == "stem") & (stored.layer_2 == "head")]
+    assert pair["value"].item() == pytest.approx(1)
+    assert main(["compare", *files, "--measure", "rsa", "--out", str(tmp_path / "x.png")]) == 0
+    assert (tmp_path / "x.png").stat().st_size > 1000
+
+
 @pytest.mark.long
 def test_a_run_that_is_not_there_or_not_finished_is_refused(
     two_runs, tmp_path, monkeypatch, capsys
@@ -238,6 +260,7 @@ def test_a_run_that_is_not_there_or_not_finished_is_refused(
         (["compare", "RUN", "--layers", "blockz"], "blockz"),
         (["compare", "RUN", "--images", "0"], "images=0"),
         (["compare", "RUN", "--out", "x.pdf"], "x.pdf"),
+        (["compare", "RUN", "x.npz"], "not compared with each other"),
         (["compare"], "expected one run or two"),
     ],
 )

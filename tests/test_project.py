@@ -40,7 +40,7 @@ def tracked():
         pytest.skip("not a git checkout")
     out = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
     files = [ROOT / name for name in out.stdout.splitlines()]
-    return [f for f in files if f.is_file() and f.suffix not in (".npz", ".png")]
+    return [f for f in files if f.is_file() and f.suffix not in (".npz", ".png", ".webp")]
 
 
 # ----------------------------------------------------------------------------------- what is needed

@@ -1,6 +1,7 @@
 """What frozen features know, and whether they collapse: one protocol for every encoder.
 
-- `features`: the features of a frozen encoder, and class-balanced subsets.
+- `features`: the features of a frozen encoder.
+- `labels`: which images count, draws of labelled images, accuracies.
 - `knn`: kNN accuracy.
 - `linear`: linear classifiers that fit, predict and score; `probe`: the protocol around them.
 - `collapse`: measures of a feature matrix; `diagnosis`: the same in words.
@@ -9,8 +10,17 @@
 
 from .collapse import alignment, collapse_metrics, effective_rank, spectrum
 from .diagnosis import COMPLETE_STD_RATIO, WARN_STD_RATIO, Diagnosis, diagnose
-from .features import accuracy, features, raw_pixels, stratified
-from .knn import knn, knn_accuracy, knn_predict, nearest
+from .features import features, raw_pixels
+from .knn import KnnResult, knn, knn_accuracy, knn_predict, knn_result, nearest
+from .labels import (
+    Counted,
+    accuracy,
+    counted,
+    has_labels,
+    largest_balanced,
+    per_class_accuracy,
+    stratified,
+)
 from .linear import LinearProbe, SGDProbe
 from .probe import Features, Probe, encode, linear_probe, predictions, probe_table
 from .readout import factor_scores, ridge_r2, what_is_kept
@@ -18,24 +28,31 @@ from .readout import factor_scores, ridge_r2, what_is_kept
 __all__ = [
     "COMPLETE_STD_RATIO",
     "WARN_STD_RATIO",
+    "Counted",
     "Diagnosis",
     "Features",
+    "KnnResult",
     "LinearProbe",
     "Probe",
     "SGDProbe",
     "accuracy",
     "alignment",
     "collapse_metrics",
+    "counted",
     "diagnose",
     "effective_rank",
     "encode",
     "factor_scores",
     "features",
+    "has_labels",
     "knn",
     "knn_accuracy",
     "knn_predict",
+    "knn_result",
+    "largest_balanced",
     "linear_probe",
     "nearest",
+    "per_class_accuracy",
     "predictions",
     "probe_table",
     "raw_pixels",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from simlab.data import Images
+from simlab.models import repeats_grey
 
 Encoder = Callable[[Tensor], Tensor]  # images [N, C, H, W] -> features [N, D]
 
@@ -45,7 +46,7 @@ def features(
             "images without a normalisation: take a Dataset's split, or give normalize="
         )
     order = torch.arange(len(images)) if only is None else only
-    with _evaluation_mode(encoder):
+    with _evaluation_mode(encoder), _taking_grey(encoder, images, normalize):
         batches = []
         for _, batch in images.batches(order, batch_size):
             batches.append(encoder(normalize(batch)).float())  # [n, D]
@@ -66,14 +67,25 @@ def _evaluation_mode(encoder: Encoder) -> Iterator[None]:
             module.training = mode
 
 
+@contextlib.contextmanager
+def _taking_grey(
+    encoder: Encoder, images: Images, normalize: Callable[[Tensor], Tensor]
+) -> Iterator[None]:
+    """Let a network of colour images take grey ones for the time."""
+    handle = None
+    if images.channels == 1 and isinstance(encoder, nn.Module):
+        first = images.subset(torch.zeros(1, dtype=torch.long)).images
+        handle = repeats_grey(encoder, normalize(first))
+    try:
+        yield
+    finally:
+        if handle is not None:
+            handle.remove()
+
+
 def raw_pixels(x: Tensor) -> Tensor:
     """Flatten images [N, C, H, W] to [N, C * H * W]: the simplest encoder."""
     return x.flatten(1)
-
-
-def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Return the fraction of rows [N, classes] whose greatest entry is the label's, 0 .. 1."""
-    return float((logits.argmax(1) == labels).float().mean())
 
 
 def refuse_diverged(*features: Tensor) -> None:
@@ -84,32 +96,3 @@ def refuse_diverged(*features: Tensor) -> None:
             raise FloatingPointError(
                 "features contain NaN or infinity: the encoder's training has diverged"
             )
-
-
-def stratified(labels: Tensor, number: int, generator: torch.Generator) -> Tensor:
-    """Draw the indices of `number` images, the same number of each class, classes alternating.
-
-    The labels at these indices are 0, 1, ..., C - 1, 0, 1, ..., so that every prefix is balanced;
-    every k-th index, however, may miss classes. Where `number` is all of them, every image is
-    taken, balanced or not, in random order.
-
-    Raises:
-        ValueError: The number does not fit the classes.
-    """
-    labels = labels.cpu()
-    order = torch.randperm(len(labels), generator=generator)
-    if number == len(labels):
-        return order
-    classes = int(labels.max()) + 1
-    if number < 1 or number % classes or number > len(labels):
-        raise ValueError(
-            f"labels={number}: expected a multiple of the {classes} classes, at most {len(labels)}"
-        )
-    per_class = number // classes
-    chosen = []
-    for label in range(classes):
-        of_class = order[labels[order] == label]
-        if len(of_class) < per_class:
-            raise ValueError(f"labels={number}: class {label} has only {len(of_class)} images")
-        chosen.append(of_class[:per_class])
-    return torch.stack(chosen, dim=1).flatten()  # [per_class, C] -> 0, 1, ..., C - 1, 0, 1, ...

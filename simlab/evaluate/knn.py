@@ -1,10 +1,13 @@
 """kNN accuracy: one protocol for every encoder.
 
 The bank is the complete training set, clean (not augmented); every test image is a query; BatchNorm
-is frozen. Other protocols are found in the wild and give other numbers: notebook 02 measures by how
-much.
+is frozen. Images without a label are left out of both, and said (`labels`). Other protocols are
+found in the wild and give other numbers: notebook 02 measures by how much.
 """
 
+from dataclasses import dataclass, field
+
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,8 +15,21 @@ from torch import Tensor
 from simlab.data import Dataset, Images
 
 from .features import Encoder, features, refuse_diverged
+from .labels import counted, fraction_right, per_class_accuracy, refuse_unlabelled
 
 BLOCK = 3 * 2**22  # similarities in memory at once: 50 MB
+
+
+@dataclass(frozen=True)
+class KnnResult:
+    """A kNN accuracy, with everything that decided it."""
+
+    accuracy: float  # 0 to 1
+    k: int  # neighbours that voted
+    temperature: float
+    bank: int  # labelled training images
+    tested: int  # test images that count: see `labels`
+    per_class: pd.DataFrame = field(repr=False, compare=False)  # `per_class_accuracy`
 
 
 def knn(encoder: Encoder, data: Dataset, k: int = 200, temperature: float = 0.1) -> float:
@@ -21,13 +37,36 @@ def knn(encoder: Encoder, data: Dataset, k: int = 200, temperature: float = 0.1)
 
     Args:
         encoder: From normalised images [N, C, H, W] to features [N, D].
-        data: The bank is its training split, the queries are its test split.
+        data: The bank is its labelled training images, the queries are its test images that have a
+            label.
         k: Number of neighbours that vote; at most the size of the bank.
         temperature: Temperature of their votes.
+
+    Raises:
+        ValueError: No training or no test image has a label.
     """
-    bank = features(encoder, data.train)
-    queries = features(encoder, data.test)
-    return knn_accuracy(bank, data.train.labels, queries, data.test.labels, k, temperature)
+    return knn_result(encoder, data, k, temperature).accuracy
+
+
+def knn_result(
+    encoder: Encoder, data: Dataset, k: int = 200, temperature: float = 0.1
+) -> KnnResult:
+    """Measure as `knn`; the result has the accuracy of each class, and the numbers of images."""
+    images = counted(data.train.labels, data.test.labels, data.classes)
+    images.check()
+    bank = features(encoder, data.train, only=images.train)
+    queries = features(encoder, data.test, only=images.test)
+    labels = data.test.labels[images.test]
+    k = min(k, len(bank))
+    predicted = knn_predict(bank, data.train.labels[images.train], queries, k, temperature)
+    return KnnResult(
+        accuracy=fraction_right(predicted, labels),
+        k=k,
+        temperature=temperature,
+        bank=len(bank),
+        tested=len(queries),
+        per_class=per_class_accuracy(predicted, labels, data.classes),
+    )
 
 
 def knn_accuracy(
@@ -38,9 +77,21 @@ def knn_accuracy(
     k: int = 200,
     temperature: float = 0.1,
 ) -> float:
-    """Return the fraction of `queries` [M, D] whose class `knn_predict` predicts, 0 .. 1."""
-    predicted = knn_predict(bank, bank_labels, queries, min(k, len(bank)), temperature)
-    return float((predicted == labels).float().mean())
+    """Return the fraction of `queries` [M, D] whose class `knn_predict` predicts, 0 .. 1.
+
+    Images without a label are left out of the bank and of the queries, with a warning, and so are
+    queries of classes that the bank does not hold.
+
+    Raises:
+        ValueError: Nothing is left of one of them.
+    """
+    images = counted(bank_labels, labels)
+    images.check()
+    bank = bank[images.train]
+    predicted = knn_predict(
+        bank, bank_labels[images.train], queries[images.test], min(k, len(bank)), temperature
+    )
+    return fraction_right(predicted, labels[images.test])
 
 
 @torch.no_grad()
@@ -77,8 +128,7 @@ def knn_predict(
         raise ValueError(f"k={k}: expected 1 to {len(bank)}, the number of images in the bank")
     if not temperature > 0:
         raise ValueError(f"temperature={temperature}: expected a number above 0")
-    if int(bank_labels.min()) < 0:
-        raise ValueError("the bank holds images without a label (-1): kNN needs all of them")
+    refuse_unlabelled(bank_labels)
     refuse_diverged(bank, queries)
     classes = classes or int(bank_labels.max()) + 1
     bank = F.normalize(bank.float(), dim=1)

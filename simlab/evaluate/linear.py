@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from .features import refuse_diverged
+from .labels import fraction_right, refuse_unlabelled
 
 TOLERANCE = 1e-4  # the solver goes on until the norm of the objective's gradient is below it
 MAX_ITERATIONS = 10_000  # far more than the solver has ever needed; reaching it is an error
@@ -65,8 +66,12 @@ class LinearClassifier:
         return self.classes_[best].to(features.device)
 
     def score(self, features: Tensor, labels: Tensor) -> float:
-        """Compute the accuracy on features [M, D] and labels [M], 0 to 1."""
-        return float((self.predict(features) == labels).float().mean())
+        """Compute the accuracy on features [M, D] and labels [M], 0 to 1.
+
+        Raises:
+            ValueError: if a label is -1.
+        """
+        return fraction_right(self.predict(features), labels)
 
 
 class LinearProbe(LinearClassifier):
@@ -205,8 +210,7 @@ def _check_rows(features: Tensor, labels: Tensor) -> None:
             "expected [N, D] and [N]"
         )
     refuse_diverged(features)
-    if int(labels.min()) < 0:
-        raise ValueError("an image has no label (-1): the probe needs all of them")
+    refuse_unlabelled(labels)
     if bool((labels == labels[0]).all()):
         raise ValueError(f"all labels are {int(labels[0])}: expected at least two classes")
 

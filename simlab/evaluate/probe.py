@@ -22,7 +22,8 @@ from simlab._checks import near
 from simlab.augment import Augment, view
 from simlab.data import Dataset
 
-from .features import Encoder, features, refuse_diverged, stratified
+from .features import Encoder, features, refuse_diverged
+from .labels import counted, fraction_right, per_class_accuracy, stratified
 from .linear import LinearClassifier, LinearProbe, SGDProbe
 
 SOLVERS = ("lbfgs", "sgd")
@@ -42,6 +43,7 @@ class Features(NamedTuple):
     test: Tensor  # [M, D]
     test_labels: Tensor  # [M]
     views: int = 1
+    classes: tuple[str, ...] = ()  # their names
 
 
 @dataclass(frozen=True)
@@ -52,15 +54,17 @@ class Probe:
     validation: float  # on the held-out labelled images, at the chosen regulariser
     regulariser: float
     labels: int  # labelled training images
+    tested: int  # test images that count: see `labels`
     seed: int  # decides which images are labelled, and which of them are held out
     solver: str
     views: int  # views of each labelled image; 1: the clean image alone
     epochs: int  # of SGD
     classifier: LinearClassifier = field(repr=False, compare=False)  # fitted on all labelled images
+    per_class: pd.DataFrame = field(repr=False, compare=False)  # `per_class_accuracy`
 
     def numbers(self) -> dict[str, float | int | str]:
-        """Return all fields but the classifier, by name: a row of a table."""
-        names = [entry.name for entry in fields(self) if entry.name != "classifier"]
+        """Return all fields but the last two, by name: a row of a table."""
+        names = [entry.name for entry in fields(self) if entry.compare]
         return {name: getattr(self, name) for name in names}
 
 
@@ -92,17 +96,19 @@ def encode(
         for _ in range(views - 1):
             train.append(features(encoder, data.train, normalize=draw_view))
     test = features(encoder, data.test)
-    return Features(torch.cat(train), data.train.labels, test, data.test.labels, views)
+    labels, test_labels = data.train.labels, data.test.labels
+    return Features(torch.cat(train), labels, test, test_labels, views, data.classes)
 
 
 def linear_probe(
-    feats: Features, labels: int = 0, seed: int = 0, solver: str = "lbfgs", epochs: int = 90
+    feats: Features, labels: float = 0, seed: int = 0, solver: str = "lbfgs", epochs: int = 90
 ) -> Probe:
     """Fit a linear classifier to `labels` training images and evaluate it on the test split.
 
     Args:
         feats: features and labels of both splits, from `encode`.
-        labels: number of labelled images, the same number of each class; 0: all of them.
+        labels: number of labelled images, the same number of each class; below 1: that fraction of
+            each class; 0: all of them. See `stratified`.
         seed: draws the labelled images; of sgd also the weights and the order.
         solver: "lbfgs", a `LinearProbe` whose regulariser is chosen from `REGULARISERS` by the loss
             on the held-out images; or "sgd", the `SGDProbe` of the papers, where the held-out
@@ -110,13 +116,16 @@ def linear_probe(
         epochs: of sgd.
 
     Raises:
-        ValueError: if the solver is unknown, the number of labels does not fit the classes, a label
-            is missing or a feature is not finite.
+        ValueError: if the solver is unknown, the number of labels does not fit the classes, or no
+            training or test image has a label.
+        FloatingPointError: if a feature is not finite.
         RuntimeError: if L-BFGS did not converge.
     """
     if solver not in SOLVERS:
         raise ValueError(f"solver={solver!r} is unknown{near(solver, SOLVERS)}")
     refuse_diverged(feats.train, feats.test)
+    images = counted(feats.train_labels, feats.test_labels, feats.classes)
+    images.check()
     held_out, rest = _held_out_and_rest(feats.train_labels, labels, seed)
     validation_x = feats.train[held_out]
     validation_y = feats.train_labels[held_out]
@@ -130,29 +139,33 @@ def linear_probe(
         regulariser = best.regulariser
         trial = best
         classifier = LinearProbe(regulariser).fit(*_rows(feats, labelled))
+    test_labels = feats.test_labels[images.test]
+    predicted = classifier.predict(feats.test[images.test])
     return Probe(
-        accuracy=classifier.score(feats.test, feats.test_labels),
+        accuracy=fraction_right(predicted, test_labels),
         validation=trial.score(validation_x, validation_y),
         regulariser=regulariser,
         labels=len(labelled),
+        tested=len(test_labels),
         seed=seed,
         solver=solver,
         views=feats.views,
         epochs=epochs if solver == "sgd" else 0,
         classifier=classifier,
+        per_class=per_class_accuracy(predicted, test_labels, feats.classes),
     )
 
 
-def _held_out_and_rest(train_labels: Tensor, labels: int, seed: int) -> tuple[Tensor, Tensor]:
+def _held_out_and_rest(train_labels: Tensor, labels: float, seed: int) -> tuple[Tensor, Tensor]:
     """Draw the labelled images, and split their indices: [H] to choose with, [L - H] to fit to."""
-    if int(train_labels.min()) < 0:
-        raise ValueError("a training image has no label (-1): the probe needs all of them")
-    classes = int(train_labels.max()) + 1
     generator = torch.Generator().manual_seed(seed)
-    labelled = stratified(train_labels, labels or len(train_labels), generator)
+    labelled = stratified(train_labels, labels, generator)
+    classes = len(train_labels.cpu()[labelled].unique())
     number = max(classes, round(HELD_OUT * len(labelled)))
     if len(labelled) <= number:
-        raise ValueError(f"labels={labels}: expected at least two for each of {classes} classes")
+        raise ValueError(
+            f"labels={labels:.10g}: expected at least two for each of {classes} classes"
+        )
     labelled = labelled.to(train_labels.device)
     return labelled[:number], labelled[number:]
 
@@ -196,7 +209,7 @@ def _loss(probe: LinearProbe, features: Tensor, labels: Tensor) -> float:
 
 
 def predictions(
-    feats: Features, labels: int = 0, seed: int = 0, solver: str = "lbfgs", epochs: int = 90
+    feats: Features, labels: float = 0, seed: int = 0, solver: str = "lbfgs", epochs: int = 90
 ) -> Tensor:
     """Predict the classes [M] of the test images with the probe of `linear_probe`."""
     probe = linear_probe(feats, labels, seed, solver, epochs)
@@ -205,7 +218,7 @@ def predictions(
 
 def probe_table(
     encoded: dict[str, Features],
-    budgets: Sequence[int],
+    budgets: Sequence[float],
     seeds: Sequence[int],
     solver: str = "lbfgs",
     epochs: int = 90,
@@ -214,7 +227,7 @@ def probe_table(
 
     Args:
         encoded: features by the encoder's name.
-        budgets: numbers of labelled images.
+        budgets: numbers of labelled images, or fractions of each class.
         seeds: seeds of `linear_probe`.
         solver: as in `linear_probe`.
         epochs: as in `linear_probe`.

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simlab.data import Dataset, Images
-from simlab.layers import select_layers, tapped
+from simlab.layers import Axes, select_layers, tapped
 
 from .collapse import effective_rank
 from .features import Encoder, features
@@ -91,7 +91,7 @@ def what_is_kept(
     names = list(select_layers(encoder, layers))
     maps: dict[str, list[Tensor]] = defaultdict(list)  # of the training and of the test images
 
-    def collect(name: str, module: nn.Module, output: Tensor | None) -> None:
+    def collect(name: str, module: nn.Module, output: Tensor | None, axes: Axes) -> None:
         if output is None:
             raise ValueError(f"layer {name!r} gives no tensor: expected a map [N, C, H, W]")
         maps[name].append(output.float())

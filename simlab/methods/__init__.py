@@ -1,7 +1,9 @@
 """The methods: `base` says what a method is, then each has a file of its own.
 
-Read `simsiam` (or `simclr`) first, then `base`; `supervised` is the reference. A method is written
-as text wherever a configuration is: its name, then its options.
+Read `simsiam` (or `simclr`) first, then `base`; `supervised` is the reference. Each file has the
+formula, the loss as a plain function of tensors (`byol_loss(p1, p2, z1, z2)`, for a loop of your
+own), the options, and the module that is trained. A method is written as text wherever a
+configuration is: its name, then its options.
 
     parse_method("simclr temperature=0.2")     SimCLR(temperature=0.2, ...)
     format_method(SimSiam())                   "simsiam proj_layers=0 proj_dim=512 ..."
@@ -19,26 +21,70 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from simlab._checks import Kind, descriptions, kinds, near
 
 if TYPE_CHECKING:
-    from .base import Crops, Masks, Method, MethodModule, ParameterGroup, Views
-    from .simclr import SimCLR
-    from .simsiam import SimSiam
+    from .barlow_twins import BarlowTwins, barlow_twins_loss
+    from .base import Crops, Masks, Method, MethodModule, ParameterGroup, TrainingData, Views
+    from .byol import BYOL, byol_loss
+    from .dino import DINO, dino_loss
+    from .emp_ssl import EMPSSL, emp_ssl_loss
+    from .ijepa import IJEPA, ijepa_loss
+    from .lejepa import LeJEPA, lejepa_loss, sigreg
+    from .mae import MAE, mae_loss
+    from .moco import MoCo, moco_loss
+    from .rotation import Rotation, rotation_loss
+    from .simclr import SimCLR, nt_xent
+    from .simmim import SimMIM, simmim_loss
+    from .simsiam import SimSiam, simsiam_loss
     from .supervised import Supervised
+    from .swav import SwAV, sinkhorn, swav_loss
+    from .vicreg import VICReg, vicreg_loss
+    from .w_mse import WMSE, w_mse_loss
 
 __all__ = [
+    "BYOL",
+    "DINO",
+    "EMPSSL",
+    "IJEPA",
+    "MAE",
     "METHODS",
+    "WMSE",
+    "BarlowTwins",
     "Crops",
+    "LeJEPA",
     "Masks",
     "Method",
     "MethodModule",
+    "MoCo",
     "ParameterGroup",
+    "Rotation",
     "SimCLR",
+    "SimMIM",
     "SimSiam",
     "Supervised",
+    "SwAV",
+    "TrainingData",
+    "VICReg",
     "Views",
+    "barlow_twins_loss",
+    "byol_loss",
     "describe_method",
+    "dino_loss",
+    "emp_ssl_loss",
     "format_method",
+    "ijepa_loss",
+    "lejepa_loss",
+    "mae_loss",
     "method_names",
+    "moco_loss",
+    "nt_xent",
     "parse_method",
+    "rotation_loss",
+    "sigreg",
+    "simmim_loss",
+    "simsiam_loss",
+    "sinkhorn",
+    "swav_loss",
+    "vicreg_loss",
+    "w_mse_loss",
     "with_method_option",
 ]
 
@@ -54,6 +100,21 @@ class Entry(NamedTuple):
 METHODS = {
     "simsiam": Entry("simlab.methods.simsiam", "SimSiam", "predictor and stop-gradient"),
     "simclr": Entry("simlab.methods.simclr", "SimCLR", "contrast with the batch's other images"),
+    "moco": Entry("simlab.methods.moco", "MoCo", "contrast with a queue of earlier images"),
+    "byol": Entry("simlab.methods.byol", "BYOL", "predict a teacher that follows slowly"),
+    "swav": Entry("simlab.methods.swav", "SwAV", "predict the other view's cluster"),
+    "dino": Entry("simlab.methods.dino", "DINO", "match a centred and sharpened teacher"),
+    "barlow_twins": Entry(
+        "simlab.methods.barlow_twins", "BarlowTwins", "make the cross-correlation the identity"
+    ),
+    "vicreg": Entry("simlab.methods.vicreg", "VICReg", "keep variance, remove covariance"),
+    "w_mse": Entry("simlab.methods.w_mse", "WMSE", "whiten the embeddings"),
+    "lejepa": Entry("simlab.methods.lejepa", "LeJEPA", "make the embeddings Gaussian"),
+    "emp_ssl": Entry("simlab.methods.emp_ssl", "EMPSSL", "many crops, and a coding rate"),
+    "mae": Entry("simlab.methods.mae", "MAE", "predict hidden patches from the others (a ViT)"),
+    "simmim": Entry("simlab.methods.simmim", "SimMIM", "predict hidden pixels, any encoder"),
+    "ijepa": Entry("simlab.methods.ijepa", "IJEPA", "predict features of hidden blocks (a ViT)"),
+    "rotation": Entry("simlab.methods.rotation", "Rotation", "tell which way up an image is"),
 }
 
 # what `from simlab.methods import ...` finds beside the methods, without importing torch before
@@ -63,8 +124,27 @@ _LAZY = {
     "Method": "base",
     "MethodModule": "base",
     "ParameterGroup": "base",
+    "TrainingData": "base",
     "Views": "base",
     "Supervised": "supervised",
+    # the losses, as plain functions of tensors
+    "barlow_twins_loss": "barlow_twins",
+    "byol_loss": "byol",
+    "dino_loss": "dino",
+    "emp_ssl_loss": "emp_ssl",
+    "ijepa_loss": "ijepa",
+    "lejepa_loss": "lejepa",
+    "mae_loss": "mae",
+    "moco_loss": "moco",
+    "nt_xent": "simclr",
+    "rotation_loss": "rotation",
+    "sigreg": "lejepa",
+    "simmim_loss": "simmim",
+    "simsiam_loss": "simsiam",
+    "sinkhorn": "swav",
+    "swav_loss": "swav",
+    "vicreg_loss": "vicreg",
+    "w_mse_loss": "w_mse",
 }
 
 

@@ -16,6 +16,7 @@ What every method may rely on:
 - With `accumulate`, `loss` is called several times a step and `after_step` once. What `loss`
   collects for `after_step` is an ordinary list, empty again when a checkpoint is written.
 - What must survive a checkpoint is a parameter or a persistent buffer of the module.
+- A teacher's encoder is called `teacher_encoder`; it is then evaluated beside the student's.
 - `progress` is a pure function of the step, from 0 at the first step to 1 after the last one.
 - Random numbers come from the `generator`, which is the same in all processes; torch's global
   generator differs between them.
@@ -24,6 +25,7 @@ What every method may rely on:
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -35,7 +37,28 @@ from simlab._checks import check_fields
 from simlab.compute import distributed
 from simlab.sim import SIM, detach_sim
 
-# ------------------------------------------------------------------------- what a method asks for
+# ---------------------------------------------------------- what a method is told, and asks for
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a method's open options are chosen by.
+
+    Attributes:
+        images: How many images are trained on.
+        part_size: How many of them the loss sees at once: the batch, or one of its parts.
+        channels: 1 for grey images, 3 for colour ones.
+        image_size: Side of the dataset's images in pixels.
+        view_size: Side of the views in pixels.
+        num_classes: Number of the dataset's classes; 0 where it has none.
+    """
+
+    images: int
+    part_size: int
+    channels: int
+    image_size: int
+    view_size: int
+    num_classes: int
 
 
 @dataclass(frozen=True)
@@ -110,15 +133,14 @@ class Method:
         """The masks that `loss` gets as `views.masks`; none if not said."""
         return None
 
-    def resolve(self, image_size: int, num_classes: int) -> Self:
-        """Replace the options that are left open by a choice for this dataset.
-
-        Args:
-            image_size: Side of the dataset's images in pixels.
-            num_classes: Number of the dataset's classes; 0 where it has none.
+    def resolve(self, data: TrainingData) -> Self:
+        """Replace the options that are left open by a choice for this data.
 
         Returns:
             The method with nothing left open.
+
+        Raises:
+            ValueError: The method cannot work with this data, or with so small a batch.
         """
         return self
 
@@ -233,6 +255,31 @@ def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> N
     """
     for name, weight in teacher.named_parameters():
         weight.lerp_(student.get_parameter(name), 1 - momentum)
+
+
+def cosine_momentum(momentum: float, progress: float) -> float:
+    """Compute a teacher's momentum, which rises from its first value to 1 along a half cosine.
+
+    1 - (1 - m)(cos(pi progress) + 1) / 2: BYOL (arXiv 2006.07733), section 3.2.
+    """
+    return 1 - (1 - momentum) * (math.cos(math.pi * progress) + 1) / 2
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Convert half precision to float32; float64 stays, so that a loss can be checked in it."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+@torch.no_grad()
+def gather_targets(x: Tensor) -> Tensor:
+    """Concatenate x [N, ...] of every process without gradients: [world * N, ...]."""
+    return distributed.gather(x.detach())
+
+
+def rows_of_process(x: Tensor, n: int) -> Tensor:
+    """Take this process' n rows of what `gather_targets` has put together."""
+    first = distributed.rank() * n
+    return x[first : first + n]
 
 
 def draw_for_batch(n: int, *shape: int, generator: torch.Generator) -> Tensor:

@@ -23,7 +23,8 @@ from simlab.compute import full_precision
 from simlab.compute.distributed import gather
 from simlab.models import SMALL_IMAGE, HeadNorm, build_projector
 
-from .base import Method, MethodModule
+from .base import Method, MethodModule, TrainingData, at_least_float32
+from .simsiam import negative_cosine
 
 
 def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.5) -> Tensor:
@@ -58,7 +59,7 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.5) -> Tensor:
         raise ValueError(f"temperature must be positive and finite, got {temperature}")
     with full_precision(z1.device):
         z = torch.cat([z1, z2])  # [2N, d]
-        u = F.normalize(z if z.dtype == torch.float64 else z.float(), dim=1)
+        u = F.normalize(at_least_float32(z), dim=1)
         s = u @ u.T / temperature  # [2N, 2N]
         s.fill_diagonal_(-torch.inf)  # k != i in the sum of equation 1
         other_view = torch.arange(2 * n, device=z.device).roll(n)  # i + N, modulo 2N
@@ -84,11 +85,14 @@ class SimCLR(Method):
     head_bn: HeadNorm = "all"
     """Which layers of the projector have BatchNorm."""
 
-    def resolve(self, image_size: int, num_classes: int) -> Self:
+    negatives: bool = True
+    """Off for the collapse lab: the loss is then - s of the two views, with no other images."""
+
+    def resolve(self, data: TrainingData) -> Self:
         """Choose the number of the projector's layers by the image's size."""
         if self.proj_layers:
             return self
-        return dataclasses.replace(self, proj_layers=2 if image_size <= SMALL_IMAGE else 3)
+        return dataclasses.replace(self, proj_layers=2 if data.image_size <= SMALL_IMAGE else 3)
 
     def build(self, encoder: nn.Module, feature_dim: int) -> "SimCLRModule":
         """Build the encoder with its projector."""
@@ -96,10 +100,12 @@ class SimCLR(Method):
 
     def loss_at_collapse(self, images: int) -> float:
         """The other view is one of 2N - 1 that are all alike."""
-        return math.log(2 * images - 1)
+        return math.log(2 * images - 1) if self.negatives else -1 / self.temperature
 
     def lowest_loss(self, images: int) -> float:
         """Both views agree, and all others are opposite to them."""
+        if not self.negatives:
+            return -1 / self.temperature
         return math.log1p((2 * images - 2) * math.exp(-2 / self.temperature))
 
 
@@ -120,7 +126,10 @@ class SimCLRModule(MethodModule):
         x1, x2 = views
         z1 = self.embed(x1)  # [N, d]
         z2 = self.embed(x2)
-        return {"loss": nt_xent(gather(z1), gather(z2), self.options.temperature)}
+        temperature = self.options.temperature
+        if not self.options.negatives:
+            return {"loss": negative_cosine(z1, z2) / temperature}
+        return {"loss": nt_xent(gather(z1), gather(z2), temperature)}
 
     def embed(self, x: Tensor) -> Tensor:
         """The projection z [N, d] of x [N, C, H, W]."""

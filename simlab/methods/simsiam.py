@@ -23,7 +23,7 @@ from simlab._checks import AtLeast, documented
 from simlab.compute import full_precision
 from simlab.models import SMALL_IMAGE, HeadNorm, build_predictor, build_projector
 
-from .base import Method, MethodModule, ParameterGroup
+from .base import Method, MethodModule, ParameterGroup, TrainingData, at_least_float32
 
 
 def simsiam_loss(
@@ -50,11 +50,12 @@ def simsiam_loss(
 def negative_cosine(p: Tensor, z: Tensor) -> Tensor:
     """Compute D(p, z) of equation 1, the mean over the batch of [N, d].
 
-    It is taken in float32 whatever the network computes in: in half precision small norms vanish
-    and give NaN.
+    It is taken in float32 (float64 stays) whatever the network computes in: in half precision
+    small norms vanish and give NaN.
     """
     with full_precision(p.device):
-        return -F.cosine_similarity(p.float(), z.float(), dim=-1).mean()  # equation 1
+        cosine = F.cosine_similarity(at_least_float32(p), at_least_float32(z), dim=-1)  # [N]
+        return -cosine.mean()  # equation 1
 
 
 @documented
@@ -88,11 +89,11 @@ class SimSiam(Method):
     pred_lr: Annotated[float, AtLeast(0)] = 10.0
     """Learning rate of the predictor as a multiple of the others'; 1 in the paper."""
 
-    def resolve(self, image_size: int, num_classes: int) -> Self:
+    def resolve(self, data: TrainingData) -> Self:
         """Choose the number of the projector's layers by the image's size."""
         if self.proj_layers:
             return self
-        return dataclasses.replace(self, proj_layers=2 if image_size <= SMALL_IMAGE else 3)
+        return dataclasses.replace(self, proj_layers=2 if data.image_size <= SMALL_IMAGE else 3)
 
     def build(self, encoder: nn.Module, feature_dim: int) -> "SimSiamModule":
         """Build the encoder with its projector and predictor."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from simlab._checks import AtLeast, documented
 
-from .base import Crops, Method, MethodModule, Views
+from .base import Crops, Method, MethodModule, TrainingData, Views
 
 
 @documented
@@ -35,11 +35,11 @@ class Supervised(Method):
         """One view of every image."""
         return (Crops(1),)
 
-    def resolve(self, image_size: int, num_classes: int) -> Self:
+    def resolve(self, data: TrainingData) -> Self:
         """Take the dataset's number of classes."""
         if self.num_classes:
             return self
-        return dataclasses.replace(self, num_classes=num_classes)
+        return dataclasses.replace(self, num_classes=data.num_classes)
 
     def build(self, encoder: nn.Module, feature_dim: int) -> "SupervisedModule":
         """Build the encoder with a linear classifier."""

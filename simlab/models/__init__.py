@@ -1,10 +1,14 @@
 """What is trained: encoders [N, C, H, W] -> [N, D], and the heads that methods put on them.
 
-Read `encoders` first, then `heads`.
+Read `encoders` first, then `heads`; `vit` is the transformer, `custom` is about modules of the
+user's, `frozen` about parts that are not trained.
 """
 
+from .custom import check_module, repeats_grey
 from .encoders import ENCODERS, SMALL_IMAGE, TINY_IMAGE, TinyResNet, build_encoder
-from .heads import HeadNorm, build_predictor, build_projector
+from .frozen import keep_frozen
+from .heads import HeadNorm, build_mlp, build_predictor, build_projector
+from .vit import TinyViT
 
 __all__ = [
     "ENCODERS",
@@ -12,7 +16,12 @@ __all__ = [
     "SMALL_IMAGE",
     "TINY_IMAGE",
     "TinyResNet",
+    "TinyViT",
     "build_encoder",
+    "build_mlp",
     "build_predictor",
     "build_projector",
+    "check_module",
+    "keep_frozen",
+    "repeats_grey",
 ]

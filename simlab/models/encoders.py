@@ -8,21 +8,23 @@ maps images to vectors serves as well.
                            original 7x7 stem and max-pooling (stem="small" or "large")
 """
 
-import copy
 import itertools
 
-import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
 from simlab._checks import near
 
+from .custom import feature_dim
+from .vit import TinyViT
+
 TINY_IMAGE = 40  # pixels; up to here "auto" is the tiny encoder
 SMALL_IMAGE = 64  # pixels; up to here a ResNet keeps its resolution in the stem
 TINY_WIDTHS = {"tiny": (16, 48, 128), "small": (32, 64, 128)}
 RESNETS = ("resnet18", "resnet34", "resnet50")
-ENCODERS = (*TINY_WIDTHS, *RESNETS)
+VIT = "vit_tiny"
+ENCODERS = (*TINY_WIDTHS, VIT, *RESNETS)
 
 
 class ResidualBlock(nn.Module):
@@ -100,9 +102,10 @@ def build_encoder(
 
     Raises:
         ValueError: A name is unknown, or a module does not map images to [N, D].
+        TypeError: It is neither a name nor a module.
     """
-    if isinstance(name, nn.Module):
-        return name, _feature_dim(name, channels, size)
+    if not isinstance(name, str):
+        return name, feature_dim(name, channels, size)
     if name == "auto":
         name = "tiny" if size <= TINY_IMAGE else "resnet18"
     if stem not in ("auto", "small", "large"):
@@ -110,6 +113,9 @@ def build_encoder(
     if name in TINY_WIDTHS:
         encoder = TinyResNet(channels, TINY_WIDTHS[name])
         return encoder, encoder.feature_dim
+    if name == VIT:
+        vit = TinyViT(channels)
+        return vit, vit.feature_dim
     if name not in RESNETS:
         raise ValueError(f"encoder {name!r} is unknown{near(name, (*ENCODERS, 'auto'))}")
     is_small = stem == "small" or (stem == "auto" and size <= SMALL_IMAGE)
@@ -129,22 +135,3 @@ def _build_resnet(name: str, channels: int, small_stem: bool) -> tuple[nn.Module
     feature_dim = encoder.fc.in_features
     encoder.fc = nn.Identity()
     return encoder, feature_dim
-
-
-def _feature_dim(module: nn.Module, channels: int, size: int) -> int:
-    """The D of a module of the user's, from one image in evaluation mode."""
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    shape = [1, channels, size, size]
-    trial = copy.deepcopy(module).eval()  # the module itself keeps its mode
-    try:
-        with torch.no_grad():
-            out = trial(torch.zeros(shape, device=device))
-    except Exception as error:  # whatever a module may raise
-        raise ValueError(f"the encoder does not take an image {shape}: {error}") from error
-    if not isinstance(out, Tensor) or out.dim() != 2:
-        got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-        raise ValueError(
-            f"the encoder gives {got} for one image {shape}: expected a tensor "
-            "[1, D]; end it with pooling and nn.Flatten()"
-        )
-    return out.shape[1]

@@ -7,11 +7,33 @@ A hidden layer is Linear, BatchNorm, ReLU. Biases that a BatchNorm would take ou
 out.
 """
 
+import itertools
 from typing import Literal
 
 from torch import nn
 
 HeadNorm = Literal["all", "hidden", "none"]
+
+
+def build_mlp(*widths: int, batch_norm: bool = True, bias: bool = True) -> nn.Sequential:
+    """Build linear layers of these widths with BatchNorm and ReLU between them: [N, w0] -> [N, wk].
+
+    Nothing follows the last layer.
+
+    Args:
+        *widths: Of the input, the hidden layers and the output; two or more.
+        batch_norm: Whether the hidden layers have BatchNorm.
+        bias: Whether the last layer has a bias.
+
+    Returns:
+        The layers, in their order.
+    """
+    *hidden, _ = itertools.pairwise(widths)
+    modules: list[nn.Module] = []
+    for in_dim, out_dim in hidden:
+        modules += _hidden_layer(in_dim, out_dim, "hidden" if batch_norm else "none")
+    modules.append(nn.Linear(widths[-2], widths[-1], bias=bias))
+    return nn.Sequential(*modules)
 
 
 def build_projector(

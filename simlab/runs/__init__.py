@@ -5,12 +5,14 @@
 - `run`: the folder of one run.
 - `store`: where runs are kept, and how one is claimed by its configuration.
 - `load`: open a finished run with its encoder and its dataset.
+- `comparing`: how similar the layers of finished runs are.
 - `doctor`: what this machine has, and what is missing.
 """
 
+from .comparing import compare_runs
 from .files import digest, read_json, write_bytes, write_json
 from .identity import SOURCES_AT_IMPORT, code_digest, module_digest, training_sources
-from .load import config_of, load_data_of, load_run
+from .load import config_of, find_run, load_data_of, load_run
 from .run import Run
 from .store import claim, runs_folder, save_metrics
 
@@ -19,8 +21,10 @@ __all__ = [
     "Run",
     "claim",
     "code_digest",
+    "compare_runs",
     "config_of",
     "digest",
+    "find_run",
     "load_data_of",
     "load_run",
     "module_digest",

@@ -26,7 +26,7 @@ TRAINING_SOURCES = (
     "compute",
     "data",
     "evaluate",
-    "layers.py",
+    "layers",
     "methods",
     "models",
     "sim",

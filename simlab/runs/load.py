@@ -28,9 +28,7 @@ def load_run(name: str | Path, device: str = "auto") -> Run:
         FileNotFoundError: There is no such run; the message names the nearest one.
         ValueError: It is not finished, is damaged, or its encoder is a module of the user's.
     """
-    run = _find(name)
-    if not run.finished:
-        raise ValueError(f"{run.folder} is not finished: run its own command again first")
+    run = find_run(name)
     if run.identity.get("encoder"):
         raise ValueError(
             f"{run.folder} was trained with a custom encoder: make that module and load "
@@ -75,6 +73,19 @@ def channels_of(encoder_state: dict[str, Any]) -> int:
     """Read the number of image channels off an encoder's first convolution [out, in, k, k]."""
     kernels = [weight for weight in encoder_state.values() if weight.dim() == 4]
     return int(kernels[0].shape[1])
+
+
+def find_run(name: str | Path) -> Run:
+    """Find a finished run by its folder, or its name in the runs folder; nothing is loaded.
+
+    Raises:
+        FileNotFoundError: There is no such run; the message names the nearest one.
+        ValueError: It is not finished, or its config.json is damaged.
+    """
+    run = _find(name)
+    if not run.finished:
+        raise ValueError(f"{run.folder} is not finished: run its own command again first")
+    return run
 
 
 def _find(name: str | Path) -> Run:

@@ -35,7 +35,7 @@ random state. Where it fails or gives NaN:
   with a graph waits. Activation checkpointing needs use_reentrant=False.
 - A NaN stays in the sum; `check=True` and `LossSimTracker.report` name the block.
 
-The package needs torch, the standard library and `layers.py` beside it, and nothing else.
+The package needs torch, the standard library and `layers` beside it, and nothing else.
 """
 
 from .attach import SIM, attach_sim, detach_sim

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -10,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..layers import Layers, select_layers
-from .blocks import Projection, SimHolder, add_sim, first_tensor, keep_sim_loss
+from ..layers import CallAxes, Layers, refuse_script, select_layers, unwrap
+from .axes import axes_of_run, fact_of, has_time_first
+from .blocks import Projection, SimHolder, add_sim, keep_sim_loss
 from .options import LossType, ProjectionType, SamplingType, SimOptions
 
 
@@ -22,6 +22,9 @@ class SIM(nn.Module):
     """
 
     handle: RemovableHandle  # of the block's forward hook
+    sim_axes: CallAxes | None
+    sim_by_convention: bool
+    sim_time_unclear: bool
 
     def __init__(self, dim_in: int, dim_out: int, options: SimOptions) -> None:
         super().__init__()
@@ -57,9 +60,11 @@ def attach_sim(
     Args:
         model: The model; its blocks get a child `sim` and a forward hook.
         layers: Which blocks: names, globs, types, ... by the rule of `select_layers`.
-        sample_input: An input of the model (a tuple: its positional arguments), run once in eval
-            mode to see the blocks' dims. Without it they are read off the modules: in_channels,
-            in_features, ... of the block or its first layer, out_channels, ... of its last.
+        sample_input: An input of the model (a tuple: its positional arguments, a mapping: its
+            keywords), run twice in eval mode to see the blocks' dims and where samples and channels
+            lie. Without it dims are read off the modules (in_channels, in_features, ... of the
+            block or its first layer, out_channels, ... of its last), and where they lie is seen
+            at each block's first forward pass in training.
         sim_cfg: Options that override all others ("loss_beta" is "beta"), or `SimOptions`.
         proj_type: See `SimOptions`.
         token_sampling_ratio: See `SimOptions`.
@@ -96,14 +101,19 @@ def attach_sim(
     blocks = _select_blocks(model, layers)
     for name, block in blocks.items():
         _refuse_unfit(name, block)
+    axes: dict[str, CallAxes] = {}
     if sample_input is None:
         dims = {name: _dims_of_modules(name, block) for name, block in blocks.items()}
     else:
-        dims = _dims_of_run(model, blocks, sample_input)
+        axes = _axes_from_sample(model, blocks, sample_input)
+        dims = {name: _dims_of_run(axes[name]) for name in blocks}
     # all of them before the first is attached
     sims = {name: SIM(*dims[name], options) for name in blocks}
     for name, block in blocks.items():
         sim = sims[name].to(_first_float_tensor(block, model)).train(block.training)
+        sim.sim_axes = axes.get(name)
+        sim.sim_by_convention = False
+        sim.sim_time_unclear = not axes and has_time_first(model) and not has_time_first(block)
         sim.handle = block.register_forward_hook(_after_forward, with_kwargs=True)
         block.add_module("sim", sim)
     return list(blocks)
@@ -152,6 +162,7 @@ def _select_blocks(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
 
 
 def _refuse_unfit(name: str, block: nn.Module) -> None:
+    refuse_script(name, block)
     if hasattr(block, "sim") or "_sim_pending" in vars(block):
         raise ValueError(f"attach_sim: {name!r} has SIM, or an attribute `sim`, already")
     if isinstance(block, (nn.ModuleList, nn.ModuleDict)):
@@ -202,32 +213,27 @@ def _first_width(side: str, modules: list[nn.Module]) -> int | None:
     return None
 
 
-def _dims_of_run(
+def _axes_from_sample(
     model: nn.Module, blocks: dict[str, nn.Module], sample_input: Any
-) -> dict[str, tuple[int, int]]:
-    """Dims of the blocks' x and y in one run in eval mode, which leaves no trace."""
-    dims: dict[nn.Module, tuple[int, int]] = {}
-
-    def watch(block: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-        x = first_tensor((args, kwargs))
-        y = first_tensor(output)
-        if x is not None and y is not None:
-            dims[block] = (_count_channels_of(x), _count_channels_of(y))
-
-    inputs = sample_input if isinstance(sample_input, tuple) else (sample_input,)
-    with torch.no_grad(), contextlib.ExitStack() as undo:
-        for block in blocks.values():
-            undo.enter_context(block.register_forward_hook(watch, with_kwargs=True))
-        for module in model.modules():
-            undo.callback(setattr, module, "training", module.training)
-        model.eval()
-        model(*inputs)
-    missing = [name for name, block in blocks.items() if block not in dims]
+) -> dict[str, CallAxes]:
+    """Where samples and channels lie in the blocks' x and y, seen in runs that leave no trace."""
+    axes = axes_of_run(unwrap(model), blocks, sample_input)
+    missing = [name for name in blocks if name not in axes]
     if missing:
         raise ValueError(f"attach_sim: no floating tensors of sample_input's run in {missing}")
-    return {name: dims[block] for name, block in blocks.items()}
+    for name in blocks:
+        for verb, side in (("takes", axes[name].taken), ("gives", axes[name].given)):
+            if side.why:
+                raise ValueError(f"attach_sim: what {name!r} {verb} {fact_of(side)}")
+            if side.width is None:
+                raise ValueError(
+                    f"attach_sim: which axis of what {name!r} {verb} holds the channels is not "
+                    "known: attach to layers inside of it"
+                )
+    return axes
 
 
-def _count_channels_of(x: Tensor) -> int:
-    """Number of channels of [B, C, H, W], [B, N, C] or [B, C]."""
-    return x.shape[1] if x.dim() == 4 else x.shape[-1]
+def _dims_of_run(axes: CallAxes) -> tuple[int, int]:
+    """The numbers of channels of a block's x and y."""
+    assert axes.taken.width is not None and axes.given.width is not None
+    return axes.taken.width, axes.given.width

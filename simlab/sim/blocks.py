@@ -24,8 +24,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..layers import nearest, tensors_in
+from ..layers import CallAxes, nearest
 from . import fast
+from .axes import axes_of_block, channels_second, tensor_in
 from .loss import compute_sim_loss, fewest_tokens
 from .options import LossType, ProjectionType, SamplingType, SimOptions
 from .pending import PendingLosses
@@ -47,6 +48,9 @@ class SimHolder(Protocol):
     loss_beta: float
     loss_sim: Tensor | None  # the latest loss, detached: for logging
     sim_dims: tuple[int, int]  # channels that are taken of x and of y
+    sim_axes: CallAxes | None  # where samples and channels lie; None before the first pass
+    sim_by_convention: bool  # unknown axes are [B, C, H, W], [B, N, C]: a decorated block
+    sim_time_unclear: bool  # sequences may be [B, N, C] or [N, B, C]
     pre_proj: nn.Sequential
     proj_x: nn.Sequential
     proj_y: nn.Sequential
@@ -79,6 +83,9 @@ def add_sim(holder: Any, dim_in: int, dim_out: int, options: SimOptions) -> None
     holder.proj_hidden = options.proj_hidden
     holder.proj_dim = options.proj_dim
     holder.loss_sim = None
+    holder.sim_axes = None
+    holder.sim_by_convention = True
+    holder.sim_time_unclear = False
     holder._sim_pending = PendingLosses()
     if options.token_sampling_ratio == 0:
         return  # parameters that never get a gradient would stop DistributedDataParallel
@@ -110,8 +117,8 @@ def sim_loss(sim: SimHolder, x: Tensor, y: Tensor, label: str) -> Tensor:
 
     Args:
         sim: Options and projections.
-        x: The block's input, detached: [B, C, H, W], [B, N, C] or [B, C].
-        y: Its output, in one of these layouts.
+        x: The block's input, detached: [B, C, *positions].
+        y: Its output, likewise.
         label: Name of the block, for error messages.
 
     Returns:
@@ -166,24 +173,30 @@ def keep_sim_loss(block: nn.Module, sim: SimHolder, inputs: Any, output: Any) ->
     if sim.token_sampling_ratio == 0:
         return
     label = f"SIM on {type(block).__name__}"
-    x = first_tensor(inputs)
-    y = first_tensor(output)
+    if sim.sim_axes is None:  # the first forward pass
+        sim.sim_axes = axes_of_block(block, *inputs)
+    taken, given = sim.sim_axes.taken, sim.sim_axes.given
+    x = tensor_in(inputs, taken, label)
+    y = tensor_in(output, given, label)
     if x is None or y is None:
         side = "inputs" if x is None else "outputs"
         raise TypeError(f"{label}: no floating tensor in {side}")
-    loss = sim_loss(sim, x.detach(), y, label)
+    if sim.sim_time_unclear and x.dim() == 3:
+        raise ValueError(
+            f"{label}: layers of this model take sequences as [T, N, D] (batch_first=False), and "
+            "whether this block does cannot be told: give attach_sim(sample_input=)"
+        )
+    k_in, k_out = sim.sim_dims
+    loss = sim_loss(
+        sim,
+        channels_second(x.detach(), taken, k_in, sim, label),
+        channels_second(y, given, k_out, sim, label),
+        label,
+    )
     if torch._C._current_graph_task_id() != -1:
         return  # inside a backward pass: activation checkpointing repeats a forward pass
     sim._sim_pending.add(loss, y)
     sim.loss_sim = sim._sim_pending.mean().detach()
-
-
-def first_tensor(value: Any) -> Tensor | None:
-    """Find the first floating tensor in nested mappings, tuples and lists."""
-    for tensor in tensors_in(value):
-        if tensor.is_floating_point():
-            return tensor
-    return None
 
 
 # ---- the decorators ------------------------------------------------------------------------------

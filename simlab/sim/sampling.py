@@ -98,13 +98,13 @@ def pair_positions(
 ) -> tuple[Tensor, Tensor]:
     """Select the channels and bring x onto y's grid.
 
-    Where the grids differ x is resized to y's by adaptive average pooling (2-D for maps, 1-D along
-    the sequence for tokens; onto a finer grid values repeat).
+    Where the grids differ x is resized to y's by adaptive average pooling (1-D along the sequence
+    for tokens, 2-D for maps, 3-D for volumes; onto a finer grid values repeat).
 
     Args:
-        x: The block's input: a map [B, C, H, W], tokens [B, N, C], or a vector [B, C], which counts
-            as a map of one position.
-        y: Its output, in one of these layouts.
+        x: The block's input [B, C, *positions]: tokens [B, C, N], a map [B, C, H, W], a volume
+            [B, C, D, H, W], or a vector [B, C], which counts as a map of one position.
+        y: Its output, likewise.
         dims: Number of channels to take of x and of y, (K_in, K_out).
         channel_ratio: `channel_sampling_ratio`, from which `dims` were computed.
         label: Name of the block, for error messages.
@@ -118,16 +118,14 @@ def pair_positions(
     x = x[..., None, None] if x.dim() == 2 else x  # [B, C] -> [B, C, 1, 1]
     y = y[..., None, None] if y.dim() == 2 else y
     label = f"{label}: x {list(x.shape)}, y {list(y.shape)}"
-    if x.dim() not in (3, 4) or y.dim() not in (3, 4) or len(x) != len(y):
-        raise ValueError(f"{label}: expected [B, C, H, W], [B, N, C] or [B, C], one B")
-    x = x.transpose(1, 2) if x.dim() == 3 else x  # [B, N, C] -> [B, C, N]
-    y = y.transpose(1, 2) if y.dim() == 3 else y
+    if not (3 <= x.dim() <= 5 and 3 <= y.dim() <= 5 and len(x) == len(y)):
+        raise ValueError(f"{label}: expected [B, C] or [B, C, one to three axes], one B")
     _check_channels(x.shape[1], y.shape[1], dims, channel_ratio, label)
     x = _first_channels(x, dims[0])
     y = _first_channels(y, dims[1])
     if x.dim() == y.dim() and x.shape[2:] != y.shape[2:]:
         x = _resize(x, y)
-    x = x.flatten(2)  # [B, K, H, W] -> [B, K, N]
+    x = x.flatten(2)  # [B, K, *positions] -> [B, K, N]
     y = y.flatten(2)
     if x.shape[2] != y.shape[2]:
         raise ValueError(
@@ -157,7 +155,9 @@ def _first_channels(x: Tensor, k: int) -> Tensor:
 
 
 def _resize(x: Tensor, y: Tensor) -> Tensor:
-    """Average x [B, K, H, W] or [B, K, N] onto the grid of y."""
+    """Average x [B, K, *positions] onto the grid of y."""
+    if y.dim() == 5:
+        return functional.adaptive_avg_pool3d(x, (y.shape[2], y.shape[3], y.shape[4]))
     if y.dim() == 4:
         return functional.adaptive_avg_pool2d(x, (y.shape[2], y.shape[3]))
     return functional.adaptive_avg_pool1d(x, y.shape[2])

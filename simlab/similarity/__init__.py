@@ -2,7 +2,7 @@
 
 `compare(models, data)` is all that most users need. The measures are also plain functions of two
 matrices, and `SimilarityModel`, `CKA` and the other classes are the API of simtorch. Needs torch,
-numpy and `layers.py`, which is copied along when this folder is used without simlab; scipy for the
+numpy and `layers`, which is copied along when this folder is used without simlab; scipy for the
 measures of ranks, pandas for tables, matplotlib for figures.
 
 Reading order:

@@ -9,11 +9,15 @@ from torch import Tensor
 
 from ..layers import Layers
 from . import gram
-from .batches import Batches, Data
+from .batches import Batches, Data, regrouped
+from .entries import BATCH_SIZE, Entries, Models, aligned_confounder, entries_of
+from .features import Ids
 from .info import Info
+from .inputs import Batch, Forward
 from .nulls import permuted_products
-from .passes import Models, Passes, Pick, Pool, named_models
+from .passes import Passes, Pick, Pool
 from .plan import Confounder, Plan
+from .reader import Reading, Wanted
 from .reasons import explain
 from .registry import Measures, resolve_measures
 from .result import Result
@@ -23,7 +27,7 @@ from .sums import KernelSums, stacked_grams
 
 def compare(
     models: Models,
-    data: Data,
+    data: Data | None = None,
     layers: Layers | Mapping[str, Layers] | None = None,
     measures: Measures = "cka",
     *,
@@ -33,36 +37,52 @@ def compare(
     null: int = 0,
     confounder: Confounder | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
-    batch_size: int = 128,
+    inputs: Wanted | None = None,
+    forward: Forward | None = None,
+    ids: Ids | Mapping[str, Ids] | None = None,
+    check_order: bool = True,
+    batch_size: int | None = None,
     device: torch.device | str | None = None,
     pick: Pick | None = None,
     seed: int = 0,
     memory: int = 2**30,
 ) -> Result:
-    """Compare the layers of one or more models on the same samples.
+    """Compare the layers of models, or features that were stored, on the same samples.
 
     On a CPU images lie channels last in memory (each model is first tried on one), and a model laid
     out so by `model.to(memory_format=torch.channels_last)` is quicker still.
 
     Args:
-        models: an nn.Module, several, or {name: model}; one alone is compared with itself.
-        data: images [N, C, H, W] (float, as the models expect them), a DataLoader or any iterable
-            of batches (X or (X, labels, ...)), or a tuple with one of these for each model. Floats
-            are converted to the type of a model's parameters.
+        models: an nn.Module, several, or {name: model}; one alone is compared with itself. In a
+            model's place stored features: a tensor, array or pandas table [n, ...], a (nested) dict
+            {layer: one of these}, or the path of an .npz file of layers.
+        data: images [N, C, H, W] (float, as the models expect them), a DataLoader, a Dataset or any
+            iterable of batches: X, (X, labels, ...), or a mapping, which is given to the models by
+            name (but for labels); or a tuple with one of these for each model. Floats are converted
+            to the type of a model's parameters. None where all features are stored.
         layers: see `select_layers`; or {model's name: layers}.
-        measures: names from `MEASURES`, or functions f(X, Y) of two centred feature matrices.
+        measures: names from `MEASURES`, functions f(X, Y) of two centred feature matrices, or
+            Measure(f, name=..., kind="distance", limits=..., symmetric=...) to say more of one.
         estimator: of the CKA family. "debiased" and "biased" divide sums over batches (Nguyen 2021,
             eq. 2); "published" averages the biased value of each batch, as simtorch and many papers
             do.
-        pool: "flatten", "mean", "cls" or a function of the output; or {model's name: pool}.
+        pool: "flatten", "mean" (over positions or tokens, wherever the channels lie), "mean_first"
+            or "mean_last" (where it is not known: they are the first or the last axis), "cls" or a
+            function of the output; or {model's name: pool}.
         samples: take the first that many samples as one set, which all measures but the CKA family
-            need; None for one pass over all batches.
+            need; None for one pass over all batches, and for all samples of stored features.
         null: number of permutations of the samples for a null distribution; needs `samples`.
         confounder: of deconfounded_cka: f(images) -> [n, ...], or a tensor [N, ...] in the order of
             the data; None for the images (of the first model's stream).
         options: {measure: its keywords}, as {"mutual_knn": {"k": 5}, "rbf_cka": {"scale": 0.5},
             "deconfounded_cka": {"clamp": True}}.
-        batch_size: where tensors are cut.
+        inputs: which entries of a batch are given to the models: an index or several, of a tuple;
+            names, of a mapping; {argument: index or name} to give them by name.
+        forward: f(model, batch), where a batch as it comes is not given to the models like that.
+        ids: of stored features' samples, to match them by: {name: its samples' ids}, or one
+            sequence for all; an entry "ids" of a dict or file and a table's index hold them, too.
+        check_order: whether to check that several streams show the same samples in one order.
+        batch_size: where tensors are cut; None for 128, and for all samples of stored features.
         device: where to run; None leaves the models where they are.
         pick: f(layer's name, output) -> tensor [n, ...], for outputs that are no plain tensor.
         seed: of the permutations.
@@ -77,22 +97,34 @@ def compare(
         TypeError: something is no model, no data or no selector.
     """
     options = dict(options or {})
-    models = named_models(models)
     chosen = resolve_measures(measures, options)
+    how = Reading(inputs, forward, check_order)
+    entries = entries_of(models, data, batch_size, how, ids)
+    samples = _one_set(entries, samples, batch_size)
+    if "deconfounded_cka" in chosen:
+        confounder = aligned_confounder(confounder, entries)
     plan = Plan(chosen, options, estimator, confounder, samples, null)
-    batches = Batches(data, len(models), batch_size)
-    passes = Passes(models, layers, len(batches.sources), pool)
+    passes = Passes(entries.models, layers, entries.streams, pool)
+    if samples is not None and samples == entries.samples:
+        _check_memory(passes, samples, memory)
     sums = KernelSums(plan)
     sample_set = None
-    with passes.attached(device, pick):
+    with passes.attached(device, pick, forward, one_set=samples is not None):
         if samples is None:
-            _stream(passes, batches, sums)
+            _stream(passes, entries.batches, sums)
         else:
-            images = batches.first(samples)
-            sample_set = represent(passes, images, plan, batch_size, memory)
-            sums.add(sample_set.grams, images[0], sample_set.units)
-    info = _info(plan, passes, batches, sums)
-    result = Result(list(models), passes.layers(), {}, info, reasons=passes.reasons())
+            batches = regrouped(entries.batches.first(samples), batch_size or BATCH_SIZE)
+            sample_set = represent(passes, batches, plan, memory)
+            sums.add(sample_set.grams, _images_of(batches, plan), sample_set.units)
+    info = _info(plan, passes, entries, sums)
+    result = Result(
+        list(entries.models),
+        passes.layers(),
+        {},
+        info,
+        reasons=passes.reasons(),
+        left_out=passes.left_out(),
+    )
     if sample_set is None:
         _add_values(result, plan, sums, None)
     else:
@@ -104,18 +136,45 @@ def compare(
     return result
 
 
+def _one_set(entries: Entries, samples: int | None, batch_size: int | None) -> int | None:
+    """How many samples are one set: all stored ones, unless a number or batches are given."""
+    if samples is None and batch_size is None:
+        return entries.samples
+    return samples
+
+
+def _check_memory(passes: Passes, samples: int, memory: int) -> None:
+    """Refuse to take all samples of stored features at once where their Grams do not fit."""
+    layers = sum(len(watched.names) for watched in passes.watched)
+    needed = 4 * layers * samples**2  # bytes, in float32
+    if needed > memory:
+        raise ValueError(
+            f"the Grams of {layers} layers and all {samples} samples take {needed >> 20} MB, "
+            f"memory allows {memory >> 20}: batch_size=1024 sums over batches (the CKA family), "
+            "samples=4096 takes the first ones, memory= allows more"
+        )
+
+
 def _stream(passes: Passes, batches: Batches, sums: KernelSums) -> None:
     """One pass over all batches, in which features live only in the hooks."""
 
     def to_gram(row: int, features: Tensor) -> tuple[Tensor, float]:
         return gram.centred_gram(features)
 
-    for images in batches:
-        grams, units = stacked_grams(passes.forward(images, to_gram), len(images[0]))
-        sums.add(grams, images[0], units)
+    for batch in batches:
+        grams, units = stacked_grams(passes.forward(batch, to_gram), len(batch[0]))
+        sums.add(grams, batch[0].first, units)
 
 
-def _info(plan: Plan, passes: Passes, batches: Batches, sums: KernelSums) -> Info:
+def _images_of(batches: list[list[Batch]], plan: Plan) -> Tensor:
+    """The images [n, ...] of the first stream, where they are regressed out."""
+    images = [batch[0].first for batch in batches]
+    if plan.regresses_confounder:
+        return torch.cat(images)
+    return torch.empty(sum(map(len, images)), 0)
+
+
+def _info(plan: Plan, passes: Passes, entries: Entries, sums: KernelSums) -> Info:
     pools = {name: passes.watched[index].pool for name, index in passes.watched_as.items()}
     across = []
     if len(passes.watched_as) > 1:
@@ -130,7 +189,8 @@ def _info(plan: Plan, passes: Passes, batches: Batches, sums: KernelSums) -> Inf
         mode="stream" if plan.samples is None else "one set",
         estimator=plan.estimator,
         pool={name: getattr(pool, "__name__", str(pool)) for name, pool in pools.items()},
-        correspondence=batches.correspondence,
+        correspondence=entries.correspondence,
+        inputs=entries.inputs,
         kinds={name: measure.kind for name, measure in plan.measures.items()},
         limits={name: measure.limits for name, measure in plan.measures.items()},
         options={name: dict(keywords) for name, keywords in plan.options.items()},

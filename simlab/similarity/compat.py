@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..layers import Axes as LayerAxes
 from ..layers import contains, select_layers, tapped
 from .batches import Data
 from .comparison import compare
+from .registry import Measure
 from .result import Result
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ class SimilarityModel:
         """Return the activations of one batch, in order of execution."""
         activations: dict[str, Tensor] = {}
 
-        def keep(name: str, module: nn.Module, output: Tensor | None) -> None:
+        def keep(name: str, module: nn.Module, output: Tensor | None, axes: LayerAxes) -> None:
             if output is not None:
                 activations[name] = output.clone()  # a later in-place edit must not reach it
 
@@ -99,11 +101,7 @@ class BaseSimilarity:
         Returns:
             [layers of model 1, layers of model 2] in float64, kept as `sim_matrix`.
         """
-
-        def measure(x: Tensor, y: Tensor) -> float:
-            return self.measure(x, y)
-
-        measure.__name__ = self.similarity_name
+        measure = Measure(self.measure, name=self.similarity_name)
         named = {self.sim_model1.model_name: self.sim_model1}
         name_2 = self.sim_model2.model_name
         if name_2 in named:
@@ -115,6 +113,7 @@ class BaseSimilarity:
             dataloader,
             {name: sim_model.layers_to_include for name, sim_model in named.items()},
             device=self.device,
+            inputs=0,  # as simtorch, which takes X of (X, ...)
             **keywords,
         )
         for name, sim_model in named.items():

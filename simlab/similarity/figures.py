@@ -1,5 +1,6 @@
 """Figures of a comparison: draw(result) -> Axes. No global style is touched."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -84,7 +85,7 @@ def depth(
             low, high = result.interval(a, other, measure, resamples=200)
             band = low[rows, columns], high[rows, columns]
             ax.fill_between(rows, *band, alpha=0.2, color=line.get_color(), lw=0)
-    bottom, top = result.info.limits[measure]
+    bottom, top = result.limits_of(measure)
     ax.set_ylim(min(bottom, ax.get_ylim()[0]) - 0.02, max(top, ax.get_ylim()[1]) + 0.02)
     _name_ticks(ax.xaxis, names, rotation=90)
     ax.set(xlabel=f"layer of {a}", ylabel=_label(result, measure), title=f"{a} compared with")
@@ -121,10 +122,17 @@ def overview(
     _name_ticks(ax.xaxis, names, rotation=90)
     _name_ticks(ax.yaxis, names)
     if len(names) <= MAX_NUMBERS:
-        _write_numbers(ax, values, result.info.limits[measure])
+        _write_numbers(ax, values, result.limits_of(measure))
     where = "last layer" if layer == -1 else f"layer {layer}"
     ax.set(title=f"{where}, {_title(result, measure)}")
     return ax
+
+
+def save(ax: "Axes", path: str | Path) -> None:
+    """Write the figure that the axes are in to a file."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    figure.savefig(path)
 
 
 def _columns_of_curve(result: "Result", a: str, other: str, measure: str) -> tuple[np.ndarray, str]:
@@ -151,7 +159,7 @@ def _heat_map(ax: "Axes", result: "Result", values: np.ndarray, measure: str, cm
     """Draw `values` with the measure's limits; undefined cells are grey."""
     import matplotlib as mpl
 
-    low, high = result.info.limits[measure]
+    low, high = result.limits_of(measure)
     image = ax.imshow(
         np.ma.masked_invalid(values),
         vmin=low,

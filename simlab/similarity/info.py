@@ -42,13 +42,14 @@ class Info:
         estimator: of the CKA family.
         pool: {model: how its outputs were pooled}.
         correspondence: how it was checked that all models saw the same samples.
-        kinds: {measure: "similarity" or "distance"}, "measure" for a user's function.
-        limits: {measure: ends of its colour scale}.
+        kinds: {measure: "similarity" or "distance"}; "measure" where nobody has said which.
+        limits: {measure: ends of its colour scale}; None where they are those of the values.
         options: {measure: its keywords}.
         across: measures that were computed across models only, since they are costly.
         sigma: {"model/layer": width of the rbf kernel}.
         confounder: what was regressed out; None without deconfounded_cka.
         residual_by_batch: whether that was done to each batch's Grams, or to the sums.
+        inputs: how the models were called, and what of a batch they did not see.
     """
 
     samples: int
@@ -59,9 +60,10 @@ class Info:
     pool: dict[str, str]
     correspondence: str
     kinds: dict[str, str]
-    limits: dict[str, tuple[float, float]]
+    limits: dict[str, tuple[float, float] | None]
     options: dict[str, dict[str, Any]]
     across: list[str]
     sigma: dict[str, float]
     confounder: str | None
     residual_by_batch: bool
+    inputs: str = ""  # unknown: of a file of an older version

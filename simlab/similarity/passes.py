@@ -1,7 +1,7 @@
 """Runs the models batch by batch and numbers the layers that are watched."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,66 +9,84 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..layers import Layers, one_of, select_layers, tapped, unwrap
+from ..layers import (
+    Axes,
+    Layers,
+    Pick,
+    left_out_layers,
+    one_of,
+    select_layers,
+    tapped,
+    unwrap,
+    why_not_called,
+)
+from .blame import blamed
+from .features import FeatureTable
 from .info import Layer
+from .inputs import Batch, Forward
 
-Models = nn.Module | Iterable[nn.Module] | Mapping[str, nn.Module]
 Pool = str | Callable[[Tensor], Tensor]
-Pick = Callable[[str, Any], Tensor]
 Use = Callable[[int, Tensor], Any]
+POOLS = ("flatten", "mean", "mean_first", "mean_last", "cls")
+MAX_LISTED = 5  # layers in an error
 
 
-def named_models(models: Models) -> dict[str, nn.Module]:
-    """Name models: {name: model} of one, of several (by their classes) or of a mapping.
-
-    Raises:
-        TypeError: something is no nn.Module, or nothing is given.
-    """
-    if isinstance(models, nn.Module):
-        models = [models]
-    named: dict[str, nn.Module] = {}
-    if isinstance(models, Mapping):
-        named = {str(name): model for name, model in models.items()}
-    else:
-        for model in models:
-            kind = name = type(unwrap(model)).__name__
-            number = 1
-            while name in named:
-                number += 1
-                name = f"{kind} {number}"
-            named[name] = model
-    wrong = [name for name, model in named.items() if not isinstance(model, nn.Module)]
-    if wrong or not named:
-        raise TypeError(f"models must be nn.Modules: {', '.join(wrong) or 'none given'}")
-    return named
-
-
-def pooled(x: Tensor, pool: Pool) -> Tensor:
+def pooled(x: Tensor, pool: Pool, channels: int | None = None) -> Tensor:
     """Pool an output over its positions or tokens.
 
     Args:
-        x: [n, C, H, W], [n, tokens, D], [n, D] or [n].
-        pool: "flatten": as it is; "mean": over the positions of a map (global average) or over
-            tokens; "cls": the first token; or a function of the output.
+        x: [n, C, *positions] or [n, *positions, C], [n, D] or [n].
+        pool: "flatten": as it is; "mean": over all positions or tokens (global average);
+            "mean_first" and "mean_last": likewise, for channels that are the first axis behind the
+            samples or the last one, whatever `channels` says; "cls": the first token of
+            [n, tokens, D]; or a function of the output.
+        channels: the axis of channels; None if not known.
 
     Returns:
         [n, ...], with at least two dimensions unless a function says otherwise.
 
     Raises:
-        ValueError: an unknown name, or "cls" for a map.
+        ValueError: an unknown name, "cls" for a map, or channels that are not known.
     """
     if callable(pool):
         return pool(x.contiguous())  # it may use `view`
-    one_of(pool, ("flatten", "mean", "cls"), "pool")
+    one_of(pool, POOLS, "pool")
     if x.dim() == 1:
         return x[:, None]
     if pool == "flatten" or x.dim() == 2:
         return x
-    if pool == "mean":
-        return x.mean(1) if x.dim() == 3 else x.flatten(2).mean(2)
-    if x.dim() > 3:
+    if pool == "mean_first":
+        channels = 1
+    elif pool == "mean_last":
+        channels = x.dim() - 1
+    elif channels is None:
+        raise ValueError(unknown_channels(pool, x))
+    if pool == "cls":
+        return _first_token(x, channels)
+    if channels == 1:
+        return x.flatten(2).mean(2)
+    positions = [axis for axis in range(1, x.dim()) if axis != channels]
+    return x.mean(positions)
+
+
+def unknown_channels(pool: str, x: Tensor) -> str:
+    """Say what to pass where it cannot be known which axis holds the channels."""
+    shape = ", ".join(["n", *map(str, x.shape[1:])])
+    hint = 'pool="mean_last" or "mean_first", if they are the last or the first one'
+    if pool == "cls":
+        hint = "pool=lambda x: x[:, 0], if the tokens are the first one"
+    return (
+        f"pool={pool!r}: which axis of its output [{shape}] holds the channels is not known; "
+        f"give {hint}, or choose a tensor [n, D] with pick="
+    )
+
+
+def _first_token(x: Tensor, channels: int) -> Tensor:
+    """[n, tokens, D] -> [n, D]."""
+    if x.dim() > 3 or channels == 1:
         raise ValueError(
-            f'pool="cls" takes the first token of [n, tokens, D], got {tuple(x.shape)}; '
+            f'pool="cls" takes the first token of [n, tokens, D], got {tuple(x.shape)} with '
+            f"channels in axis {channels}; "
             'give each model its own: pool={"vit": "cls", "resnet": "mean"}'
         )
     return x[:, 0]
@@ -83,22 +101,28 @@ class Row:
         type: the module's class.
         shape: of the output, without the batch.
         size: number of features after pooling.
+        channels: the axis of channels of the output [n, ...]; None if not known.
     """
 
     index: int
     type: str
     shape: tuple[int, ...] = ()
     size: int = 0
+    channels: int | None = None
 
 
 @dataclass(frozen=True)
 class WatchedModel:
-    """A model, the stream of images that it sees, how it is pooled and its watched layers."""
+    """A model, the stream of images that it sees, how it is pooled and its watched layers.
+
+    `left_out` says of the modules that are not among them by default why: {name: reason}.
+    """
 
     model: nn.Module
     stream: int
     pool: Pool
     names: list[str]
+    left_out: dict[str, str] | None
 
 
 class Passes:
@@ -117,70 +141,89 @@ class Passes:
         self,
         models: Mapping[str, nn.Module],
         layers: Layers | Mapping[str, Layers] | None,
-        streams: int,
+        streams: Mapping[str, int],
         pool: Pool | Mapping[str, Pool],
     ) -> None:
         self.watched: list[WatchedModel] = []
         self.watched_as: dict[str, int] = {}
         self.rows: dict[tuple[int, str], Row] = {}
         self.notes: dict[tuple[int, str], str] = {}
+        self._uncalled: set[tuple[int, str]] = set()
         self.batches = 0
-        self._formats: list[torch.memory_format] | None = None
+        self._formats: list[torch.memory_format] = []
         self._forwards: list[Callable[..., None]] = []
-        for number, (name, model) in enumerate(models.items()):
+        for name, model in models.items():
+            of_model = _of_model(layers, name, models, "layers")
+            with blamed(name, model):
+                names = list(select_layers(model, of_model))
             watched = WatchedModel(
                 unwrap(model),
-                stream=min(number, streams - 1),
+                stream=streams[name],
                 pool=_of_model(pool, name, models, "pool"),
-                names=list(select_layers(model, _of_model(layers, name, models, "layers"))),
+                names=names,
+                left_out=left_out_layers(model) if of_model is None else None,
             )
             if watched not in self.watched:
                 self.watched.append(watched)
             self.watched_as[name] = self.watched.index(watched)
         for index, watched in enumerate(self.watched):
             for layer in watched.names:
-                self.notes[index, layer] = "not called in the forward pass"
+                self.notes[index, layer] = why_not_called(watched.model, layer)
+                self._uncalled.add((index, layer))
 
     @contextlib.contextmanager
-    def attached(self, device: torch.device | str | None, pick: Pick | None) -> Iterator[None]:
-        """Attach to all models inside the block; see `tapped`."""
+    def attached(
+        self,
+        device: torch.device | str | None,
+        pick: Pick | None,
+        forward: Forward | None = None,
+        *,
+        one_set: bool = False,
+    ) -> Iterator[None]:
+        """Attach to all models inside the block; see `tapped`.
+
+        Args:
+            device: where to run.
+            pick: see `compare`.
+            forward: see `compare`.
+            one_set: the batches' features are put together, so they must have one size.
+        """
+        self._one_set = one_set
         with contextlib.ExitStack() as stack:
             self._forwards.clear()
             for index, watched in enumerate(self.watched):
                 sink = partial(self._watch, index)
-                tap = tapped(watched.model, watched.names, sink, device=device, pick=pick)
+                run = None if isinstance(watched.model, FeatureTable) else forward
+                tap = tapped(watched.model, watched.names, sink, device=device, pick=pick, run=run)
                 self._forwards.append(stack.enter_context(tap))
             if pick is not None:
                 # What a user's function does with outputs is unknown: it gets them as they come.
                 self._formats = [torch.preserve_format] * len(self.watched)
             yield
 
-    def forward(self, batch: list[Tensor], use: Use) -> list[Any]:
+    def forward(self, batch: list[Batch], use: Use) -> list[Any]:
         """Run one batch through all models.
 
         Args:
-            batch: images [n, ...] of each stream.
+            batch: n samples of each stream.
             use: called with (row, output [n, ...]) while the output is as the module left it.
 
         Returns:
             What `use` returned, by row; None where there is no output.
 
         Raises:
-            ValueError: none of the watched layers was called.
+            ValueError: none of the watched layers was called, or none has an output to be used.
         """
         self._use = use
         self._batch_size = len(batch[0])
         self._results: dict[int, Any] = {}
-        images = [in_type_of(w.model, batch[w.stream]) for w in self.watched]
-        if self._formats is None:
-            self._formats = []
-            for watched, x, forward in zip(self.watched, images, self._forwards, strict=True):
-                self._formats.append(quickest_format(watched.model, x, forward))
-        for x, forward, memory_format in zip(images, self._forwards, self._formats, strict=True):
-            forward(x.to(memory_format=memory_format))
-        if not self.rows:
-            raise ValueError("no selected layer was called in the forward pass")
+        for index, watched in enumerate(self.watched):
+            samples = batch[watched.stream]
+            hint = f" (called as {samples.call}; inputs= or forward= say it otherwise)"
+            with blamed(self._name_of(index), watched.model, hint):
+                self._run(index, samples)
         results = self._results
+        self._refuse_nothing(results)
         self._results = {}  # nothing is held until the next batch
         for key, row in self.rows.items():
             if row.index not in results:
@@ -188,9 +231,37 @@ class Passes:
         self.batches += 1
         return [results.get(row.index) for row in self.rows.values()]
 
-    def _watch(self, index: int, name: str, module: nn.Module, output: Tensor | None) -> None:
+    def _run(self, index: int, samples: Batch) -> None:
+        """Run one model on its own copy of the samples, which it may edit in place."""
+        model = self.watched[index].model
+        forward = self._forwards[index]
+        if index == len(self._formats):
+            self._formats.append(quickest_format(model, samples, forward))
+        copied = samples.to(memory_format=self._formats[index], copy=True)
+        forward(copied.inputs_of(model))
+
+    def _name_of(self, index: int) -> str:
+        """The name, or names, of a model that runs."""
+        names = [name for name, watched in self.watched_as.items() if watched == index]
+        return " = ".join(names)
+
+    def _refuse_nothing(self, results: Mapping[int, Any]) -> None:
+        """Raise ValueError where no layer has an output in the first batch."""
+        if self.batches or results:
+            return
+        what = "has an output that can be used" if self.rows else "was called"
+        notes = [f"{name or 'the model'!r}: {note}" for (_, name), note in self.notes.items()]
+        listed = "; ".join(notes[:MAX_LISTED])
+        if len(notes) > MAX_LISTED:
+            listed += f"; and {len(notes) - MAX_LISTED} more"
+        raise ValueError(f"no selected layer {what}: {listed}")
+
+    def _watch(
+        self, index: int, name: str, module: nn.Module, output: Tensor | None, axes: Axes
+    ) -> None:
         """Number the layer and use its output; the sink of `tapped`."""
         key = index, name
+        self._uncalled.discard(key)
         if key not in self.rows:
             if self.batches:
                 self.notes[key] = f"left out: first called in batch {self.batches}"
@@ -198,16 +269,23 @@ class Passes:
             self.notes.pop(key, None)
             self.rows[key] = Row(len(self.rows), type(module).__name__)
         if output is None:
-            self.notes.setdefault(
-                key,
-                "its output holds no float tensor with the batch of "
-                f"{self._batch_size} as first dimension; choose one with pick=",
-            )
+            self.notes.setdefault(key, f"its output {axes.why}")
             return
         row = self.rows[key]
         row.shape = tuple(output.shape[1:])
-        output = pooled(output, self.watched[index].pool)
-        row.size = output[0].numel()
+        row.channels = axes.channels
+        pool = self.watched[index].pool
+        if axes.channels is None and output.dim() > 2 and pool in ("mean", "cls"):
+            self.notes.setdefault(key, unknown_channels(pool, output))
+            return
+        output = pooled(output, pool, axes.channels)
+        size = output[0].numel()
+        if self._one_set and row.size not in (0, size):
+            raise ValueError(
+                f"its outputs have different sizes in different batches, {row.size} and {size} "
+                'features: pool="mean" or a function can make them alike'
+            )
+        row.size = size
         self._results[row.index] = self._use(row.index, output)
 
     def layers(self) -> list[Layer]:
@@ -220,21 +298,28 @@ class Passes:
         return layers
 
     def reasons(self) -> dict[str, str]:
-        """By "model/layer": why a layer has no row or no values."""
+        """By "model/layer": why a chosen layer has no row or no values."""
         reasons = {}
         for model, watched in self.watched_as.items():
+            by_default = self.watched[watched].left_out is not None
             for (index, name), note in self.notes.items():
-                if index == watched:
+                if index == watched and not (by_default and (index, name) in self._uncalled):
                     reasons[f"{model}/{name}"] = note
         return reasons
 
-
-def in_type_of(model: nn.Module, x: Tensor) -> Tensor:
-    """Convert floats to the type of the model's parameters, if they all have the same one."""
-    types = {p.dtype for p in model.parameters() if p.is_floating_point()}
-    if len(types) == 1 and x.is_floating_point():
-        return x.to(types.pop())
-    return x
+    def left_out(self) -> dict[str, str]:
+        """By "model/layer": why `layers=None` left a module out, or did not see it run."""
+        left_out = {}
+        for model, watched in self.watched_as.items():
+            reasons = self.watched[watched].left_out
+            if reasons is None:
+                continue
+            for name, reason in reasons.items():
+                left_out[f"{model}/{name}"] = reason
+            for (index, name), note in self.notes.items():
+                if index == watched and (index, name) in self._uncalled:
+                    left_out[f"{model}/{name}"] = note
+        return left_out
 
 
 def _of_model(value: Any, name: str, models: Mapping[str, nn.Module], what: str) -> Any:
@@ -247,14 +332,15 @@ def _of_model(value: Any, name: str, models: Mapping[str, nn.Module], what: str)
 
 
 def quickest_format(
-    model: nn.Module, x: Tensor, forward: Callable[..., None]
+    model: nn.Module, samples: Batch, forward: Callable[..., None]
 ) -> torch.memory_format:
     """Choose channels last for images on a CPU, which spares convolutions a fifth of their time.
 
     Not where the model cannot take them so, as where it uses `view`: one image tells.
     """
-    if x.dim() == 4 and all(p.device.type == "cpu" for p in model.parameters()):
+    if samples.is_images and all(p.device.type == "cpu" for p in model.parameters()):
+        one = samples[:1].to(memory_format=torch.channels_last, copy=True)
         with contextlib.suppress(Exception):  # whatever a module may raise
-            forward(x[:1].to(memory_format=torch.channels_last), watched=False)
+            forward(one.inputs_of(model), watched=False)
             return torch.channels_last
     return torch.preserve_format

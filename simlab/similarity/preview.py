@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from ..layers import Layers, named_layers, select_layers, tapped
+from ..layers import Axes, Layers, named_layers, select_layers, tapped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,19 +19,21 @@ def preview(model: nn.Module, x: Tensor, layers: Layers | None = None) -> "pd.Da
         layers: see `select_layers`.
 
     Returns:
-        A table with the columns name, type, shape and size (number of values); the last two are
-        per sample. Layers that the forward pass does not call stand at the end, without a shape.
+        A table with the columns name, type, shape, size (number of values) and channels (their
+        number, None where it is not known which axis they are); all but the first two are per
+        sample. Layers that the forward pass does not call stand at the end, without a shape.
     """
     import pandas as pd
 
     rows = []
 
-    def note(name: str, module: nn.Module, output: Tensor | None) -> None:
-        shape = size = None
+    def note(name: str, module: nn.Module, output: Tensor | None, axes: Axes) -> None:
+        shape = size = channels = None
         if output is not None:
             shape = tuple(output.shape[1:])
             size = output[:1].numel()
-        rows.append((name, type(module).__name__, shape, size))
+            channels = None if axes.channels is None else output.shape[axes.channels]
+        rows.append((name, type(module).__name__, shape, size, channels))
 
     names = list(select_layers(model, layers))
     with tapped(model, names, note) as forward:
@@ -40,5 +42,5 @@ def preview(model: nn.Module, x: Tensor, layers: Layers | None = None) -> "pd.Da
     modules = named_layers(model)
     for name in names:
         if name not in called:
-            rows.append((name, type(modules[name]).__name__, None, None))
-    return pd.DataFrame(rows, columns=["name", "type", "shape", "size"])
+            rows.append((name, type(modules[name]).__name__, None, None, None))
+    return pd.DataFrame(rows, columns=["name", "type", "shape", "size", "channels"])

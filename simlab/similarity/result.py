@@ -1,8 +1,6 @@
 """What a comparison gives back: values with the names, shapes and settings they belong to."""
 
 import html
-import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,14 +9,13 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from ..layers import one_of
-from . import gram
+from . import gram, storage, tables
 from .info import Info, Layer
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-ARRAYS = ("values", "group_sums", "nulls")
 MIN_BATCHES = 10  # for an interval
 INTERVAL_SEED = 0
 NULL_ROUNDING = 1e-6  # null values are sums in float32: closer ones are as alike
@@ -39,6 +36,7 @@ class Result:
         group_sums: {measure of the CKA family: [G, T, T]}, sums over groups of batches.
         nulls: {measure: [P, T, T]}, with the samples permuted.
         reasons: {"model/layer": why its values are NaN, or why it has no row}.
+        left_out: {"model/layer": why `layers=None` did not choose it}.
     """
 
     models: list[str]
@@ -48,6 +46,7 @@ class Result:
     group_sums: dict[str, np.ndarray] = field(default_factory=dict)
     nulls: dict[str, np.ndarray] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
 
     def layers_of(self, model: str) -> list[Layer]:
         """The layers of one model, in order of execution."""
@@ -195,8 +194,28 @@ class Result:
         return np.where(np.isnan(value), np.nan, p)
 
     def is_distance(self, measure: str) -> bool:
-        """Whether smaller values mean more alike."""
+        """Whether smaller values mean more alike.
+
+        Raises:
+            ValueError: nobody has said so of a user's function.
+        """
+        if self.info.kinds[measure] == "measure":
+            raise ValueError(
+                f"is {measure!r} a similarity or a distance? Say so where it is computed: "
+                'Measure(function, kind="distance")'
+            )
         return self.info.kinds[measure] == "distance"
+
+    def limits_of(self, measure: str) -> tuple[float, float]:
+        """Ends of a measure's colour scale: its own, or else those of all values."""
+        limits = self.info.limits[measure]
+        if limits is not None:
+            return limits
+        values = self.values[measure]
+        finite = values[np.isfinite(values)]
+        if not len(finite):
+            return 0, 1
+        return float(finite.min()), float(finite.max())
 
     def overview(self, layer: str | int = -1, measure: str | None = None) -> np.ndarray:
         """Look up one measure of all models at one layer.
@@ -229,7 +248,7 @@ class Result:
 
         Args:
             measure: by default the first; all of them where `tidy`.
-            tidy: one line for each measure and pair of layers of all models.
+            tidy: one line for each measure and pair of layers of all models, see `tables.tidy`.
 
         Returns:
             The matrix with the layers' names, or the tidy table.
@@ -242,21 +261,24 @@ class Result:
                 index=[layer.name for layer in self.layers_of(self.models[0])],
                 columns=[layer.name for layer in self.layers_of(self.models[-1])],
             )
-        lines = []
-        for name, values in self.values.items():
-            for a in self.layers:
-                for b in self.layers:
-                    line = {"measure": name, "model_1": a.model, "layer_1": a.name}
-                    line |= {"model_2": b.model, "layer_2": b.name}
-                    lines.append(line | {"value": values[a.row, b.row]})
-        return pd.DataFrame(lines)
+        return tables.tidy(self)
 
-    def plot(self, kind: str = "matrix", *, ax: "Axes | None" = None, **options: Any) -> "Axes":
+    def plot(
+        self,
+        kind: str = "matrix",
+        *,
+        ax: "Axes | None" = None,
+        title: str | None = None,
+        save: str | Path | None = None,
+        **options: Any,
+    ) -> "Axes":
         """Draw the values.
 
         Args:
             kind: "matrix" (layers by layers), "depth" (a curve) or "overview" (models by models).
             ax: where to draw; None makes a new figure.
+            title: in the place of the figure's own.
+            save: a file for the whole figure, of a kind that matplotlib knows.
             **options: of the function of that name in `figures`.
 
         Returns:
@@ -266,20 +288,18 @@ class Result:
 
         draw: dict[str, Callable[..., Axes]]
         draw = {"matrix": figures.matrix, "depth": figures.depth, "overview": figures.overview}
-        return draw[one_of(kind, draw, "kind")](self, ax=ax, **options)
+        ax = draw[one_of(kind, draw, "kind")](self, ax=ax, **options)
+        if title is not None:
+            ax.set_title(title)
+        if save is not None:
+            figures.save(ax, save)
+        return ax
 
     def save(self, path: str | Path) -> Path:
         """Write one .npz of arrays and JSON, without pickle, to a temporary name first."""
-        path = Path(path)
         meta = asdict(self)
-        arrays = {}
-        for kind in ARRAYS:
-            for measure, array in meta.pop(kind).items():
-                arrays[f"{kind}:{measure}"] = array
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        with open(temporary, "wb") as file:
-            np.savez_compressed(file, meta=np.array(json.dumps(meta, default=str)), **arrays)
-        return temporary.replace(path)
+        arrays = {kind: meta.pop(kind) for kind in storage.ARRAYS}
+        return storage.save(Path(path), meta, arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -288,21 +308,7 @@ class Result:
         Raises:
             ValueError: it is no saved Result.
         """
-        with np.load(path, allow_pickle=False) as file:
-            if "meta" not in file.files:
-                raise ValueError(f"{path} is no saved Result: it has no entry 'meta'")
-            meta = json.loads(str(file["meta"]))
-            arrays: dict[str, dict[str, np.ndarray]] = {kind: {} for kind in ARRAYS}
-            for key in file.files:
-                if key != "meta":
-                    kind, measure = key.split(":", 1)
-                    arrays[kind][measure] = file[key]
-        layers = [Layer(**layer | {"shape": tuple(layer["shape"])}) for layer in meta["layers"]]
-        limits = {name: tuple(ends) for name, ends in meta["info"]["limits"].items()}
-        info = Info(**meta["info"] | {"limits": limits})
-        return cls(
-            models=meta["models"], layers=layers, info=info, reasons=meta["reasons"], **arrays
-        )
+        return cls(**storage.load(Path(path)))
 
     def __repr__(self) -> str:
         info = self.info
@@ -311,8 +317,18 @@ class Result:
         return (
             f"<Result: {', '.join(self.values)} of {' x '.join(self.models)}; "
             f"{info.samples} samples, {info.batches} batches of {sizes} ({info.mode}), "
-            f"{info.estimator} CKA, pooling {pools}, correspondence: {info.correspondence}>"
+            f"{info.estimator} CKA, pooling {pools}, correspondence: {info.correspondence}, "
+            f"inputs: {info.inputs or 'unknown'}{self._words_of_missing()}>"
         )
+
+    def _words_of_missing(self) -> str:
+        """How many layers have no values, and how many modules were not chosen."""
+        words = ""
+        if self.reasons:
+            words += f"; {len(self.reasons)} without values (result.reasons)"
+        if self.left_out:
+            words += f"; {len(self.left_out)} modules left out (result.left_out)"
+        return words
 
     def _repr_html_(self) -> str:
         measure = self.measure_name()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from . import gram
+from .inputs import Batch
 from .nulls import permuted_products
 from .passes import Passes
 from .plan import Plan
@@ -50,25 +51,21 @@ class SampleSet:
         return np.array([1.0 if layer is None else layer.unit for layer in layers])
 
 
-def represent(
-    passes: Passes, images: list[Tensor], plan: Plan, batch_size: int, memory: int
-) -> SampleSet:
+def represent(passes: Passes, batches: list[list[Batch]], plan: Plan, memory: int) -> SampleSet:
     """Run the models and hold every layer's representation of the samples.
 
     As many layers at a time as memory allows: each group of them takes another forward pass.
 
     Args:
         passes: the models, attached.
-        images: of each stream [n, ...].
+        batches: the samples, of each stream.
         plan: what is computed; it decides whether features and bases are held.
-        batch_size: of the forward passes.
         memory: bytes of features that may be held at once.
 
     Raises:
         ValueError: the memory does not suffice.
     """
-    n = len(images[0])
-    batches = [list(batch) for batch in zip(*(x.split(batch_size) for x in images), strict=True)]
+    n = sum(len(batch[0]) for batch in batches)
     keep_features = any(measure.features for measure in plan.measures.values())
     # A first batch tells the shapes and types, which decide what fits.
     dtypes = passes.forward(batches[0], lambda row, output: output.dtype)
@@ -109,7 +106,7 @@ def _add_layer(
         representation = read[measure.metric]
         if measure.pair is not None:
             held_metrics.add(measure.metric)
-            decompose |= measure.kind != "measure"
+            decompose |= measure.function is None
         elif measure.sample_matrix is not None:
             matrix = None
             if representation is not None:
@@ -139,7 +136,10 @@ def batched_by_memory(sizes: list[int], memory: int) -> Iterator[range]:
 
 
 def _features(
-    passes: Passes, batches: list[list[Tensor]], group: range, dtypes: list[torch.dtype | None]
+    passes: Passes,
+    batches: list[list[Batch]],
+    group: range,
+    dtypes: list[torch.dtype | None],
 ) -> Iterator[Tensor | None]:
     """Features [n, d] of the rows in `group`; None where they are missing or not finite."""
     n = sum(len(batch[0]) for batch in batches)

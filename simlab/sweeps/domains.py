@@ -46,7 +46,8 @@ def leave_each_out(
             seeded = replace(config, seed=seed)
             if isinstance(seeded, SupervisedConfig):
                 run = train_supervised(seeded, data, progress=progress, folder=folder)
-                validated = accuracy(classify(run, validation, data), validation.labels)
+                labelled = validation.subset((validation.labels >= 0).nonzero()[:, 0])
+                validated = accuracy(classify(run, labelled, data), labelled.labels)
                 tested = run.result["final"]["test_accuracy"]
             else:
                 assert isinstance(seeded, PretrainConfig)

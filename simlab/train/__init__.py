@@ -7,6 +7,7 @@ seeds       where the random numbers of an epoch come from
 optim       optimizers and learning rates
 monitor     losses, times, collapse, kNN accuracy; progress: the bar and the log
 resolve     the choices that a configuration leaves open
+initial     fine-tuning: the run that training starts from
 custom      what code of the user's is identified by
 launch      several processes from a notebook
 """

@@ -14,8 +14,10 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from simlab.config import PretrainConfig, SupervisedConfig, TrainConfig
+from simlab.data import Dataset, load_data
 from simlab.runs import SOURCES_AT_IMPORT, Run, training_sources
 
+from .resolve import fitting_batch_size, number_of_images
 from .run import pretrain, train_supervised
 
 
@@ -39,7 +41,7 @@ def launch(
         The finished run.
 
     Raises:
-        ValueError: The number of processes makes no sense.
+        ValueError: The number of processes makes no sense, or there are too few images for it.
         RuntimeError: The processes gave up, with the reason that one of them gave.
     """
     if type(processes) is not int or processes < 1:
@@ -48,6 +50,9 @@ def launch(
         raise RuntimeError(
             "simlab's sources were changed since they were imported: restart the kernel"
         )
+    data = load_data(config.data, config.data_folder, config.download, config.image_size)
+    batch_size = fitting_batch_size(config, number_of_images(config, data), processes)
+    config = dataclasses.replace(config, batch_size=batch_size)  # the same for one process
     command = "pretrain" if isinstance(config, PretrainConfig) else "supervised"
     arguments = [command, *flags_of(config)]
     if fresh:
@@ -59,7 +64,7 @@ def launch(
     )
     if status:
         raise RuntimeError(f"{processes} processes gave up: {reason}")
-    return _load_finished(config, folder)
+    return _load_finished(config, data, folder)
 
 
 def flags_of(config: TrainConfig) -> list[str]:
@@ -129,8 +134,8 @@ def _run_processes(
     return status, reason
 
 
-def _load_finished(config: TrainConfig, folder: str) -> Run:
+def _load_finished(config: TrainConfig, data: Dataset, folder: str) -> Run:
     if isinstance(config, PretrainConfig):
-        return pretrain(config, folder=folder)
+        return pretrain(config, data, folder=folder)
     assert isinstance(config, SupervisedConfig)
-    return train_supervised(config, folder=folder)
+    return train_supervised(config, data, folder=folder)

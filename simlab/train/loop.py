@@ -16,6 +16,7 @@ from torch import Tensor
 from simlab.compute import autocast, distributed
 from simlab.config import TrainConfig
 from simlab.methods.base import MethodModule, Views
+from simlab.models import keep_frozen
 from simlab.runs import Run
 from simlab.sim import LossSimTracker
 
@@ -72,12 +73,12 @@ def fit(
     check_batch_size(config)
     network = task.network.to(device).to(memory_format=torch.channels_last)
     distributed.with_global_batch_norm(network, device)  # in place: the network is no BatchNorm
-    optimizer = build_optimizer(config, network.parameter_groups())
+    optimizer = build_optimizer(config, network.parameter_groups(), network.encoder)
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
     stored: dict[str, Any] = {"network": network, "optimizer": optimizer, "scaler": scaler}
     history = resume(run, stored)
 
-    network.train()
+    _into_training_mode(network)
     start = time.monotonic() - (history[-1]["seconds"] if history else 0)
     steps = task.views.steps
     total_steps = steps * config.epochs
@@ -140,6 +141,12 @@ def check_batch_size(config: TrainConfig) -> None:
             f"batch_size={batch_size} can't be cut into {parts} (accumulate) x {world} "
             "(processes) equal parts; one of `accumulate` parts needs at least two images"
         )
+
+
+def _into_training_mode(network: MethodModule) -> None:
+    """Put a network into training mode, but for the frozen parts of its encoder."""
+    network.train()
+    keep_frozen(network.encoder)
 
 
 def resume(run: Run, stored: dict[str, Any]) -> list[Row]:

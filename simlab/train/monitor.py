@@ -16,7 +16,15 @@ from torch import Tensor, nn
 from simlab.compute.distributed import gather_rows, rows
 from simlab.config import PretrainConfig
 from simlab.data import Dataset, Images
-from simlab.evaluate import WARN_STD_RATIO, accuracy, collapse_metrics, features, knn_accuracy
+from simlab.evaluate import (
+    WARN_STD_RATIO,
+    Counted,
+    accuracy,
+    collapse_metrics,
+    counted,
+    features,
+    knn_accuracy,
+)
 from simlab.methods.base import MethodModule
 
 MONITOR_IMAGES = 1000  # clean images on which std and rank of the embedding are measured
@@ -129,12 +137,26 @@ def check_finite(network: nn.Module, sums: LossSums, where: str) -> None:
 # ----------------------------------------------------------------------------------- the features
 
 
+def _images_that_count(data: Dataset) -> Counted:
+    return counted(data.train.labels, data.test.labels, data.classes)
+
+
 class Pretraining:
     """The measures of pretraining: std and rank of the embedding, the encoder's kNN accuracy."""
 
     def __init__(self, config: PretrainConfig, data: Dataset) -> None:
         self.config = config
         self.data = data
+        self.counted = _images_that_count(data)
+        self.why_no_knn = self.counted.missing
+        if len(data.train.labels[self.counted.train].unique()) == 1:
+            self.why_no_knn = self.why_no_knn or "all labelled training images are of one class"
+
+    def remark(self) -> str:
+        """Say why kNN leaves images out, or is not measured; empty where all images count."""
+        if self.why_no_knn:
+            return f"no kNN accuracy: {self.why_no_knn}"
+        return f"kNN accuracy: {self.counted.left_out}" if self.counted.left_out else ""
 
     def measure(self, network: MethodModule, epoch: int) -> dict[str, float]:
         """Measure after an epoch (from 1); the kNN accuracy after every few, and the last."""
@@ -143,7 +165,7 @@ class Pretraining:
         refuse_nan([embedding], f"in the features after epoch {epoch}")
         measures: dict[str, float] = dict(collapse_metrics(embedding))
         is_due = epoch % config.monitor_every == 0 or epoch == config.epochs
-        if is_due and self._has_labels():
+        if is_due and not self.why_no_knn:
             measures |= self._knn(network.encoder)
         return measures
 
@@ -154,19 +176,20 @@ class Pretraining:
         spread = torch.linspace(0, len(data.test) - 1, number).long()
         return features(_Embedder(network), data.test.subset(spread))
 
-    def _has_labels(self) -> bool:
-        data = self.data
-        lowest = min(int(data.train.labels.min()), int(data.test.labels.min()))
-        return lowest >= 0 and len(data.classes) > 1
-
     def _knn(self, encoder: nn.Module) -> dict[str, float]:
         data = self.data
-        bank = features_of_all(encoder, data.train)
-        test = features_of_all(encoder, data.test)
+        train, test = self.counted.train, self.counted.test
+        bank = features_of_all(encoder, data.train)[train]
+        queries = features_of_all(encoder, data.test)[test]
         k = min(self.config.knn_k, len(bank))
         temperature = self.config.knn_temperature
-        knn = knn_accuracy(bank, data.train.labels, test, data.test.labels, k, temperature)
-        return {"knn": knn, "knn_k": k, "knn_temperature": temperature}
+        knn = knn_accuracy(
+            bank, data.train.labels[train], queries, data.test.labels[test], k, temperature
+        )
+        row = {"knn": knn, "knn_k": k, "knn_temperature": temperature}
+        if self.counted.left_out:
+            row["knn_images"] = len(test)
+        return row
 
 
 class SupervisedTraining:
@@ -175,15 +198,26 @@ class SupervisedTraining:
     def __init__(self, epochs: int, data: Dataset) -> None:
         self.epochs = epochs
         self.data = data
+        self.counted = _images_that_count(data)
+
+    def remark(self) -> str:
+        """Say which images are left out; empty where all have a label."""
+        if self.counted.missing:
+            return f"no test accuracy: {self.counted.missing}"
+        return self.counted.left_out
 
     def measure(self, network: MethodModule, epoch: int) -> dict[str, float]:
         """Measure after the last epoch (from 1)."""
         data = self.data
-        if epoch < self.epochs or int(data.test.labels.min()) < 0:
+        test = self.counted.test
+        if epoch < self.epochs or self.counted.missing:
             return {}
         logits = features_of_all(network, data.test)
         refuse_nan([logits], f"in the outputs after epoch {epoch}")
-        return {"test_accuracy": accuracy(logits, data.test.labels)}
+        row = {"test_accuracy": accuracy(logits[test], data.test.labels[test])}
+        if self.counted.left_out:
+            row["test_images"] = len(test)
+        return row
 
 
 class _Embedder(nn.Module):

@@ -3,18 +3,31 @@
 The learning rate is a plain function of the step, so that a resumed run can't get it wrong.
 """
 
+import dataclasses
 import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from simlab.config import TrainConfig, milestones
 from simlab.methods.base import ParameterGroup
 
+from .muon import Muon
 
-def build_optimizer(config: TrainConfig, groups: list[ParameterGroup]) -> torch.optim.Optimizer:
-    """Build the optimizer of parameter groups; those without parameters are left out."""
+
+def build_optimizer(
+    config: TrainConfig, groups: list[ParameterGroup], encoder: nn.Module | None = None
+) -> torch.optim.Optimizer:
+    """Build the optimizer of parameter groups; those without parameters are left out.
+
+    Args:
+        config: Of the run.
+        groups: The trained parameters.
+        encoder: The module to which config.lr_encoder belongs.
+    """
+    if encoder is not None and config.lr_encoder not in (-1, config.lr):
+        groups = _with_encoder_apart(groups, encoder, config.lr_encoder / config.lr)
     with_options = [
         {"params": g.params, "lr_factor": g.lr_factor, "constant_lr": g.constant_lr}
         for g in groups
@@ -26,10 +39,42 @@ def build_optimizer(config: TrainConfig, groups: list[ParameterGroup]) -> torch.
         return make(with_options, betas=(config.momentum, 0.999), fused=True, **common)
     common["momentum"] = config.momentum
     if config.optimizer == "sgd":
-        return torch.optim.SGD(with_options, fused=True, **common)  # one pass over each weight
+        sgd = torch.optim.SGD(with_options, fused=True, **common)  # one pass over each weight
+        _start_momentum(sgd)
+        return sgd
     if config.optimizer == "lars":
         return LARS(with_options, **common)
+    if config.optimizer == "muon":
+        return Muon(with_options, **common)
     return torch.optim.RMSprop(with_options, **common)
+
+
+def _start_momentum(sgd: torch.optim.SGD) -> None:
+    """Give every weight its momentum, 0, before the first step.
+
+    torch would make it at a weight's first gradient; its fused step fails where some weights have
+    their first gradient later than others (prototypes that are frozen for a while, a layer that is
+    skipped). From 0 the first step is the same.
+    """
+    for group in sgd.param_groups:
+        for weight in group["params"]:
+            sgd.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+
+
+def _with_encoder_apart(
+    groups: list[ParameterGroup], encoder: nn.Module, factor: float
+) -> list[ParameterGroup]:
+    """Split the encoder's parameters off each group, with `factor` times its learning rate."""
+    in_encoder = {id(parameter) for parameter in encoder.parameters()}
+    split = []
+    for group in groups:
+        others = [p for p in group.params if id(p) not in in_encoder]
+        encoders = [p for p in group.params if id(p) in in_encoder]
+        split.append(dataclasses.replace(group, params=others))
+        split.append(
+            dataclasses.replace(group, params=encoders, lr_factor=factor * group.lr_factor)
+        )
+    return split
 
 
 class LARS(torch.optim.Optimizer):

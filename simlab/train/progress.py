@@ -58,3 +58,12 @@ def record(run: Run, row: Row, epochs: int, loss_at_collapse: float | None) -> N
         run.log(warning)
         if distributed.rank() == 0:
             tqdm.write(f"epoch {epoch}: {warning}")
+
+
+def say(run: Run, remark: str) -> None:
+    """Write a remark, where there is one, into train.log and below the bar."""
+    if not remark:
+        return
+    run.log(remark)
+    if distributed.rank() == 0:
+        tqdm.write(remark)

@@ -14,18 +14,19 @@ import torch
 from torch import nn
 
 from simlab.compute import channels_last, distributed, environment, resolve_device
-from simlab.config import PretrainConfig, SupervisedConfig, TrainConfig
+from simlab.config import Config, PretrainConfig, SupervisedConfig, TrainConfig
 from simlab.data import Dataset, Images, load_data
-from simlab.evaluate import stratified
 from simlab.methods.base import Method, MethodModule
-from simlab.models import build_encoder
+from simlab.models import build_encoder, check_module
 from simlab.runs import Run, claim, module_digest
 from simlab.sim import LossSimTracker, attach_sim, detach_sim
 
 from .custom import check_augmentation, check_method, check_type, method_digest, source_digest
+from .initial import start_from_run, weights_digest, with_initial_encoder
 from .loop import Row, Task, fit
 from .monitor import Pretraining, SupervisedTraining
-from .resolve import resolve, resolve_method
+from .progress import say
+from .resolve import labelled_images, resolve, resolve_method
 from .views import Augmentation, ViewMaker
 
 
@@ -35,7 +36,7 @@ def pretrain(
     *,
     method: Method | str | None = None,
     augment: Augmentation | str | None = None,
-    encoder: nn.Module | None = None,
+    encoder: nn.Module | str | None = None,
     fresh: bool = False,
     progress: bool = True,
     on_epoch: Callable[[list[Row]], None] | None = None,
@@ -51,7 +52,7 @@ def pretrain(
         augment: In place of config.augment: a recipe's text, or a callable of (uint8 images
             [N, C, H, W], generator) that returns as many views [N, C, S, S] as the method takes,
             uint8 or floating point in 0 .. 1. It gets the batch of all processes.
-        encoder: In place of config.encoder: a module [N, C, H, W] -> [N, D].
+        encoder: In place of config.encoder: a module [N, C, H, W] -> [N, D], or a name.
         fresh: Delete what is stored of this run, and start anew.
         progress: Show a bar.
         on_epoch: Called with the history after every epoch.
@@ -67,6 +68,7 @@ def pretrain(
         TypeError: A value has the wrong type.
     """
     check_type("config", config, PretrainConfig)
+    config, encoder = _checked_encoder(config, encoder)
     if isinstance(augment, str):
         config = _replace_field(config, "augment", augment)
         augment = None
@@ -86,13 +88,13 @@ def train_supervised(
     config: SupervisedConfig,
     data: Dataset | None = None,
     *,
-    encoder: nn.Module | None = None,
+    encoder: nn.Module | str | None = None,
     fresh: bool = False,
     progress: bool = True,
     on_epoch: Callable[[list[Row]], None] | None = None,
     folder: str = "",
 ) -> Run:
-    """Train the same encoder on labels, with the same augmentation.
+    """Train the same encoder on the labelled images, with the same augmentation.
 
     Args:
         config: See `SupervisedConfig`.
@@ -108,10 +110,11 @@ def train_supervised(
 
     Raises:
         FloatingPointError: The loss is NaN or infinite.
-        ValueError: A value is wrong, or an image has no label.
+        ValueError: A value is wrong, or fewer than two classes have labelled images.
         TypeError: A value has the wrong type.
     """
     check_type("config", config, SupervisedConfig)
+    config, encoder = _checked_encoder(config, encoder)
     parts = _Parts(data, None, None, encoder)
     return _train("supervised", config, parts, fresh, progress, on_epoch, folder)
 
@@ -119,9 +122,9 @@ def train_supervised(
 def untrained(config: TrainConfig, data: Dataset) -> nn.Module:
     """Build the encoder as training finds it, with its initial weights: a baseline."""
     device = resolve_device(config.device)
+    config = with_initial_encoder(config, None)
     with settled(config, device):
-        images = data.train
-        encoder, _ = build_encoder(config.encoder, images.channels, images.size, config.stem)
+        encoder, _ = _build_encoder(config, data, None)
     return channels_last(encoder, device).eval()
 
 
@@ -212,6 +215,7 @@ def _train(
             "method": method_digest(task.views.method, task.network),
             "augment": "" if parts.augment is None else source_digest(parts.augment),
         }
+        identity |= weights_digest(config)
         with claim(kind, config, identity, folder, fresh) as run:
             _fit_unless_finished(task, config, run, device, progress, on_epoch)
             weights: Any = distributed.from_first(run.load_encoder_state)
@@ -235,6 +239,7 @@ def _fit_unless_finished(
     history: list[Row] = []
     if not distributed.from_first(lambda: run.finished):
         run.log(f"starts with {config} on {where}")
+        say(run, task.monitor.remark())
         history = fit(task, config, run, device, progress, on_epoch)
     if task.sim is not None:
         detach_sim(encoder)
@@ -242,7 +247,10 @@ def _fit_unless_finished(
         last = history[-1]
         measured = [row for row in history if "knn" in row] or [last]
         best = max(measured, key=lambda row: row.get("knn", 0.0))
-        result = {"final": last, "best": best, "environment": where}
+        images = len(task.views.images)
+        result = {"final": last, "best": best, "images": images, "environment": where}
+        if config.init:
+            result["init"] = config.init
         run.finish(encoder.state_dict(), result | {"seconds": round(last["seconds"], 1)})
 
 
@@ -269,19 +277,11 @@ def _training_images(config: TrainConfig, data: Dataset) -> Images:
     """What is trained on: all images that pretraining may see, or as many labelled ones as asked.
 
     Raises:
-        ValueError: Supervised training finds an image without a label, or a single class.
+        ValueError: Supervised training finds too few images with a label.
     """
     if not isinstance(config, SupervisedConfig):
         return data.pretrain
-    lowest = int(data.train.labels.min())
-    if len(data.classes) < 2 or lowest < 0:
-        raise ValueError(
-            f"{data.name}: expected a label for every image, of at least two classes; here are "
-            f"{len(data.classes)} classes, and the lowest label is {lowest}"
-        )
-    generator = torch.Generator().manual_seed(config.seed)
-    number = config.labels or len(data.train)
-    return data.train.subset(stratified(data.train.labels, number, generator))
+    return data.train.subset(labelled_images(config, data))
 
 
 def _build_encoder(
@@ -289,7 +289,9 @@ def _build_encoder(
 ) -> tuple[nn.Module, int]:
     """The encoder and its number of features; a copy of the user's where they gave one."""
     chosen = config.encoder if encoder is None else copy.deepcopy(encoder)
-    return build_encoder(chosen, data.train.channels, data.train.size, config.stem)
+    built, dim = build_encoder(chosen, data.train.channels, data.train.size, config.stem)
+    start_from_run(config, built)
+    return built, dim
 
 
 def _attach_sim(config: TrainConfig, data: Dataset, encoder: nn.Module) -> LossSimTracker | None:
@@ -316,13 +318,24 @@ def _monitor(config: TrainConfig, data: Dataset) -> Pretraining | SupervisedTrai
     return SupervisedTraining(config.epochs, data)
 
 
-def _replace_field(config: PretrainConfig, name: str, value: str) -> PretrainConfig:
+def _checked_encoder(
+    config: Config, encoder: nn.Module | str | None
+) -> tuple[Config, nn.Module | None]:
+    """A name goes into the configuration; anything but a module is refused."""
+    if isinstance(encoder, str):
+        return _replace_field(config, "encoder", encoder), None
+    if encoder is not None:
+        check_module(encoder)
+    return config, encoder
+
+
+def _replace_field(config: Config, name: str, value: str) -> Config:
     """The configuration with a field replaced, which nobody may have set to something else.
 
     Raises:
         ValueError: It says something else already.
     """
-    default = getattr(PretrainConfig, name)
+    default = getattr(type(config), name)
     said = getattr(config, name)
     if said not in (default, value):
         raise ValueError(f"config.{name}={said!r} and {name}={value!r}: give one of them")

@@ -19,7 +19,7 @@ from .explorer import Drawing, Explorer, buttons, require_table, slider, steps
 def neighbour_browser(encoded: Mapping[str, Features], data: Dataset) -> Explorer:
     """Show a test image and its nearest training images, a row for every encoder.
 
-    Frames and words tell which are of the query's class.
+    Frames and words tell which are of the query's class; images without a label have no frame.
 
     Args:
         encoded: What `encode` returns, by the encoder's name; similarity is the cosine.
@@ -33,9 +33,10 @@ def neighbour_browser(encoded: Mapping[str, Features], data: Dataset) -> Explore
                 f"{name}: features of {len(feats.train)} and {len(feats.test)} images, not "
                 f"{len(data.train)} and {len(data.test)}"
             )
+    names = [*data.classes, "no label"]  # the last is that of -1
     index_of_class = {}
     for label in data.test.labels.unique().tolist():
-        index_of_class[data.classes[label]] = (data.test.labels == label).nonzero()[:, 0]
+        index_of_class[names[label]] = (data.test.labels == label).nonzero()[:, 0]
 
     def draw(kind: str, number: int, neighbours: int) -> Drawing:
         candidates = index_of_class[kind]
@@ -44,13 +45,13 @@ def neighbour_browser(encoded: Mapping[str, Features], data: Dataset) -> Explore
         for name, feats in encoded.items():
             similarity = bank[name] @ F.normalize(feats.test[query], dim=0)  # [N]
             nearest = similarity.topk(neighbours).indices
-            labels = data.train.labels[nearest]
-            is_right = (labels == data.test.labels[query]).tolist()
-            query_image = data.test.images[query : query + 1]
-            rows[name] = torch.cat([query_image, data.train.images[nearest]])
+            labels = data.train.labels[nearest].tolist()
+            is_right = [_is_right(label, int(data.test.labels[query])) for label in labels]
+            query_image = data.test.subset(torch.tensor([query])).images
+            rows[name] = torch.cat([query_image, data.train.subset(nearest).images])
             right[name] = [None, *is_right]
-            titles[name] = ["query", *(data.classes[label] for label in labels.tolist())]
-            counts.append(f"{name} {sum(is_right)} of {neighbours}")
+            titles[name] = ["query", *(names[label] for label in labels)]
+            counts.append(f"{name} {is_right.count(True)} of {neighbours}")
         alt = (
             f"Test image {query}, of the class {kind}, and its {neighbours} nearest training "
             f"images. Of the same class, in a green frame: {'; '.join(counts)}."
@@ -63,6 +64,11 @@ def neighbour_browser(encoded: Mapping[str, Features], data: Dataset) -> Explore
         number=slider("number of the query", 0, 0, 49, 1),
         neighbours=slider("neighbours", 7, 1, 9, 1),
     )
+
+
+def _is_right(label: int, wanted: int) -> bool | None:
+    """Tell whether a neighbour is of the query's class; None where one of them has no label."""
+    return label == wanted if min(label, wanted) >= 0 else None
 
 
 def budget_slider(table: pd.DataFrame) -> Explorer:

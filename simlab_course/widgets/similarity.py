@@ -109,7 +109,7 @@ def layer_heatmap(result: Result) -> Explorer:
         marked = [block[row, column]] * 2
         line.plot([column, row], marked, "o", markersize=13, fillstyle="none", color="black")
         line.xaxis.get_major_locator().set_params(integer=True)
-        for limit in result.info.limits[measure]:
+        for limit in result.limits_of(measure):
             line.axhline(limit, color="0.8", linestyle=":", zorder=0)
         words = measure.replace("_", " ")
         figures.label(line, "along the row and the column", "layer, counted from the input", words)

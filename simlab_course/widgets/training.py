@@ -73,15 +73,20 @@ def epoch_scrubber(
     shapes = {epoch: np.shape(xy) for epoch, xy in maps.items()}
     if set(shapes.values()) != {(len(labels), 2)}:
         raise ValueError(f"maps: expected [{len(labels)}, 2], one row a label, not {shapes}")
+    has_classes = bool((labels >= 0).any())
     all_points = np.concatenate(list(maps.values()))
     same_class = {epoch: _same_class_next_to_it(xy, labels) for epoch, xy in maps.items()}
     first_epoch = next(iter(maps))
 
     def draw(epoch: int) -> Drawing:
-        title = f"epoch {epoch}: {same_class[epoch]:.0%} lie next to their own class"
+        title = f"epoch {epoch}"
+        if has_classes:
+            title += f": {same_class[epoch]:.0%} lie next to their own class"
         figure = figures.feature_map({title: maps[epoch]}, labels, classes)
         # nothing to see: it makes room for every epoch
         figure.axes[0].plot(all_points[:, 0], all_points[:, 1], linestyle="none")
+        if not has_classes:
+            return figure, f"Map of {len(labels)} images without labels after epoch {epoch}."
         alt = (
             f"Map of {len(labels)} images, coloured by class, after epoch {epoch}. The nearest "
             f"neighbour on the map is of the same class for {same_class[epoch]:.1%}; at epoch "
@@ -95,7 +100,8 @@ def epoch_scrubber(
 def _same_class_next_to_it(xy: np.ndarray, labels: Tensor) -> float:
     """Return the fraction of points whose nearest neighbour on the map has their class."""
     neighbours = NearestNeighbors(n_neighbors=1).fit(xy).kneighbors(return_distance=False)
-    return float((labels[neighbours[:, 0]] == labels).double().mean())
+    is_same = (labels[neighbours[:, 0]] == labels)[labels >= 0]
+    return float(is_same.double().mean())
 
 
 def collapse_switches(table: pd.DataFrame) -> Explorer:

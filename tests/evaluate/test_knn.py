@@ -162,7 +162,7 @@ def test_a_bank_with_unlabelled_images_or_without_numbers_is_refused():
     bank, labels, queries, _ = problem()
     unlabelled = labels.clone()
     unlabelled[7] = -1
-    with pytest.raises(ValueError, match=r"without a label \(-1\)"):
+    with pytest.raises(ValueError, match=r"1 of 60 images have no label \(-1\)"):
         knn_predict(bank, unlabelled, queries, 5)
     for bad in (math.nan, math.inf):
         broken = queries.clone()
@@ -196,13 +196,13 @@ def test_every_clean_image_is_encoded_once_and_in_order(data):
 def test_knn_uses_the_whole_bank_and_every_test_image(data, monkeypatch):
     sizes = {}
 
-    def spy(bank, bank_labels, queries, labels, k, temperature):
+    def spy(bank, bank_labels, queries, k, temperature):
         sizes.update(bank=len(bank), queries=len(queries), k=k, t=temperature)
-        return knn_accuracy(bank, bank_labels, queries, labels, k, temperature)
+        return knn_predict(bank, bank_labels, queries, k, temperature)
 
-    monkeypatch.setattr(knn_module, "knn_accuracy", spy)
+    monkeypatch.setattr(knn_module, "knn_predict", spy)
     found = knn(raw_pixels, data)
-    assert sizes == {"bank": 40, "queries": 10, "k": 200, "t": 0.1}
+    assert sizes == {"bank": 40, "queries": 10, "k": 40, "t": 0.1}
     bank, queries = (p.images.flatten(1).float() / 255 for p in (data.train, data.test))
     bank, queries = ((x - data.normalize.mean) / data.normalize.std for x in (bank, queries))
     wanted = naive(bank, data.train.labels, queries, 40, 0.1, 2)

@@ -30,7 +30,6 @@ from simlab.train import pretrain
 ROOT = Path(__file__).parents[2]
 # the line that each of them is
 SKETCHES = {
-    "byol": methods.Entry("sketch_byol", "BYOL", "a teacher that follows slowly"),
     "masked": methods.Entry("sketch_masked", "Masked", "hidden pixels are predicted"),
 }
 SMALL = {
@@ -38,13 +37,36 @@ SMALL = {
     "lr": 0.2, "precision": "float32", "device": "cpu", "threads": 1, "monitor_every": 3,
     "knn_k": 5,
 }  # fmt: skip
-RUNS = {
-    "byol": {"method": "byol momentum=0.5"},
+HEADS = "hidden_dim=16 proj_dim=8"
+FAMILY = {
+    "barlow_twins": f"barlow_twins {HEADS}",
+    "byol": f"byol {HEADS} momentum=0.5",
+    "dino": "dino hidden_dim=16 bottleneck_dim=8 outputs=12 momentum=0.5 local_views=2 freeze=0.2"
+    " student_temperature=0.5 teacher_temperature=0.2",
+    "emp_ssl": f"emp_ssl {HEADS} views=3 weight=2",
+    "lejepa": f"lejepa {HEADS} directions=16",
+    "ijepa": "ijepa targets=2 predictor_width=12 predictor_depth=1 momentum=0.5",
+    "mae": "mae decoder_width=12 decoder_depth=1 ratio=0.5",
+    "moco": f"moco {HEADS} queue=24 momentum=0.5",
+    "rotation": "rotation",
+    "simclr": "simclr proj_dim=8",
+    "simmim": "simmim hidden_dim=16 patch=2",
+    "swav": f"swav {HEADS} prototypes=12 local_views=1 queue=20 freeze=0.2",
+    "vicreg": f"vicreg {HEADS}",
+    "w_mse": "w_mse hidden_dim=16 proj_dim=2 epsilon=0.1",
+}
+VIT = {"encoder": "vit_tiny", "view_size": 16}  # in 4 x 4 patches
+RUNS = {name: {"method": text} for name, text in FAMILY.items()} | {
+    "ijepa": {"method": FAMILY["ijepa"]} | VIT,
+    "mae": {"method": FAMILY["mae"]} | VIT,
     # (few standardised tokens are little more than signs: rounding would change them)
     "byol with SIM": {
-        "method": "byol", "sim_layers": "blocks.0", "sim_tokens": 8.0, "sim_loss": "mse",
+        "method": FAMILY["byol"], "sim_layers": "blocks.0", "sim_tokens": 8.0, "sim_loss": "mse",
     },
-    "byol in parts": {"method": "byol", "accumulate": 2},
+    "byol in parts": {"method": FAMILY["byol"], "accumulate": 2},
+    "dino in parts": {"method": FAMILY["dino"], "accumulate": 2},
+    "moco in parts": {"method": FAMILY["moco"] + " symmetric=true", "accumulate": 2},
+    "swav in parts": {"method": FAMILY["swav"], "accumulate": 2},
     "masked": {"method": "masked ratio=0.25"},
     "the README's": {},
     "the README's view": {"method": "simsiam proj_dim=16 pred_dim=8"},
@@ -53,8 +75,11 @@ RUNS = {
 
 
 def data():
+    """Images so uneven that a loss which loses those of the other process is another one."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (56, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    images = torch.randint(0, 256, (56, 3, 8, 8), generator=generator)
+    brightness = torch.rand(56, 1, 1, 1, generator=generator)
+    images = (images * brightness).to(torch.uint8)
     labels = torch.arange(56) % 4
     return from_arrays(images[:48], labels[:48], images[48:], labels[48:])
 
@@ -140,13 +165,24 @@ def test_two_processes_train_as_one(alone, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
+    far = {}
     for name, one in alone.items():
         together = type(one)(tmp_path / one.folder.name, {})
         assert together.finished, f"{name}: the same configuration is the same run"
         assert together.result["environment"]["processes"] == 2
         for column in ("loss", "std_ratio"):
-            mine, theirs = (torch.tensor(run.history[column]) for run in (one, together))
-            torch.testing.assert_close(mine, theirs, rtol=2e-3, atol=2e-4, msg=f"{name} {column}")
+            values = one.history[column].to_numpy()
+            difference = (together.history[column].to_numpy() - values) / (abs(values) + 0.1)
+            # rounding, which grows with every step; a lost gather is twenty times as much
+            if abs(difference[0]) > 2e-3 or abs(difference).max() > 0.05:
+                far[name, column] = difference.tolist()
+        ours, theirs = (run.load_checkpoint()["network"] for run in (one, together))
+        for key in ours:
+            if key.endswith(("center", "rows")):  # kept from step to step, of all images
+                difference = (ours[key] - theirs[key]).norm() / ours[key].norm()
+                if difference > 0.05:
+                    far[name, key] = float(difference)
+    assert not far
 
 
 def test_the_terms_of_a_loss_are_recorded_and_their_sum_is_the_loss(alone):
@@ -155,11 +191,11 @@ def test_the_terms_of_a_loss_are_recorded_and_their_sum_is_the_loss(alone):
         torch.tensor(history["agree"] + history["spread"]), torch.tensor(history["loss"])
     )
     with_sim = alone["byol with SIM"].history
-    assert (with_sim["sim_loss"] > 0).all() and (with_sim["loss"].abs() <= 1).all()
+    assert (with_sim["sim_loss"] > 0).all() and (with_sim["loss"].abs() <= 4).all()
 
 
 def test_the_teacher_follows_after_each_step_and_never_learns(monkeypatch, alone):
-    from sketch_byol import BYOLModule
+    from simlab.methods.byol import BYOLModule
 
     calls = []
     after_step = BYOLModule.after_step
@@ -232,7 +268,7 @@ def test_what_is_no_method_is_refused(tmp_path):
         weight: float = 1.0
 
     with pytest.raises(TypeError, match=r"method is BYOL: .* did you mean BYOL\(\)\?"):
-        start(methods.method_class("byol"))
+        start(methods.BYOL)
     with pytest.raises(TypeError, match="method is dict: expected an instance of a Method"):
         start({"name": "simsiam"})
     with pytest.raises(TypeError, match="Bare is no dataclass, so that weight would be no option"):

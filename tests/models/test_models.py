@@ -16,7 +16,14 @@ def on_paper(really=False):
     return torch.device("cpu" if really else "meta")
 
 
-DIMS = {"tiny": 128, "small": 128, "resnet18": 512, "resnet34": 512, "resnet50": 2048}
+DIMS = {
+    "vit_tiny": 96,
+    "tiny": 128,
+    "small": 128,
+    "resnet18": 512,
+    "resnet34": 512,
+    "resnet50": 2048,
+}
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -165,7 +165,7 @@ def test_parameters_take_the_blocks_device_and_dtype_and_the_optimizer_sees_them
 def test_sim_imports_torch_the_standard_library_and_layers_alone():
     package = Path(simlab.sim.__file__).parent
     absolute, beside = set(), set()
-    for path in [*package.glob("*.py"), package.parent / "layers.py"]:
+    for path in [*package.glob("*.py"), *(package.parent / "layers").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 absolute |= {alias.name.split(".")[0] for alias in node.names}

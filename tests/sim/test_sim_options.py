@@ -176,7 +176,7 @@ def test_errors_name_what_is_missing_and_the_nearest_right_name():
     with pytest.raises(ValueError, match=r"x \[2, 5, 4, 4\].*5 and 6 channels.*take 6 and 6"):
         decorated(lambda: nn.Conv2d(5, 6, 1), 6)(torch.randn(2, 5, 4, 4))
     with pytest.raises(ValueError, match="x .* y .*expected"):
-        decorated(lambda: nn.Identity(), 6)(torch.randn(2, 6, 2, 2, 2))
+        decorated(lambda: nn.Identity(), 6)(torch.randn(2, 6, 2, 2, 2, 2))
     with pytest.raises(ValueError, match="only if they have as many positions"):
         decorated(lambda: nn.Flatten(2), 6, 18)(torch.randn(2, 6, 3, 6))
 

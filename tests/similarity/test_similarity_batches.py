@@ -19,7 +19,10 @@ def test_tensors_loaders_and_iterables_are_one_and_the_same():
         DataLoader(TensorDataset(X), 25),
         DataLoader(TensorDataset(X, labels), 25),
         list(X.split(25)),
-        ((x, "y", 3) for x in X.split(25)),
+        ((x, "y") for x in X.split(25)),
+        X.numpy(),
+        TensorDataset(X, labels),
+        list(TensorDataset(X, labels)),
         (X, labels),
         DataLoader(X, 25),
     ):
@@ -35,7 +38,7 @@ def test_small_batches_are_merged_and_no_sample_is_lost(sizes):
         with pytest.raises(ValueError, match="at least 4 samples"):
             list(batches)
         return
-    got = [batch[0] for batch in batches]
+    got = [batch[0].first for batch in batches]
     assert torch.equal(torch.cat(got), x)
     assert all(4 <= len(b) <= max(max(sizes), 3) + 6 for b in got)
 
@@ -55,7 +58,7 @@ def test_images_that_are_not_finite_or_not_float_are_refused():
         compare([A, B], (X * 9).byte())
     with pytest.raises(TypeError, match="batch 0: expected a tensor .* got str"):
         compare([A, B], ["images"])
-    with pytest.raises(TypeError, match="got dict"):
+    with pytest.raises(TypeError, match="takes input, and no .x."):
         compare([A, B], {"x": X})
 
 
@@ -75,7 +78,7 @@ def test_two_shufflings_of_one_data_set_are_refused():
     # Other images, no labels: nothing can be checked, and shuffling loaders are not trusted.
     with pytest.raises(ValueError, match="the loaders shuffle"):
         compare([A, B], (loader(X, shuffle=True), loader(X + 1, shuffle=True)))
-    same_labels = torch.zeros(100)
+    same_labels = torch.zeros(100, dtype=torch.int64)
     with pytest.raises(ValueError, match="the loaders shuffle"):
         compare(
             [A, B], (loader(X, same_labels, shuffle=True), loader(X + 1, same_labels, shuffle=True))
@@ -149,7 +152,7 @@ def test_each_model_sees_its_own_stream():
             "option of max='m'; expected one of: none",  # a function of the user's has no options
             {"measures": max, "samples": 50, "options": {"max": {"m": 1}}},
         ),
-        (TypeError, "measures: expected names or functions.*got 3", {"measures": ["cka", 3]}),
+        (TypeError, "measures: expected names, functions.*got 3", {"measures": ["cka", 3]}),
         (ValueError, "matches nothing", {"layers": "conv"}),
         (ValueError, "did you mean 'Sequential'", {"layers": {"Sequentail": "0"}}),
         (ValueError, "at least 4 samples, got 3", {"samples": 3}),
@@ -169,3 +172,31 @@ def test_what_is_no_model_is_refused():
 
 def test_models_of_one_class_get_different_names():
     assert compare([A, B, small(2)], X).models == ["Sequential", "Sequential 2", "Sequential 3"]
+
+
+def blank_some(x, which):
+    """Images of which some are black, as after a crop to their border."""
+    x = x.clone()
+    x[which] = 0
+    return x
+
+
+def test_samples_that_repeat_raise_no_false_alarm():
+    # The second view blanks more images: they equal another image of the first view.
+    views = blank_some(X, [3, 50]), blank_some(X + 1, [3, 7, 61, 62])
+    assert compare([A, B], views, batch_size=10).info.correspondence == "unchecked"
+    # Ten letters, renamed in the second stream: a first batch of eight alone looks shuffled.
+    letters = torch.eye(10)[torch.arange(100) % 10]
+    renamed = letters.roll(1, 1)
+    nets = [torch.nn.Linear(10, 3), torch.nn.Linear(10, 4)]
+    result = compare(nets, (letters, renamed), batch_size=8)
+    assert result.info.correspondence == "unchecked"
+
+
+def test_the_check_of_the_order_can_be_switched_off():
+    with pytest.raises(ValueError, match="99 more.*check_order=False"):
+        compare([A, B], (X, X.flip(0)), batch_size=25)
+    result = compare([A, B], (X, X.flip(0)), batch_size=25, check_order=False)
+    assert result.info.correspondence == "not checked: check_order=False"
+    shuffled = tuple(loader(X, shuffle=True) for _ in range(2))
+    compare([A, B], shuffled, check_order=False)

@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
-from simlab.layers import batch_tensor, contains, select_layers, tapped, unwrap
+from simlab.layers import SamplesAsTimeError, contains, select_layers, tapped, unwrap
 from simlab.similarity import preview
 
 
@@ -33,7 +33,9 @@ def names_of(model, layers=None, **options):
 
 def watch(model, names, x, **options):
     seen = {}
-    with tapped(model, names, lambda name, _, out: seen.update({name: out}), **options) as forward:
+    with tapped(
+        model, names, lambda name, _, out, axes: seen.update({name: out}), **options
+    ) as forward:
         forward(x)
     return seen
 
@@ -202,7 +204,9 @@ def test_the_output_is_seen_before_a_later_in_place_edit():
     """torchvision adds the identity to bn2's output in place and applies ReLU in place."""
     net, x = torchvision.models.resnet18(num_classes=3).eval(), torch.randn(4, 3, 32, 32)
     kept = {}
-    with tapped(net, ["layer1.0.bn2"], lambda n, _, out: kept.update(a=out.clone(), b=out)) as go:
+    with tapped(
+        net, ["layer1.0.bn2"], lambda n, _, out, axes: kept.update(a=out.clone(), b=out)
+    ) as go:
         go(x)
     with torch.no_grad():
         truth = net.layer1[0].conv1(net.maxpool(net.relu(net.bn1(net.conv1(x)))))
@@ -228,7 +232,7 @@ def test_modes_hooks_statistics_and_gradients_are_left_alone():
 def test_everything_is_restored_after_an_error(where):
     net = Net()
 
-    def sink(name, module, out):
+    def sink(name, module, out, axes):
         if where == "sink":
             raise RuntimeError("stop")
 
@@ -242,7 +246,7 @@ def test_everything_is_restored_after_an_error(where):
 def test_the_device_is_as_before():
     net = Net().to("meta")
     seen = []
-    with tapped(net, ["conv1"], lambda n, _, out: seen.append(out.device.type)) as forward:
+    with tapped(net, ["conv1"], lambda n, _, out, axes: seen.append(out.device.type)) as forward:
         forward(torch.randn(4, 3, 8, 8))  # goes where the model is
     assert seen == ["meta"]
     split = Net()
@@ -262,16 +266,25 @@ def test_a_model_comes_back_from_the_gpu():
     assert net.conv1.weight.device.type == "cpu"
 
 
-def test_tuples_lists_and_dicts_give_their_first_tensor_with_the_batch():
-    x = torch.zeros(6, 2)
-    assert batch_tensor((None, torch.zeros(3, 2), {"a": [torch.ones(6).long(), x]}), 6) is not None
-    assert batch_tensor((torch.zeros(6).long(), torch.zeros(5, 6)), 6) is None
-    lstm = nn.LSTM(4, 5, num_layers=2)  # time first
-    assert watch(nn.Sequential(lstm), ["0"], torch.zeros(7, 6, 4))["0"] is None  # 7 is time here
-    seen = watch(Reads(lstm), ["inner"], torch.zeros(6, 7, 4))
-    assert seen["inner"].shape == (6, 7, 5)
+def test_tuples_lists_and_dicts_give_their_first_float_tensor_with_the_batch():
+    class Nested(nn.Module):
+        def forward(self, x):
+            return None, torch.zeros(3, 2), {"a": [x.long(), x + 1]}, x
+
+    x = torch.randn(6, 2)
+    assert torch.equal(watch(nn.Sequential(Nested()), ["0"], x)["0"], x + 1)
+    seen = watch(Reads(nn.LSTM(4, 5, num_layers=2)), ["inner"], torch.zeros(6, 7, 4))
+    assert seen["inner"].shape == (6, 7, 5)  # time first inside
     attention = nn.MultiheadAttention(4, 2, batch_first=True)
     assert watch(Attends(attention), ["inner"], torch.zeros(6, 7, 4))["inner"].shape == (6, 7, 4)
+
+
+def test_samples_that_a_layer_takes_for_the_time_are_refused():
+    lstm = nn.LSTM(4, 5, num_layers=2)
+    with pytest.raises(SamplesAsTimeError, match="'0', a LSTM with batch_first=False"):
+        watch(nn.Sequential(lstm), ["0"], torch.zeros(7, 6, 4))
+    with pytest.raises(SamplesAsTimeError, match="self_attn"):
+        watch(nn.TransformerEncoderLayer(8, 2, 16), ["linear1"], torch.zeros(7, 6, 8))
 
 
 class Reads(nn.Module):
@@ -302,7 +315,8 @@ def test_transformer_encoders_run_their_slow_path_so_that_hooks_fire():
 
 def test_the_preview_lists_name_type_shape_and_size_in_order_of_execution():
     table = preview(Net(), torch.randn(2, 3, 8, 8), [nn.Linear, nn.Conv2d, nn.ReLU])
-    assert list(table.columns) == ["name", "type", "shape", "size"]
+    assert list(table.columns) == ["name", "type", "shape", "size", "channels"]
     assert table["name"].tolist() == ["conv1", "relu", "block.0", "relu#2", "head", "spare"]
     assert table["shape"][0] == (4, 8, 8) and table["size"][0] == 256
+    assert table["channels"].tolist()[:5] == [4, 4, 4, 4, 5]
     assert table["shape"][5] is None  # never called

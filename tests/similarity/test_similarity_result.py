@@ -141,6 +141,45 @@ def test_frames_carry_the_layer_names(result):
     assert line["value"].item() == result.block("a", "b", "rbf_cka")[1, 2]
 
 
+def test_the_tidy_table_has_intervals_p_values_and_reasons(result):
+    tidy = result.to_frame(tidy=True)
+    columns = ["measure", "model_1", "layer_1", "model_2", "layer_2"]
+    assert list(tidy.columns) == [*columns, "value", "low", "high", "p", "reason"]
+    low, high = result.interval("b", "a", "cka")
+    lines = tidy[(tidy.measure == "cka") & (tidy.model_1 == "b") & (tidy.model_2 == "a")]
+    assert np.allclose(lines["low"], low.ravel()) and np.allclose(lines["high"], high.ravel())
+    assert tidy["p"].isna().all() and (tidy["reason"] == "").all()
+
+
+def test_the_tidy_table_says_why_there_is_no_value():
+    dead = nn.Sequential(nn.Linear(12, 12), nn.Linear(12, 3))
+    nn.init.zeros_(dead[1].weight)
+    models = {"a": net(0, 2), "dead": dead}
+    measures = ["cka", "cca", lambda x, y: 1.0]
+    tidy = compare(models, X, measures=measures, samples=40, null=4).to_frame(tidy=True)
+
+    def lines(measure, a, b, layer="0"):
+        of_models = (tidy.model_1 == a) & (tidy.model_2 == b)
+        return tidy[of_models & (tidy.measure == measure) & (tidy.layer_2 == layer)]
+
+    assert (lines("cca", "a", "a", "2")["reason"].iloc[:1] == "computed across models only").all()
+    assert lines("cca", "a", "a", "2")["p"].isna().all()
+    assert lines("cka", "a", "dead", "1")["reason"].str.startswith("dead/1: constant").all()
+    across = lines("cca", "a", "dead")
+    assert (across["reason"] == "").all() and across["p"].between(0.2, 1).all()
+    assert lines("lambda", "a", "dead")["p"].isna().all()  # larger or smaller: nobody has said
+
+
+def test_a_figure_takes_a_title_and_a_file(result, tmp_path):
+    for kind in ("matrix", "depth", "overview"):
+        path = tmp_path / f"{kind}.png"
+        ax = result.plot(kind, title="Two nets & more", save=path)
+        assert ax.get_title() == "Two nets & more" and path.stat().st_size > 1000
+    fig, (left, right) = plt.subplots(1, 2)
+    result.plot(ax=left, save=str(tmp_path / "in_a_part.pdf"))
+    assert (tmp_path / "in_a_part.pdf").exists()
+
+
 def test_the_html_names_everything_and_escapes_what_users_typed(result):
     page = result._repr_html_()
     assert "c &lt;i&gt;" in page and "<i>" not in page

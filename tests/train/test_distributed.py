@@ -390,10 +390,14 @@ def save_images(folder):
 @pytest.mark.distributed
 def test_a_notebook_starts_processes_sees_their_progress_and_gets_their_run(tmp_path, capsys):
     save_images(tmp_path / "images")
-    config = PretrainConfig(**SMALL | HEADS | {"data": str(tmp_path / "images"), "epochs": 1})
-    run = launch(config, 2, folder=str(tmp_path / "runs"))
+    changes = {"data": str(tmp_path / "images"), "epochs": 1, "batch_size": 500, "accumulate": 4}
+    config = PretrainConfig(**SMALL | HEADS | changes)
+    with pytest.warns(UserWarning, match="batch_size=500 is more than the 5. images to train on"):
+        run = launch(config, 2, folder=str(tmp_path / "runs"))
+    assert run.config["batch_size"] == 48, "8 parts; one process alone would take 52"
     assert run.finished and run.result["environment"]["processes"] == 2
     assert not run.encoder.training
+    assert len(list((tmp_path / "runs").glob("*/config.json"))) == 1, "one process finds it"
     assert "images" in capsys.readouterr().err, "the first process' bar"
     with pytest.raises(RuntimeError, match=r"batch_size=15 can't be cut into 1 .* x 2"):
         wrong = PretrainConfig(**SMALL | HEADS | {"data": config.data, "batch_size": 15})

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from simlab.config import NOT_IDENTITY, PretrainConfig, SupervisedConfig
 from simlab.data import Dataset, Images, from_arrays
+from simlab.evaluate import knn
 from simlab.methods import SimCLR, SimSiam, with_method_option
 from simlab.methods.simsiam import SimSiamModule
 from simlab.train import (
@@ -600,22 +601,49 @@ def test_constant_images_train_without_nan(kept):
     ("labels", "test_labels"),
     [
         (None, None), (torch.arange(32) % 4, None), (torch.zeros(32).long(), torch.zeros(8).long()),
-        (torch.arange(32) % 4 - 1, torch.arange(8) % 3),
     ],
-    ids=["none at all", "none of the test", "one class", "some missing"],
+    ids=["none at all", "none of the test", "one class"],
 )  # fmt: skip
-def test_without_labels_pretraining_leaves_out_the_knn(labels, test_labels, kept):
+def test_without_labels_pretraining_leaves_out_the_knn_and_says_so(
+    labels, test_labels, kept, capsys
+):
     data = from_arrays(noise(32), labels, noise(8, 1), test_labels)
     run = pretrain(pretrain_config(epochs=2), data, **kept)
+    assert "no kNN accuracy: " in capsys.readouterr().out
+    assert "no kNN accuracy: " in (run.folder / "train.log").read_text()
     assert "knn" not in run.history and "knn" not in run.result["final"]
     assert run.result["best"] == run.result["final"]
     assert run.best_checkpoint() is None
 
 
-@pytest.mark.parametrize("labels", [None, torch.zeros(32).long(), torch.arange(32) % 4 - 1])
+def test_with_some_labels_missing_the_knn_is_that_of_the_labelled_images(kept, capsys):
+    labels, test_labels = torch.arange(32) % 4 - 1, torch.arange(8) % 4 - 1
+    data = from_arrays(noise(32), labels, noise(8, 1), test_labels)
+    run = pretrain(pretrain_config(epochs=2), data, **kept)
+    assert "8 of 32 training images without a label (-1)" in capsys.readouterr().out
+    labelled = from_arrays(
+        noise(32)[labels >= 0], labels[labels >= 0], noise(8, 1)[test_labels >= 0], [0, 1, 2] * 2
+    )
+    labelled = Dataset("labelled", labelled.train, labelled.test, normalize=data.normalize)
+    final = run.result["final"]
+    assert (final["knn_k"], final["knn_images"]) == (5, 6)
+    assert final["knn"] == knn(run.encoder, labelled, final["knn_k"], final["knn_temperature"])
+
+
+def test_supervised_training_takes_the_labelled_images_alone(kept, capsys):
+    labels, test_labels = torch.arange(32) % 4 - 1, torch.arange(8) % 4 - 1
+    data = from_arrays(noise(32), labels, noise(8, 1), test_labels)
+    run = train_supervised(supervised_config(), data, **kept)
+    assert run.result["images"] == 24 and run.result["final"]["test_images"] == 6
+    assert "left out: 8 of 32 training images" in capsys.readouterr().out
+    by_fraction = train_supervised(supervised_config(labels=0.5), data, **kept)
+    assert by_fraction.result["images"] == 12
+
+
+@pytest.mark.parametrize("labels", [None, torch.zeros(32).long(), torch.arange(32) % 2 - 1])
 def test_supervised_training_needs_labels_of_two_classes(labels, kept, tmp_path):
     data = from_arrays(noise(32), labels, noise(8, 1), labels if labels is None else labels[:8])
-    with pytest.raises(ValueError, match="expected a label for every image"):
+    with pytest.raises(ValueError, match="expected labelled training images of at least two cl"):
         train_supervised(supervised_config(), data, **kept)
     assert not (tmp_path / "runs").exists()  # refused before anything is written
 

@@ -1,0 +1,96 @@
+"""The notebooks on images of the reader's own, in a folder that is no checkout.
+
+One folder has two classes of photos of different sizes, the other photos without labels. All
+notebooks on both take minutes; of the quick tests one runs a notebook, the others read them.
+"""
+
+import re
+from pathlib import Path
+
+import lessons
+import nbformat
+import numpy as np
+import papermill
+import pytest
+from PIL import Image
+
+SIZES = [(40, 30), (30, 44), (64, 48), (33, 33)]
+SECONDS = {
+    "image_size": 16, "epochs": 1, "supervised_epochs": 1, "simsiam_epochs": 1, "label_seeds": 2,
+    "live_seeds": 1, "steps": 1, "device": "cpu",
+}  # fmt: skip
+FOLDERS = {"two classes": ("ant", "bee"), "no labels": ("",)}
+every_notebook = pytest.mark.parametrize("path", lessons.COURSE, ids=lambda path: path.stem)
+
+
+def make_photos(folder: Path, classes: tuple[str, ...]):
+    draw = np.random.default_rng(0)
+    for name in classes:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(40 if name else 70):
+            width, height = SIZES[i % len(SIZES)]
+            photo = draw.integers(0, 256, (height, width, 3), np.uint8)
+            Image.fromarray(photo).save(folder / name / f"{i:02}.jpg")
+
+
+def run_outside(path: Path, classes: tuple[str, ...], place: Path, monkeypatch) -> str:
+    """Run a notebook by papermill with a folder of photos; returns what it printed."""
+    make_photos(place / "photos", classes)
+    monkeypatch.setenv("SIMLAB_RUNS", str(place / "runs"))
+    monkeypatch.setenv("PYTHONPATH", str(lessons.ROOT))
+    known = papermill.inspect_notebook(str(path))
+    asked = {name: value for name, value in SECONDS.items() if name in known}
+    asked["data"] = str(place / "photos")
+    out = place / "out.ipynb"
+    papermill.execute_notebook(path, out, asked, cwd=str(place), progress_bar=False)
+    printed = []
+    for cell in lessons.code_of(nbformat.read(out, as_version=4)):
+        printed += [output.text for output in cell.outputs if "text" in output]
+    return "\n".join(printed)
+
+
+@pytest.mark.slow
+@pytest.mark.notebook
+@pytest.mark.parametrize("folder", FOLDERS)
+@every_notebook
+def test_a_notebook_runs_on_a_folder_of_photos(path, folder, tmp_path, monkeypatch):
+    printed = run_outside(path, FOLDERS[folder], tmp_path, monkeypatch)
+    says_so = "No labels here" in printed
+    assert says_so == (folder == "no labels" and path.stem != "00_start_here")
+
+
+@pytest.mark.notebook
+def test_the_first_lesson_runs_on_photos_without_labels(tmp_path, monkeypatch):
+    (path,) = (path for path in lessons.COURSE if path.stem == "01_pretraining")
+    printed = run_outside(path, FOLDERS["no labels"], tmp_path, monkeypatch)
+    assert "No labels here: kNN accuracies are left out" in printed
+    assert (tmp_path / "runs" / "book" / path.stem / "metrics.json").exists()
+
+
+@every_notebook
+def test_every_notebook_takes_a_folder_and_a_size(path):
+    known = papermill.inspect_notebook(str(path))
+    assert {"data", "image_size"} <= set(known)
+    code = "\n".join(cell.source for cell in lessons.code_of(nbformat.read(path, as_version=4)))
+    loads = re.findall(r"load_data\((.*?)\)", code)
+    assert any("data" in call and "image_size=image_size" in call for call in loads), loads
+
+
+@every_notebook
+def test_no_notebook_needs_what_only_the_bundled_images_have(path):
+    """Images too many for the memory have no tensor; outside of a checkout there is no home."""
+    code = "\n".join(
+        cell.source
+        for cell in lessons.code_of(nbformat.read(path, as_version=4))
+        if "setup" not in cell.metadata.get("tags", [])
+    )
+    assert not re.findall(r"dataset\.(?:train|test)\.images", code)
+    assert "homes" not in code
+
+
+def test_what_a_notebook_reads_is_found_from_anywhere():
+    from simlab_course.tables import table_path
+
+    assert table_path("default_run.csv").read_text(encoding="utf-8")
+    with pytest.raises(FileNotFoundError, match=r"'default_runs.csv'.*did you mean 'default_run"):
+        table_path("default_runs.csv")
