@@ -31,10 +31,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simlab._checks import check_fields
-from simlab.compute import distributed
+from simlab.compute import distributed, full_precision
 from simlab.sim import SIM, detach_sim
 
 # ---------------------------------------------------------- what a method is told, and asks for
@@ -268,6 +269,17 @@ def cosine_momentum(momentum: float, progress: float) -> float:
 def at_least_float32(x: Tensor) -> Tensor:
     """Convert half precision to float32; float64 stays, so that a loss can be checked in it."""
     return x if x.dtype == torch.float64 else x.float()
+
+
+def mean_cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Compute the mean over the batch of the cosine of a and b, [N, d] each.
+
+    It is taken in float32 (float64 stays) whatever the network computes in: in half precision
+    small norms vanish and give NaN.
+    """
+    with full_precision(a.device):
+        cosine = F.cosine_similarity(at_least_float32(a), at_least_float32(b), dim=-1)  # [N]
+        return cosine.mean()
 
 
 @torch.no_grad()

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from simlab._checks import AtLeast, AtMost, documented
 from simlab.models import build_mlp
 
-from .base import Method, MethodModule, cosine_momentum, frozen_copy, update_teacher
-from .simsiam import negative_cosine
+from .base import Method, MethodModule, cosine_momentum, frozen_copy, mean_cosine, update_teacher
 
 
 def byol_loss(p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
@@ -36,8 +35,8 @@ def byol_loss(p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
     Returns:
         A scalar between 0 and 4; 0 when both views agree.
     """
-    first = 2 + 2 * negative_cosine(p1, z2.detach())  # equation 2
-    second = 2 + 2 * negative_cosine(p2, z1.detach())
+    first = 2 - 2 * mean_cosine(p1, z2.detach())  # equation 2
+    second = 2 - 2 * mean_cosine(p2, z1.detach())
     return (first + second) / 2
 
 

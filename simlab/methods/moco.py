@@ -36,10 +36,10 @@ from .base import (
     at_least_float32,
     frozen_copy,
     gather_targets,
+    mean_cosine,
     update_teacher,
 )
 from .queue import Queue
-from .simsiam import negative_cosine
 
 
 def moco_loss(q: Tensor, k: Tensor, queue: Tensor, temperature: float = 0.2) -> Tensor:
@@ -148,7 +148,7 @@ class MoCoModule(MethodModule):
             k = self.teacher_projector(self.teacher_encoder(x_key))  # [N, d]
         self.new_keys.append(gather_targets(F.normalize(k.float(), dim=1)))
         if not self.options.negatives:
-            return negative_cosine(q, k) / self.options.temperature
+            return -mean_cosine(q, k) / self.options.temperature
         return moco_loss(q, k, self.queue.rows, self.options.temperature)
 
     def after_step(self, progress: float) -> None:

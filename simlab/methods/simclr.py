@@ -23,8 +23,7 @@ from simlab.compute import full_precision
 from simlab.compute.distributed import gather
 from simlab.models import SMALL_IMAGE, HeadNorm, build_projector
 
-from .base import Method, MethodModule, TrainingData, at_least_float32
-from .simsiam import negative_cosine
+from .base import Method, MethodModule, TrainingData, at_least_float32, mean_cosine
 
 
 def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.5) -> Tensor:
@@ -129,7 +128,7 @@ class SimCLRModule(MethodModule):
         z2 = self.embed(x2)
         temperature = self.options.temperature
         if not self.options.negatives:
-            return {"loss": negative_cosine(z1, z2) / temperature}
+            return {"loss": -mean_cosine(z1, z2) / temperature}
         return {"loss": nt_xent(gather(z1), gather(z2), temperature)}
 
     def embed(self, x: Tensor) -> Tensor:

@@ -16,14 +16,12 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simlab._checks import AtLeast, documented, near_names
-from simlab.compute import full_precision
 from simlab.models import SMALL_IMAGE, HeadNorm, build_predictor, build_projector
 
-from .base import Method, MethodModule, ParameterGroup, TrainingData, at_least_float32
+from .base import Method, MethodModule, ParameterGroup, TrainingData, mean_cosine
 
 
 def simsiam_loss(
@@ -48,14 +46,8 @@ def simsiam_loss(
 
 
 def negative_cosine(p: Tensor, z: Tensor) -> Tensor:
-    """Compute D(p, z) of equation 1, the mean over the batch of [N, d].
-
-    It is taken in float32 (float64 stays) whatever the network computes in: in half precision
-    small norms vanish and give NaN.
-    """
-    with full_precision(p.device):
-        cosine = F.cosine_similarity(at_least_float32(p), at_least_float32(z), dim=-1)  # [N]
-        return -cosine.mean()  # equation 1
+    """Compute D(p, z) of equation 1, the mean over the batch of [N, d]."""
+    return -mean_cosine(p, z)  # equation 1
 
 
 @documented

@@ -8,11 +8,11 @@ measures of ranks, pandas for tables, matplotlib for figures.
 Reading order:
 
 - measures/: each measure as a function of two matrices, by idea; representation: what these become
-- gram: Grams, their centring (here CKA is debiased) and sums
+- gram: Grams, their centring (here CKA is debiased) and sums; distances between samples
 - registry: the measures by name
 - comparison: `compare` as a few steps, of
   plan (what is computed), batches (the samples), passes (the models), sums (one pass over batches),
-  sample_set (all samples at once)
+  sample_set (all samples at once), nulls (permutations), reasons (why something is NaN)
 - intervals: how sure a value is; positions: convolutional maps, each position a sample
 - result and info: what comes back; figures: how it is drawn
 - preview: a look at the layers before anything runs; compat: simtorch's API
