@@ -113,7 +113,7 @@ def coverage_of_batches(batches, size, draws):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--measures", default=",".join(name for name in MEASURES))
+    parser.add_argument("--measures", default=",".join(MEASURES))
     parser.add_argument("--draws", type=int, default=200)
     args = parser.parse_args()
     torch.set_num_threads(1)
