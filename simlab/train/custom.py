@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from simlab.config import Config
 from simlab.data import Dataset
 from simlab.methods.base import Method
 from simlab.runs import module_digest, object_digest
