@@ -55,8 +55,8 @@ def random_halves(n: int, cuts: int, seed: int) -> list[tuple[Tensor, Tensor]]:
 
 def sums_without_each(groups: np.ndarray) -> np.ndarray:
     """Sums over all groups but one: [G, ...] -> [G, ...]."""
-    without: np.ndarray = groups.sum(0) - groups
-    return without
+    rests: np.ndarray = groups.sum(0) - groups
+    return rests
 
 
 def jackknife_variance(
