@@ -60,6 +60,8 @@ def test_the_digest_covers_every_file_that_training_imports():
     while ahead:
         path = ahead.pop()
         seen.add(path)
+        if path.parent.name == "runs":  # which stores and opens runs, and compares finished ones
+            continue
         ahead |= imported(path) - seen - {PACKAGE / "__init__.py"}  # which gathers the public names
     names = {path.relative_to(PACKAGE).as_posix() for path in seen}
     deciding = set()
