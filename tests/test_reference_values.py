@@ -17,7 +17,7 @@ torch loop now, whose first weights and order come from other random draws; "sim
 SIM draws from generators of its own and the heads' first weights are those of the run without it. The
 nine cases of similarity that have RSA, mutual kNN, a null distribution or cka_similarity, by 2e-5 at
 most: equal distances are equal now, sums over permuted samples are of another order, and a product
-of roots.
+of roots. "compare, intervals": they leave out batches instead of drawing them.
 """
 
 import fnmatch
@@ -399,7 +399,13 @@ LAYERS = {
 }
 NARROW = {"resnet": ["fc"], "transformer": ["head"]}  # PWCCA is unique for few features alone
 CKA_FAMILY = ["cka", "rbf_cka", "deconfounded_cka"]
-WIDE_MEASURES = [name for name in similarity.MEASURES if name != "pwcca"]
+ALL_MEASURES = [
+    *("cka", "rbf_cka", "deconfounded_cka"),
+    *("procrustes_distance", "procrustes_angle", "procrustes_complement"),
+    *("cca", "svcca", "pwcca", "regression"),
+    *("rsa", "rsa_correlation", "mutual_knn", "mutual_knn_cosine"),
+]
+WIDE_MEASURES = [name for name in ALL_MEASURES if name != "pwcca"]
 
 
 @functools.cache
@@ -434,7 +440,7 @@ def compared_with_null(measures: list[str], **options: Any) -> Arrays:
 
 def intervals() -> Arrays:
     result = compare(models(), inputs(), LAYERS, CKA_FAMILY, batch_size=8)
-    return {name: np.stack(result.interval(measure=name, resamples=200)) for name in CKA_FAMILY}
+    return {name: np.stack(result.interval(measure=name)) for name in CKA_FAMILY}
 
 
 def streams() -> tuple[DataLoader, DataLoader]:
@@ -481,7 +487,7 @@ COMPARISONS: dict[str, dict[str, Any]] = {
     "stream with a short last batch": {"measures": CKA_FAMILY, "batch_size": 31},
     "probe set of every measure": {"measures": WIDE_MEASURES, "samples": 96},
     "probe set biased": {"measures": CKA_FAMILY, "samples": 80, "estimator": "biased"},
-    "narrow layers": {"measures": list(similarity.MEASURES), "samples": 96, "layers": NARROW},
+    "narrow layers": {"measures": ALL_MEASURES, "samples": 96, "layers": NARROW},
     "pool mean": {"measures": CKA_FAMILY, "pool": "mean"},
     "pool of each model": {"measures": CKA_FAMILY, "pool": POOLS, "layers": TOKENS},
     "pool function": {"pool": every_other},
