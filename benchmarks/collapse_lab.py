@@ -50,7 +50,7 @@ SWEEPS = {
     },
     "augment": {
         "all": {"augment": "scattered"},
-        "no turning": {"augment": "scattered rotate=0"},
+        "no rotation": {"augment": "scattered rotate=0"},
         "none": {"augment": "none"},
     },
     "coloured": {
