@@ -8,6 +8,7 @@ import torch
 from simlab.augment import Normalize
 
 from .images import DIGEST_LENGTH, Images, shape_text
+from .pixels import Fit, Range
 from .preview import dataset_html
 
 
@@ -23,6 +24,8 @@ class Dataset:
         normalize: mean and standard deviation of the images that pretraining sees, measured where
             they are not given.
         notes: what was left out, converted or chosen when the images were loaded.
+        fit: how a folder's images were made square: "cut" or "squeeze".
+        value_range: the values that became 0 and 255, of a folder's images of more than 8 bits.
     """
 
     name: str
@@ -31,6 +34,8 @@ class Dataset:
     unlabeled: Images | None = None
     normalize: Normalize = None  # type: ignore[assignment]  # never None after __post_init__
     notes: tuple[str, ...] = ()
+    fit: Fit = "cut"
+    value_range: Range | None = None
 
     def __post_init__(self) -> None:
         for other in (self.test, self.pretrain):
@@ -88,6 +93,8 @@ class Dataset:
             None if self.unlabeled is None else self.unlabeled.to(device),
             self.normalize,
             self.notes,
+            self.fit,
+            self.value_range,
         )
         moved._is_measured = self._is_measured  # which is not measured again
         return moved

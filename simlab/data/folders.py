@@ -102,7 +102,15 @@ def load_folder(
     note_one_sided(images["train"].labels, images["test"].labels, names, notes)
     unlabeled = images.get("unlabeled")
     texts = tuple(notes.texts)
-    data = Dataset(str(folder), images["train"], images["test"], unlabeled, notes=texts)
+    data = Dataset(
+        str(folder),
+        images["train"],
+        images["test"],
+        unlabeled,
+        notes=texts,
+        fit=files.fit,
+        value_range=files.value_range,
+    )
     return data.to(device)
 
 

@@ -1,7 +1,7 @@
 """What an encoder expects of images, and how any images are made so.
 
-Images are cut to the square in their middle and resized as a folder's are when they are loaded;
-then they are normalised by the mean and standard deviation of the images that were trained on.
+Images are read as a folder's are when they are loaded, with the choices that were made for the
+images that were trained on; then they are normalised by those images' mean and standard deviation.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from simlab.data.arrays import as_images
 from simlab.data.files import ImageFiles
 from simlab.data.image_checks import UNLABELLED
 from simlab.data.listing import list_images
-from simlab.data.pixels import image_tensor
+from simlab.data.pixels import Fit, Range, image_tensor
 
 BLOCK = 256  # images that are made ready at once
 MODES = {1: "L", 3: "RGB"}
@@ -36,6 +36,8 @@ class Preprocessing:
         size: Side in pixels.
         channels: 1 for grey images, 3 for colour ones.
         interpolation: How images of another size are resized, with antialiasing.
+        fit: How images are made square: "cut" to the middle, or "squeeze" all of them.
+        value_range: The values that become 0 and 255, of images of more than 8 bits.
     """
 
     mean: tuple[float, ...]
@@ -43,19 +45,30 @@ class Preprocessing:
     size: int
     channels: int
     interpolation: str = "bilinear"
+    fit: Fit = "cut"
+    value_range: Range | None = None
 
     @classmethod
     def of(cls, data: Dataset) -> "Preprocessing":
         """What an encoder expects that was trained on a dataset."""
         mean = tuple(data.normalize.mean.tolist())
         std = tuple(data.normalize.std.tolist())
-        return cls(mean, std, data.train.size, data.train.channels)
+        return cls(
+            mean,
+            std,
+            data.train.size,
+            data.train.channels,
+            fit=data.fit,
+            value_range=data.value_range,
+        )
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Preprocessing":
         """Read what `to_dict` gave; what another simlab knows beside is left out."""
         values = {field.name: content[field.name] for field in fields(cls) if field.name in content}
-        values |= {name: tuple(content[name]) for name in ("mean", "std")}
+        for name in ("mean", "std", "value_range"):
+            if values.get(name) is not None:
+                values[name] = tuple(values[name])
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,7 +115,8 @@ class Preprocessing:
             raise ValueError("there are no images")
         if all(isinstance(item, str | Path) for item in items):
             paths = [path for item in items for path in files_of(Path(item).expanduser())]
-            files = ImageFiles(tuple(paths), self.size, MODES[self.channels])
+            mode = MODES[self.channels]
+            files = ImageFiles(tuple(paths), self.size, mode, self.fit, self.value_range)
             return StreamedImages(files, unlabelled(len(paths)), ())
         if all(isinstance(item, Image.Image) for item in items):
             x = torch.stack([self._fit(item) for item in items])
@@ -118,7 +132,7 @@ class Preprocessing:
 
     def _fit(self, image: Image.Image) -> Tensor:
         """One image as uint8 [C, size, size], as a file of it would be read."""
-        return image_tensor(image, self.size, MODES[self.channels])
+        return image_tensor(image, self.size, MODES[self.channels], self.fit, self.value_range)
 
 
 def files_of(path: Path) -> list[Path]:

@@ -14,9 +14,9 @@ from PIL import Image
 from torch import nn
 
 from simlab.config import PretrainConfig, SupervisedConfig
-from simlab.data import Dataset, from_arrays
+from simlab.data import Dataset, from_arrays, load_data
 from simlab.evaluate import features
-from simlab.runs import Run, config_of, load_run
+from simlab.runs import Preprocessing, Run, config_of, load_run
 from simlab.train import pretrain, train_supervised
 from simlab.train import run as train
 
@@ -159,6 +159,24 @@ def test_a_run_says_what_its_encoder_expects(copy):
     assert run.preprocessing.mean == tuple(data.normalize.mean.tolist())
     assert (run.preprocessing.size, run.preprocessing.channels) == (8, 1)
     assert run.classes == ("0", "1", "2", "3")
+
+
+def test_new_images_are_read_as_those_of_the_training_were(tmp_path):
+    """Squeezed, and 16-bit values scaled by the training's range: also after JSON."""
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(5):
+            pixels = rng.integers(0, 4096, (12, 20)).astype(np.uint16)
+            Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
+    data = load_data(tmp_path, image_size=8, fit="squeeze")
+    written = json.loads(json.dumps(Preprocessing.of(data).to_dict()))
+    expected = Preprocessing.from_dict(written)
+    assert expected == Preprocessing.of(data) and expected.fit == "squeeze"
+    new = expected.split(tmp_path)
+    _, images = next(iter(new.batches(torch.arange(10), 10)))
+    of_training = torch.cat((data.train.images, data.test.images))
+    assert {x.numpy().tobytes() for x in images} == {x.numpy().tobytes() for x in of_training}
 
 
 def test_features_of_images_in_any_form_are_those_of_training(copy, trained, tmp_path):
