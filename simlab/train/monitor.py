@@ -167,6 +167,9 @@ class Pretraining:
         is_due = epoch % config.monitor_every == 0 or epoch == config.epochs
         if is_due and not self.why_no_knn:
             measures |= self._knn(network.encoder)
+            teacher = getattr(network, "teacher_encoder", None)
+            if teacher is not None:
+                measures["knn_teacher"] = self._knn(teacher)["knn"]
         return measures
 
     def _embed_test_images(self, network: MethodModule) -> Tensor:

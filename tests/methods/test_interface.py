@@ -198,6 +198,14 @@ def test_the_terms_of_a_loss_are_recorded_and_their_sum_is_the_loss(alone):
     assert (with_sim["sim_loss"] > 0).all() and (with_sim["loss"].abs() <= 4).all()
 
 
+def test_a_teacher_is_evaluated_beside_its_student(alone):
+    for name in FAMILY:
+        row = alone[name].history.iloc[-1]
+        has_teacher = name in ("byol", "dino", "ijepa", "moco")
+        assert ("knn_teacher" in row) == has_teacher
+        assert not has_teacher or 0 <= row["knn_teacher"] <= 1
+
+
 def test_the_teacher_follows_after_each_step_and_never_learns(monkeypatch, alone):
     from simlab.methods.byol import BYOLModule
 
