@@ -18,8 +18,16 @@ CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
 )
 RUNS = bool(CHROMIUM and importlib.util.find_spec("playwright"))  # whether there is a browser
-ERROR = ".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']"
-ENDED = f"""!!document.querySelector("{ERROR}") ||
+# what a cell raised, from the notebook's model: on the page it looks like any other text
+ERROR = """(() => {
+    for (const cell of window.jupyterapp.shell.currentWidget.content.model.cells)
+        for (let i = 0; i < (cell.outputs?.length ?? 0); i++) {
+            const output = cell.outputs.get(i).toJSON();
+            if (output.output_type === 'error') return `${output.ename}: ${output.evalue}`;
+        }
+    return null;
+})()"""
+ENDED = f"""!!{ERROR} ||
 [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].every(e => /\\d/.test(e.textContent))"""
 # cells run before there is a kernel would ask for one in a dialogue
 KERNEL = (
@@ -78,8 +86,8 @@ def run_all(page, address: str, images: int):
     page.wait_for_function(KERNEL, timeout=90_000)
     page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
     page.wait_for_function(ENDED, timeout=1_200_000)
-    error = page.query_selector(ERROR)
-    assert not error, error.inner_text()
+    error = page.evaluate(ERROR)
+    assert not error, error
     page.wait_for_function(
         f"document.querySelectorAll('.jp-OutputArea .widget-html img').length >= {images}",
         timeout=90_000,
