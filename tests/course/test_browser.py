@@ -155,7 +155,7 @@ def test_the_start_page_leads_to_a_slider_that_moves(lab, chromium):
     """What `make lab` opens: run it, and move the first slider."""
     page = chromium.new_page(viewport={"width": 1400, "height": 1000})
     browser.run_all(page, address_of(lab, lessons.NOTEBOOKS[0]), images=1)
-    cell = page.locator(".jp-CodeCell").nth(1)
+    cell = page.locator(".jp-CodeCell", has=page.locator(".noUi-handle")).first
     handle = cell.locator(".noUi-handle").nth(0)
     handle.focus()
     assert moved(page, cell, lambda: handle.press("ArrowRight"))

@@ -312,7 +312,7 @@ def test_changed_code_never_answers_with_an_old_run(whole, tmp_path):
             "import dataclasses\n",
             "import dataclasses  # a comment\n",
         ),
-        ("broken", "return -F.cosine_similarity", "return F.cosine_similarity"),
+        ("broken", "return -mean_cosine", "return mean_cosine"),
     ):
         copy = shutil.copytree(
             PACKAGE, tmp_path / name / "simlab", ignore=shutil.ignore_patterns("__pycache__")

@@ -299,7 +299,7 @@ def test_labels_out_of_range_are_refused_with_the_image():
 
 
 def test_images_with_nan_are_refused():
-    with pytest.raises(ValueError, match="images must be uint8"):
+    with pytest.raises(ValueError, match="images hold NaN or infinite values"):
         from_arrays(np.full((10, 8, 8), np.nan, dtype=np.float32), np.arange(10) % 2)
 
 

@@ -236,6 +236,7 @@ PRETRAIN_FIELDS = {
     "batch_size": ({}, 8),
     "accumulate": ({}, 2),
     "lr": ({}, 0.25),
+    "lr_encoder": ({}, 0.25),
     "optimizer": ({"lr": 0.01}, "adam"),
     "momentum": ({}, 0.5),
     "weight_decay": ({}, 0.1),
@@ -266,7 +267,10 @@ METHOD_OPTIONS = {
         "proj_layers": 3, "proj_dim": 24, "pred_dim": 12, "predictor": "none", "head_bn": "hidden",
         "stop_gradient": "false", "fix_pred_lr": "false", "pred_lr": 1,
     },
-    SIMCLR: {"temperature": 0.1, "proj_layers": 3, "proj_dim": 24, "head_bn": "none"},
+    SIMCLR: {
+        "temperature": 0.1, "proj_layers": 3, "proj_dim": 24, "head_bn": "none",
+        "negatives": "false",
+    },
 }  # fmt: skip
 OPTIONS = [(method, option) for method in METHOD_OPTIONS for option in METHOD_OPTIONS[method]]
 SUPERVISED_FIELDS = {"labels": ({}, 16), "lr": ({}, 0.1), "augment": ({}, "none")}
@@ -762,7 +766,8 @@ def test_simclr_trains_by_the_same_loop_and_learns_to_match_the_views(kept):
     run = pretrain(config, easy_data(), **kept)
     loss = run.history["loss"]
     assert loss.iloc[-1] < loss.iloc[0] and "knn" in run.result["final"]
-    assert run.config["method"] == "simclr temperature=0.5 proj_layers=2 proj_dim=16 head_bn=all"
+    options = "temperature=0.5 proj_layers=2 proj_dim=16 head_bn=all negatives=true"
+    assert run.config["method"] == f"simclr {options}"
 
 
 @pytest.mark.parametrize("kind", ["pretrain", "supervised"])
