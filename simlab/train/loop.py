@@ -46,6 +46,7 @@ class Task:
     monitor: Pretraining | SupervisedTraining
     loss_at_collapse: float | None
     sim: LossSimTracker | None = None  # of the encoder's blocks that have SIM
+    collapsed: frozenset[str] = frozenset()  # of these blocks those that were warned of
 
     @property
     def parts_with_state(self) -> dict[str, Any]:
@@ -82,7 +83,10 @@ class Task:
         std_ratio = row.get("std_ratio", math.inf)
         sentences = [collapse_warning(row["loss"], self.loss_at_collapse, std_ratio)]
         if self.sim is not None:
-            sentences.append(self.sim.collapse_warning())
+            collapsed = frozenset(self.sim.collapsed())
+            if not collapsed <= self.collapsed:  # once for a block, not after every epoch
+                sentences.append(self.sim.collapse_warning())
+            self.collapsed |= collapsed
         return [warning for warning in sentences if warning]
 
 
