@@ -258,6 +258,19 @@ def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> N
         weight.lerp_(student.get_parameter(name), 1 - momentum)
 
 
+def full_and_small_crops(small_views: int, small: str) -> tuple[Crops, ...]:
+    """Two full views, and small ones of half the side (multi-crop; SwAV, arXiv 2006.09882).
+
+    Args:
+        small_views: How many small ones; 0: none.
+        small: Their changes of the augmentation.
+    """
+    full = Crops(2)
+    if small_views == 0:
+        return (full,)
+    return (full, Crops(small_views, small, scale=0.5))
+
+
 def cosine_momentum(momentum: float, progress: float) -> float:
     """Compute a teacher's momentum, which rises from its first value to 1 along a half cosine.
 

@@ -32,6 +32,7 @@ from .base import (
     at_least_float32,
     cosine_momentum,
     frozen_copy,
+    full_and_small_crops,
     gather_targets,
     update_teacher,
 )
@@ -126,10 +127,7 @@ class DINO(Method):
     @property
     def crops(self) -> tuple[Crops, ...]:
         """Two full views, and the small crops."""
-        full = Crops(FULL_VIEWS)
-        if not self.local_views:
-            return (full,)
-        return (full, Crops(self.local_views, SMALL_CROPS, scale=0.5))
+        return full_and_small_crops(self.local_views, SMALL_CROPS)
 
     def build(self, encoder: nn.Module, feature_dim: int) -> "DINOModule":
         """Build the student and its teacher."""

@@ -26,8 +26,9 @@ from simlab.compute import full_precision
 from simlab.compute.distributed import gather
 from simlab.models import build_mlp
 
-from .base import Crops, Method, MethodModule, at_least_float32
+from .base import Crops, Method, MethodModule, at_least_float32, full_and_small_crops
 
+SMALL_CROPS = "crop_min=0.05 crop_max=0.3"  # of the area, as in the authors' code
 LARGEST_T = 3.0
 KNOTS = 17  # on [0, LARGEST_T]; the integrand is even
 
@@ -109,11 +110,7 @@ class LeJEPA(Method):
     @property
     def crops(self) -> tuple[Crops, ...]:
         """Two full views, and the small crops."""
-        full = Crops(2)
-        if not self.local_views:
-            return (full,)
-        small = "crop_min=0.05 crop_max=0.3"  # of the area, as in the authors' code
-        return (full, Crops(self.local_views, small, scale=0.5))
+        return full_and_small_crops(self.local_views, SMALL_CROPS)
 
     def build(self, encoder: nn.Module, feature_dim: int) -> "LeJEPAModule":
         """Build the encoder with its projector."""

@@ -25,7 +25,15 @@ from simlab._checks import AtLeast, AtMost, MoreThan, documented
 from simlab.compute import full_precision
 from simlab.models import build_mlp
 
-from .base import Crops, Method, MethodModule, at_least_float32, gather_targets, rows_of_process
+from .base import (
+    Crops,
+    Method,
+    MethodModule,
+    at_least_float32,
+    full_and_small_crops,
+    gather_targets,
+    rows_of_process,
+)
 from .queue import Queue
 
 FULL_VIEWS = 2
@@ -123,10 +131,7 @@ class SwAV(Method):
     @property
     def crops(self) -> tuple[Crops, ...]:
         """Two full views, and the small crops."""
-        full = Crops(FULL_VIEWS)
-        if not self.local_views:
-            return (full,)
-        return (full, Crops(self.local_views, SMALL_CROPS, scale=0.5))
+        return full_and_small_crops(self.local_views, SMALL_CROPS)
 
     def build(self, encoder: nn.Module, feature_dim: int) -> "SwAVModule":
         """Build the encoder with its projector and the prototypes."""

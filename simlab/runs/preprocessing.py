@@ -19,7 +19,7 @@ from simlab.data import Dataset, Images, StreamedImages
 from simlab.data.arrays import as_images
 from simlab.data.files import ImageFiles
 from simlab.data.image_checks import UNLABELLED
-from simlab.data.listing import list_images
+from simlab.data.listing import image_paths
 from simlab.data.pixels import Fit, Range, image_tensor
 
 BLOCK = 256  # images that are made ready at once
@@ -142,7 +142,7 @@ def files_of(path: Path) -> list[Path]:
         FileNotFoundError: There is no such file, or no image in the folder.
     """
     if path.is_dir():
-        return list(list_images(path).images())
+        return image_paths(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no image or folder {path}")
     return [path]
