@@ -2,6 +2,7 @@
 
     simlab pretrain --epochs 50 --seed 1        a field of PretrainConfig is a flag of this command
     simlab pretrain --recipe cifar-paper        a published configuration; flags change it
+    simlab pretrain --config FILE.json          that of a file, such as a stored run's config.json
     simlab supervised --labels 1000             the same for SupervisedConfig
     simlab knn RUN                              kNN accuracy of a run, by its folder or name
     simlab probe RUN --labels 1000              linear probe of its frozen encoder
@@ -14,6 +15,7 @@
     simlab methods simclr                       a method's options, their defaults and sources
     simlab data cifar10 --download              download a dataset and describe it
     simlab doctor                               versions, devices, and what is missing
+    simlab --version                            simlab's own version
 
 `simlab COMMAND --help` lists a command's flags. Refused input ends a command with exit code 2, a
 sweep of which a point failed with 1, and a stopped command with 130.
@@ -28,6 +30,7 @@ from collections.abc import Callable
 
 import tyro
 
+from simlab import __version__
 from simlab._checks import near
 
 from .evaluation import compare, embed, knn, probe
@@ -53,6 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
     command, *rest = words or ["--help"]
     if command in ("-h", "--help"):
         print(__doc__)
+        return 0
+    if command == "--version":
+        print(f"simlab {__version__}")
         return 0
     if command not in COMMANDS:
         print(f"simlab has no command {command!r}{near(command, COMMANDS)}", file=sys.stderr)

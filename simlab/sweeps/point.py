@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import yaml
 
 from simlab.runs import code_digest, read_json, write_json
 
@@ -159,6 +158,8 @@ def papermill_arguments(task: Task) -> list[str]:
     The parameters are YAML by its own writer: with -p 'true' is a string, and JSON's 1e-05 is one
     to papermill's YAML.
     """
+    import yaml
+
     style: dict[str, Any] = {"default_flow_style": True, "width": math.inf, "sort_keys": False}
     text = yaml.safe_dump(task.changes, **style).strip()
     if "\n" in text:  # a line break inside of a string

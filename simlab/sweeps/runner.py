@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import nbformat
 import pandas as pd
 from tqdm.auto import tqdm
 
@@ -148,6 +147,8 @@ def _write_plan(
 
 def _code_digest(notebook: Path) -> str:
     """Return a digest of the code alone: a corrected sentence must not undo a night's sweep."""
+    import nbformat
+
     cells = nbformat.read(notebook, 4).cells
     return hash_of([cell.source for cell in cells if cell.cell_type == "code"])
 
@@ -233,6 +234,6 @@ def _on_dask(scheduler: str) -> Iterator[tuple[Executor, Processes | None]]:
     try:
         from dask.distributed import Client
     except ImportError as error:
-        raise ImportError("scheduler= needs Dask: pip install 'simlab[cluster]'") from error
+        raise ImportError("scheduler= needs Dask: pip install 'dask[distributed]'") from error
     with Client(scheduler) as client:
         yield client.get_executor(pure=False), None
