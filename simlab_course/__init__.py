@@ -4,4 +4,5 @@
 - `figures`: pure functions from results to a figure.
 - `widgets`: figures with controls.
 - `tables`: where the tables of precomputed runs are.
+- `packages`: what a notebook's first cell installs where it is missing, in Colab for instance.
 """

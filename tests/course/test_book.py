@@ -72,9 +72,12 @@ def test_cleaning_takes_out_times_widgets_and_progress():
         nbformat.v4.new_output("stream", name="stderr", text="10%"),
         nbformat.v4.new_output("stream", name="stdout", text="kept"),
     ]
-    clean = book.cleaned(new_notebook(cells=[cell], metadata={"papermill": {}, "widgets": {}}))
+    folded = {"tags": ["setup"], "jupyter": {"source_hidden": True}}
+    cells = [cell, new_code_cell("y", metadata=folded)]
+    clean = book.cleaned(new_notebook(cells=cells, metadata={"papermill": {}, "widgets": {}}))
     assert set(clean.metadata) == {"kernelspec", "language_info"}
     assert clean.cells[0].metadata == {"tags": ["parameters"]}
+    assert clean.cells[1].metadata == folded
     assert [o.text for o in clean.cells[0].outputs] == ["kept"]
 
 
