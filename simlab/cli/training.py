@@ -8,7 +8,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes
 
 from simlab._checks import near
-from simlab.config import RECIPES, PretrainConfig, SupervisedConfig, TrainConfig, make_config
+from simlab.config import RECIPES, PretrainConfig, SupervisedConfig, make_config
 
 RECIPE = f"Start from a published configuration; further flags change it: {', '.join(RECIPES)}."
 FILE = "Start from a file: a stored run's config.json, or fields and values; flags change it."
@@ -71,8 +71,8 @@ def _parse(cls: type[Command], arguments: list[str], prog: str) -> Command:
     return tyro.cli(cls, args=arguments, prog=prog, default=default)
 
 
-def _start_of(command: PretrainCommand | SupervisedCommand) -> TrainConfig | None:
-    """Return the configuration of the recipe or the file that was named."""
+def _start_of(command: PretrainCommand | SupervisedCommand) -> Any:
+    """Return the configuration of the recipe or the file that was named; None if there is none."""
     recipe = command.recipe if isinstance(command, PretrainCommand) else ""
     if recipe and command.file:
         raise ValueError(f"--recipe {recipe} and --config {command.file}: give one of them")
