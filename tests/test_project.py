@@ -30,10 +30,16 @@ def project():
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
+# what may not be the newest; pyproject.toml says why
+HELD_BACK = {"pytest": "<9.2"}
+
+
 def bounds(requirements):
     """'torch>=2.6' -> {'torch': '2.6'}; extras in brackets are left out."""
-    pairs = [re.fullmatch(r"([\w.-]+)(?:\[.*\])?>=([\d.]+)", r) for r in requirements]
-    assert all(pairs), f"every package has a lower bound and nothing more: {requirements}"
+    pairs = [re.fullmatch(r"([\w.-]+)(?:\[.*\])?>=([\d.]+)(,.*)?", r) for r in requirements]
+    assert all(pairs), f"every package has a lower bound: {requirements}"
+    above = {m[1]: m[3].removeprefix(",") for m in pairs if m[3]}
+    assert above.items() <= HELD_BACK.items(), f"an upper bound without a reason: {above}"
     return {m[1].lower(): m[2] for m in pairs}
 
 
@@ -207,3 +213,60 @@ def test_repo2docker_makes_the_dockerfile_that_is_meant():
     copied = told.index("COPY --chown=0:0 src/ ${REPO_DIR}/")  # `-e .` needs all of it
     installed = told.index('pip install --no-cache-dir -r ".binder/requirements.txt"')
     assert copied < installed
+
+
+# ------------------------------------------------------------------------------------- figures
+
+
+def test_every_figure_takes_its_colours_from_the_palette():
+    """Okabe and Ito's, or a colour map whose lightness rises; matplotlib's own are neither."""
+    sources = [p.read_text(encoding="utf-8") for p in FILES]
+    for path in (ROOT / "notebooks").rglob("*.ipynb"):
+        cells = nbformat.read(path, as_version=4).cells
+        sources += [c.source for c in cells if c.cell_type == "code"]
+    safe = {*style.PALETTE, "black", "white", "k"}
+    for source in sources:
+        for color in re.findall(r"\b(?:edge|face|e)?color=\"([^\"]+)\"", source):
+            assert color in safe or re.fullmatch(r"0?\.\d+|transparent", color), color
+        assert not re.search(r"[\"']C(\d|\{)", source), "matplotlib's own colours"
+        for cmap in re.findall(r"cmap(?:: str)? ?= ?\"(\w+)\"", source):
+            assert cmap in ("gray", "Blues", "cividis", "viridis", "magma"), cmap
+
+
+# ----------------------------------------------------------------------------- what must not be there
+
+
+def test_no_file_names_a_path_of_some_machine():
+    roots = ["/" + "work/", "/tmp/" + "w/", "/" + "root/", "/" + "Users/", "/" + "home/"]
+    for path in tracked():
+        text = path.read_text(encoding="utf-8")
+        for root in roots:
+            assert root not in text, f"{path.relative_to(ROOT)} names {root}"
+
+
+def test_images_that_were_only_borrowed_are_not_in_the_project():
+    assert not [p for p in tracked() if p.suffix.lower() in (".jpg", ".jpeg", ".zip")]
+    assert not [p for p in tracked() if p.relative_to(ROOT).parts[0] == "runs"]
+
+
+# ------------------------------------------------------------------------------- the tests themselves
+
+
+@pytest.mark.long
+def test_tests_that_share_a_fixture_run_in_one_process(tmp_path):
+    """Else each process would make it again: a training, a JupyterLab, two processes."""
+    shutil.copy(ROOT / "tests/conftest.py", tmp_path)
+    (tmp_path / "test_shared.py").write_text(
+        "import os\nimport pytest\n\n\n"
+        '@pytest.fixture(scope="module")\n'
+        "def shared():\n    return os.getpid()\n\n\n"
+        '@pytest.mark.parametrize("i", range(6))\n'
+        "def test_it(shared, i):\n    print(f'made in {shared}')\n    assert False\n"
+    )
+    words = ["-q", "-n", "2", "--dist", "loadgroup", "-p", "no:cacheprovider", "-p", "no:nbval"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *words, str(tmp_path)], capture_output=True, text=True,
+        cwd=tmp_path,
+    )  # fmt: skip
+    processes = re.findall(r"made in (\d+)", done.stdout)
+    assert len(processes) >= 6 and len(set(processes)) == 1, done.stdout
