@@ -49,7 +49,7 @@ help:
 # The stamp is younger than what decides the environment's content.
 $(BIN)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"simlab needs Python 3.11 or newer, and {sys.executable} is {v[0]}.{v[1]}: make $(MAKECMDGOALS) PYTHON=python3.12")'
-	@echo "Setting up the environment in $(VENV)/, once: 6.4 GB, or 1.9 GB with TORCH=cpu ..."
+	@echo "Setting up the environment in $(VENV)/, once: some four minutes, 6.4 GB (1.9 GB with TORCH=cpu) ..."
 	@$(PYTHON) -m venv $(VENV)
 	@if [ -n "$(TORCH)" ]; then $(PIP) $(if $(filter cpu,$(TORCH)),$(WITHOUT_CUDA),$(TORCH)); fi
 	@$(PIP) -e ".[$(EXTRAS)]"
