@@ -3,9 +3,6 @@
 import importlib.util
 import re
 import runpy
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
@@ -16,13 +13,11 @@ from PIL import Image
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "tools.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-SHELL = re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
-OPTIONAL = {"timm", "transformers", "datasets", "tensorboard", "wandb", "mlflow", "optuna"}
-OPTIONAL |= {"rsatoolbox"}
+OPTIONAL = {"timm", "transformers", "datasets", "rsatoolbox"}
 
 
 def packages_of(block):
-    """The optional packages that a block imports; torch's writer needs tensorboard."""
+    """The optional packages that a block imports."""
     return sorted(name for name in OPTIONAL if re.search(rf"(import|from) .*\b{name}\b", block))
 
 
@@ -55,7 +50,6 @@ def run(block, folder):
 
 def test_every_tool_has_a_block():
     assert {name for block in BLOCKS for name in packages_of(block)} == OPTIONAL
-    assert len(SHELL) == 2
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=name_of)
@@ -82,27 +76,3 @@ def test_handouts_have_no_solution_and_what_nbgrader_needs(here):
         answers = [entry for entry in graded if entry["solution"]]
         assert len(points) >= 3 and all(entry["points"] == 1 for entry in points)
         assert len(answers) >= 3 and len({entry["grade_id"] for entry in graded}) == len(graded)
-
-
-@pytest.mark.skipif(not shutil.which("bash"), reason="no bash here")
-def test_the_array_job_runs_one_line_for_each_of_its_tasks(tmp_path):
-    (tmp_path / "points.sh").write_text("echo one > 1\necho two > 2\n")
-    (script,) = re.findall(r"--wrap '(.*)'", TEXT)
-    (count,) = re.findall(r"--array=1-(\S+ -l < points.sh\))", TEXT)
-    lines = subprocess.check_output(["bash", "-c", f"echo {count}"], cwd=tmp_path, text=True)
-    assert int(lines) == 2
-    environment = {"SLURM_ARRAY_TASK_ID": "2", "PATH": "/usr/bin:/bin"}
-    subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, check=True)
-    assert not (tmp_path / "1").exists() and (tmp_path / "2").read_text() == "two\n"
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not importlib.util.find_spec("distributed"), reason="Dask is not installed")
-def test_dask_s_commands_have_the_options_of_the_page():
-    for line in SHELL[0].splitlines()[:2]:
-        _, command, *words = line.split("#")[0].split()
-        told = subprocess.check_output(
-            [sys.executable, "-m", f"distributed.cli.dask_{command}", "--help"], text=True
-        )
-        for word in words:
-            assert not word.startswith("--") or word in told, word
