@@ -206,8 +206,8 @@ def cleaned(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
     notebook.metadata = nbformat.from_dict(metadata)
     for cell in notebook.cells:
-        kept = {key: cell.metadata[key] for key in ("jupyter", "tags") if cell.metadata.get(key)}
-        cell.metadata = nbformat.from_dict(kept)  # jupyter: that the first cell is folded
+        lasting = {key: cell.metadata[key] for key in ("jupyter", "tags") if cell.metadata.get(key)}
+        cell.metadata = nbformat.from_dict(lasting)  # jupyter: that the first cell is folded
         if cell.cell_type == "code":
             cell.outputs = pages.lasting(cell.outputs)
     return notebook

@@ -53,9 +53,9 @@ def _fields_of_run(cls: type[TrainConfig], run: Run) -> dict[str, Any]:
     stored = run.identity.get("kind", kind)
     if stored != kind:
         raise ValueError(f"this is the configuration of `simlab {stored}`, not of `simlab {kind}`")
-    for part in IN_PYTHON:
-        if run.identity.get(part):
-            raise ValueError(f"the run had its {part} from Python, and can be had again only there")
+    for name in IN_PYTHON:
+        if run.identity.get(name):
+            raise ValueError(f"the run had its {name} from Python, and can be had again only there")
     return run.config | {"data": _data_of(run), "init": _init_of(run)}
 
 
