@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "notebooks"))
 sys.modules.setdefault("rfc3987_syntax", None)
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items):
     """Tests of a file that share a fixture go to one worker, which makes it once; others anywhere.
 

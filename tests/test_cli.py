@@ -325,7 +325,7 @@ TRAINED = {
         "--epochs 7 --keep-checkpoints 1", "--epochs 7 --keep-checkpoints 3", "checkpoints"
     ),
 }  # fmt: skip
-# its option: (flags in which it matters, flags that change it); test_train.py trains with each field
+# its option: (flags in which it matters, flags that change it); test_fields.py trains with each field
 PARSED = {
     "arch": ("--method simsiam", "--method simclr"),
     "backbone": ("--encoder resnet18", "--encoder resnet50 --stem large"),
@@ -418,7 +418,7 @@ def test_an_option_of_the_known_program_has_a_counterpart_with_an_effect(option,
 
 @pytest.mark.parametrize("option", PARSED)
 def test_every_other_option_sets_fields_that_are_tested_for_their_effect(option, monkeypatch):
-    """The fields of which test_train.py shows that another value gives another result."""
+    """The fields of which test_fields.py shows that another value gives another result."""
     base, change = PARSED[option]
     before = trained_with(monkeypatch, *shlex.split(base))["config"]
     after = trained_with(monkeypatch, *shlex.split(base), *shlex.split(change))["config"]
