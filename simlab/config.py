@@ -18,7 +18,7 @@ from simlab._checks import AtLeast, LessThan, MoreThan, check_fields, documented
 # fields that say where and how a run is computed and shown, not what it computes
 NOT_IDENTITY = frozenset(
     {"device", "threads", "data_folder", "download", "log_every", "keep_checkpoints", "init"}
-    | {"on_error"}  # the images that are left count, by their digest
+    | {"channels", "on_error"}  # what becomes of the images counts, by their digest
 )  # of init the weights count, wherever they lie
 
 

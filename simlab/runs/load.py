@@ -64,6 +64,7 @@ def load_data_of(run: Run, folder: str = "", device: str = "auto", other: str = 
     name = _folder_of_images(run, folder) if is_folder else config.data
     arguments = images_of(config) | {"name": name, "download": False}
     arguments["folder"] = "" if is_folder else folder
+    arguments["channels"] = run.description.get("preprocessing", {}).get("channels", 0)
     if is_folder:
         arguments["on_error"] = "skip"  # as perhaps then: the digest tells whether all are there
     data = load_data(**arguments, device=where)

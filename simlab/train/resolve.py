@@ -51,7 +51,6 @@ def resolve(
     changes: dict[str, Any] = {
         "data": data.name,
         "image_size": size,
-        "channels": data.train.channels,
         "fit": data.fit,
         "augment": _augmentation(config.augment, data),
         "precision": resolve_precision(config.precision, resolve_device(config.device)),

@@ -322,7 +322,7 @@ def test_a_run_on_a_folder_is_asked_from_elsewhere_and_when_the_images_moved(
     assert capsys.readouterr().out.startswith("loads ")
     (run,) = (tmp_path / "runs").glob("pretrain-*")
     stored = json.loads((run / "config.json").read_text())["config"]
-    assert (stored["channels"], stored["fit"]) == (3, "squeeze") and "on_error" not in stored
+    assert stored["fit"] == "squeeze" and not {"channels", "on_error"} & stored.keys()
     assert main(["knn", run.name, "--k", "5"]) == 0
     (tmp_path / "images").rename(tmp_path / "moved")
     assert main(["knn", run.name]) == 2

@@ -74,7 +74,7 @@ METHOD_OPTIONS = {
 OPTIONS = [(method, option) for method in METHOD_OPTIONS for option in METHOD_OPTIONS[method]]
 SUPERVISED_FIELDS = {"labels": ({}, 16), "lr": ({}, 0.1), "augment": ({}, "none")}
 ELSEWHERE = {
-    "data", "data_folder", "download", "image_size", "channels", "fit",  # which images: see below
+    "data", "data_folder", "download", "image_size", "fit",  # which images: see below
     "stem",  # of the ResNets, see below
 } | NOT_IDENTITY  # fmt: skip
 
