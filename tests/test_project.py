@@ -137,6 +137,7 @@ def test_images_that_were_only_borrowed_are_not_in_the_project():
 # ------------------------------------------------------------------------------- the tests themselves
 
 
+@pytest.mark.long
 def test_tests_that_share_a_fixture_run_in_one_process(tmp_path):
     """Else each process would make it again: a training, a JupyterLab, two processes."""
     shutil.copy(ROOT / "tests/conftest.py", tmp_path)
