@@ -13,7 +13,15 @@ from tqdm.auto import tqdm
 
 from .headers import Header, common_mode, common_size, depth_of, note_traits, read_header
 from .notes import Notes, count
-from .pixels import Fit, Range, check_choices, image_tensor, is_deep, value_range_of
+from .pixels import (
+    Fit,
+    Range,
+    check_choices,
+    image_tensor,
+    is_deep,
+    reduce_jpeg,
+    value_range_of,
+)
 
 OnError = Literal["raise", "skip"]
 Reasons = dict[int, str]  # why images can't be decoded, by their indices
@@ -99,6 +107,7 @@ class ImageFiles:
 
     def _decode(self, index: int) -> Tensor:
         with Image.open(self.paths[index]) as image:
+            reduce_jpeg(image, self.size)
             return image_tensor(image, self.size, self.mode, self.fit, self.value_range)
 
 

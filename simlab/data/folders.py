@@ -272,6 +272,14 @@ class StreamedImages(Images):
         labels = self.labels.cpu()[index.cpu()]
         return Images(images, labels, self.classes, normalize=self.normalize).to(self.device)
 
+    def part(self, index: Tensor) -> Images:
+        """The images at `index` [M], decoded into memory where they fit there, else streamed."""
+        files = replace(self.files, paths=tuple(self.files.paths[i] for i in index.tolist()))
+        if files.decoded_bytes <= FITS:
+            return self.subset(index)
+        labels = self.labels[index.to(self.device)]
+        return StreamedImages(files, labels, self.classes, self.normalize)
+
     def check_files(self) -> None:
         """Decode every image once.
 

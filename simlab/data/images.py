@@ -89,6 +89,10 @@ class Images:
             factors=self.factors[index] if self.factor_names else self.factors,
         )
 
+    def part(self, index: Tensor) -> "Images":
+        """As `subset`; of streamed images, which may not fit in memory, they may be streamed."""
+        return self.subset(index)
+
     def factor_targets(self) -> dict[str, Tensor]:
         """Each factor that is a quantity by its name, as a regression's targets [N, T].
 

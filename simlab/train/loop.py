@@ -83,10 +83,10 @@ class Task:
         std_ratio = row.get("std_ratio", math.inf)
         sentences = [collapse_warning(row["loss"], self.loss_at_collapse, std_ratio)]
         if self.sim is not None:
-            collapsed = frozenset(self.sim.collapsed())
-            if not collapsed <= self.collapsed:  # once for a block, not after every epoch
-                sentences.append(self.sim.collapse_warning())
-            self.collapsed |= collapsed
+            collapsed = self.sim.collapsed() if row.get("sim_collapsed") else {}
+            if not collapsed.keys() <= self.collapsed:  # once for a block, not after every epoch
+                sentences.append(self.sim.collapse_warning(collapsed))
+            self.collapsed |= collapsed.keys()
         return [warning for warning in sentences if warning]
 
 

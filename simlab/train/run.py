@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from simlab.compute import channels_last, distributed, environment, resolve_device
-from simlab.config import PretrainConfig, SupervisedConfig, TrainConfig
+from simlab.config import PretrainConfig, SupervisedConfig, TrainConfig, images_of
 from simlab.data import Dataset, Images, load_data
 from simlab.methods.base import Method, MethodModule
 from simlab.models import build_encoder
@@ -276,8 +276,8 @@ def _fit_unless_finished(
 
 def _load(config: TrainConfig, data: Dataset | None) -> Dataset:
     if data is None:
-        where = (config.data, config.data_folder, config.download, config.image_size)
-        loaded: Any = distributed.first_before_others(lambda: load_data(*where))
+        arguments = images_of(config)
+        loaded: Any = distributed.first_before_others(lambda: load_data(**arguments))
         data = loaded
     if not isinstance(data, Dataset):
         raise TypeError(
@@ -304,7 +304,7 @@ def _training_images(config: TrainConfig, data: Dataset) -> Images:
     """
     if not isinstance(config, SupervisedConfig):
         return data.pretrain
-    return data.train.subset(labelled_images(config, data))
+    return data.train.part(labelled_images(config, data))
 
 
 def _build_encoder(

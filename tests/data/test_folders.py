@@ -175,6 +175,23 @@ def test_streamed_batches_are_the_same_batches_in_the_same_order(both, batch_siz
         assert torch.equal(index_a, index_b) and torch.equal(images_a, images_b)
 
 
+def test_a_part_is_kept_in_memory_where_it_fits_and_else_streamed_as_the_same_images(
+    both, monkeypatch
+):
+    """What supervised training takes: some or all labelled images of a folder."""
+    kept, streamed = both
+    index = torch.tensor([3, 12, 5, 19])
+    expected = kept.train.part(index)
+    in_memory = streamed.train.part(index)
+    assert torch.equal(in_memory.images, expected.images)
+    monkeypatch.setattr(folders, "FITS", 0)
+    part = streamed.train.part(index)
+    assert isinstance(part, StreamedImages) and torch.equal(part.labels, expected.labels)
+    ((_, images),) = part.batches(torch.arange(4), 4)
+    assert torch.equal(images, expected.images)
+    assert part.normalize == streamed.normalize
+
+
 def test_asking_for_all_streamed_images_says_what_to_do_instead(both):
     with pytest.raises(
         AttributeError, match=r"20 images are streamed.*batches\(\), or subset\(index\)"
