@@ -39,7 +39,7 @@ $(BIN)/.ready: pyproject.toml
 	@echo "Setting up the environment in $(VENV)/ (once; three to six minutes, 5 GB with PyTorch) ..."
 	@$(PYTHON) -m venv $(VENV)
 	@if [ -n "$(TORCH)" ]; then $(BIN)/pip install --quiet --disable-pip-version-check $(TORCH); fi
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e ".[test]"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e ".[book,test]"
 	@touch $@
 
 run: $(BIN)/.ready

@@ -48,7 +48,7 @@ def tracked():
 
 def test_conda_installs_the_same_packages_and_lower_bounds_as_pip():
     extras = project()["optional-dependencies"]
-    by_pyproject = bounds(project()["dependencies"]) | bounds(extras["test"])
+    by_pyproject = bounds(project()["dependencies"]) | bounds(extras["test"] + extras["book"])
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     by_pip = next(d for d in environment["dependencies"] if isinstance(d, dict))["pip"]
     by_conda = [d for d in environment["dependencies"] if isinstance(d, str)]
