@@ -19,10 +19,11 @@ BOOKS ?= notebooks
 NBVAL := --dist loadfile --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg \
 	--nbval-cell-timeout 900
 
-.PHONY: run test test-notebooks test-slow check lint lab bench notebooks clean help
+.PHONY: run book test test-notebooks test-slow check lint lab bench notebooks clean help
 
 help:
-	@echo "make run        set up, then run the course's notebooks into runs/ with an index to look at"
+	@echo "make run        set up, then run the course's notebooks and build the book, runs/book/index.html"
+	@echo "make book       set up, then build the book alone, of the lessons as they were run last"
 	@echo "make test       set up, then the tests; they run the notebooks with parameters of seconds"
 	@echo "make lab        set up, then JupyterLab at the start page"
 	@echo "make lint       ruff check, ruff format --check and mypy"
@@ -44,6 +45,9 @@ $(BIN)/.ready: pyproject.toml
 
 run: $(BIN)/.ready
 	@$(BIN)/python notebooks/book.py
+
+book: $(BIN)/.ready
+	@$(BIN)/python docs/build.py --strict
 
 test: $(BIN)/.ready
 ifeq ($(CHROMIUM),)

@@ -1,0 +1,121 @@
+"""What the book adds to Sphinx: figures' text alternatives, links to code, formulas offline."""
+
+import ast
+import importlib.metadata
+import posixpath
+import re
+from pathlib import Path
+
+from docutils import nodes
+from myst_nb.core.render import MimeData, NbElementRenderer
+from sphinx import addnodes
+from sphinx.application import Sphinx
+
+ROOT = Path(__file__).parent.parent
+# formulas become drawings, which need no fonts: browsers refuse fonts of pages that are on the disk
+MATHJAX = "tex-svg.js"
+NO_ALTERNATIVE = "A figure without a text alternative"
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    give_figures_their_text()
+    app.config.html_static_path.append(str(mathjax()))
+    app.config.mathjax_path = MATHJAX
+    app.connect("autodoc-process-docstring", keep_layout)
+    app.connect("doctree-read", link_files_of_code)
+    app.connect("doctree-read", link_names)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def mathjax() -> Path:
+    """MathJax in one file, from the package that bundles it."""
+    files = importlib.metadata.files("sphinx-mathjax-offline") or []
+    return Path(next(file for file in files if file.name == MATHJAX).locate())
+
+
+# --------------------------------------------------------------------------------------- figures
+
+
+def give_figures_their_text():
+    """Each figure has the text alternative that its output carries.
+
+    myst-nb takes one for all figures of a cell, from the cell. A renderer of one's own would have
+    to be an installed package's entry point, so its class is changed here.
+    """
+    render_image = NbElementRenderer.render_image
+
+    def with_text(self: NbElementRenderer, data: MimeData) -> list[nodes.Element]:
+        images = render_image(self, data)
+        alt = data.output_metadata.get(data.mime_type, {}).get("alt", NO_ALTERNATIVE)
+        for image in images:
+            image["alt"] = alt
+        return images
+
+    NbElementRenderer.render_image = with_text
+
+
+# ----------------------------------------------------------------------------------------- links
+
+
+def link_files_of_code(app: Sphinx, doctree: nodes.document):
+    """A link to a file of simlab's leads to the page that shows its code."""
+    for link in list(doctree.findall(addnodes.pending_xref)):
+        target = link.get("reftarget", "")
+        if link.get("reftype") != "myst" or not target.endswith(".py"):
+            continue
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(app.env.docname), target))
+        if (ROOT / path).is_file():
+            page = "_modules/" + path.removesuffix(".py").removesuffix("/__init__")
+            uri = app.builder.get_relative_uri(app.env.docname, page)
+            link.replace_self(nodes.reference("", "", *link.children, refuri=uri, internal=True))
+
+
+def link_names(app: Sphinx, doctree: nodes.document):
+    """`simlab.data.load_data` in a text leads to its entry in the reference, where it has one."""
+    for code in list(doctree.findall(nodes.literal)):
+        name = code.astext()
+        linked = isinstance(code.parent, nodes.reference | addnodes.pending_xref)
+        if linked or not re.fullmatch(r"simlab(_course)?(\.\w+)+", name):
+            continue
+        link = addnodes.pending_xref(
+            "", refdomain="py", reftype="obj", reftarget=name, refdoc=app.env.docname,
+            refwarn=False,
+        )  # fmt: skip
+        code.replace_self(link)
+        link.append(code)
+
+
+# ------------------------------------------------------------------------------------- docstrings
+
+
+def keep_layout(app: Sphinx, what: str, name: str, value: object, options: object, lines: list):
+    """What a docstring indents below a line is laid out there: code, a formula or a table.
+
+    Google's sections, of which the next line is indented at once, are napoleon's.
+    """
+    laid_out = []
+    block: list[str] = []
+    for line in [*lines, "end"]:
+        indented = line.startswith("    ") or (block and not line)
+        after_blank = block or (laid_out and not laid_out[-1].strip())
+        if indented and after_blank:
+            block.append(line)
+            continue
+        if block:
+            laid_out += code_block(block)
+            block = []
+        laid_out.append(line)
+    lines[:] = laid_out[:-1]
+
+
+def code_block(block: list[str]) -> list[str]:
+    language = "python" if is_python("\n".join(block)) else "text"
+    return [f".. code-block:: {language}", "", *block, ""]
+
+
+def is_python(text: str) -> bool:
+    try:
+        tree = ast.parse(re.sub(r"(?m)^    ", "", text))
+    except SyntaxError:
+        return False
+    return any(isinstance(node, ast.Call) for node in ast.walk(tree))
