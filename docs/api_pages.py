@@ -51,9 +51,8 @@ def index_page() -> str:
     """The names that `simlab` has itself, and the packages."""
     rows = []
     for name in simlab.__all__:
-        summary = first_sentence(getattr(simlab, name))
-        rows.append(f"   * - :py:obj:`simlab.{name} <{simlab.__name__}.{home_of(name)}.{name}>`")
-        rows.append(f"     - {summary}")
+        rows.append(f"   * - :py:obj:`simlab.{name} <simlab.{home_of(name)}.{name}>`")
+        rows.append(f"     - {first_sentence(getattr(simlab, name))}")
     table = "\n".join([".. list-table::", "   :widths: 35 65", "", *rows])
     contents = "\n".join([".. toctree::", "   :maxdepth: 1", "", *(f"   {p}" for p in PACKAGES)])
     return (
@@ -87,37 +86,57 @@ def module_page(name: str) -> str:
 
 def package_page(package: ModuleType) -> str:
     """What a package's ``__all__`` names, by the files that it is from."""
-    parts = [title(package.__name__, "="), f".. automodule:: {package.__name__}\n"]
+    name = package.__name__
+    parts = [title(name, "="), f".. automodule:: {name}\n"]
     for home, names in by_home(package).items():
-        if home == package.__name__:
-            parts += [directive(package, name) for name in names]
-            continue
-        parts.append(title(home.removeprefix(f"{package.__name__}."), "-"))
-        if not home.startswith(f"{package.__name__}."):
-            names = [f":py:obj:`{name} <{home}.{name}>`" for name in names]
-            parts.append(f"From there: {', '.join(names)}.\n")
-            continue
-        parts.append(f".. automodule:: {home}\n")
-        parts += [directive(package, name) for name in names]
-        if package.__name__ == "simlab.methods":
-            parts.append(method_module(home, names))
+        if home == name:
+            parts += [directive(package, each) for each in names]
+        elif not home.startswith(f"{name}."):
+            parts.append(from_elsewhere(home, names))
+        else:
+            parts.append(title(home.removeprefix(f"{name}."), "-"))
+            parts.append(module_docstring(package, home))
+            parts += [directive(package, each) for each in names]
+            if name == "simlab.methods":
+                parts.append(method_module(home, names))
     return "\n".join(parts)
+
+
+def module_docstring(package: ModuleType, home: str) -> str:
+    """What a file says about itself; its name is left to a function that is called alike."""
+    text = f".. automodule:: {home}\n"
+    if home.rpartition(".")[2] in package.__all__:
+        text += "   :no-index:\n"
+    return text
+
+
+def from_elsewhere(home: str, names: list[str]) -> str:
+    """Names that a package passes on from another one, where they are described."""
+    package = ".".join(home.split(".")[:2])
+    links = [f":py:obj:`{name} <{package}.{name}>`" for name in names]
+    return f"{title(package, '-')}\nFrom there: {', '.join(links)}.\n"
 
 
 def by_home(package: ModuleType) -> dict[str, list[str]]:
     """The public names by the module that each is from, in the order of the package's docstring."""
+    name = package.__name__
     sources = imported_from(package)
     homes: dict[str, list[str]] = {}
-    for name in package.__all__:
-        homes.setdefault(sources.get(name, package.__name__), []).append(name)
-    text = package.__doc__ or ""
+    for each in package.__all__:
+        homes.setdefault(sources.get(each, name), []).append(each)
+    _, _, text = (package.__doc__ or "").partition("\n\n")  # below its first line
     methods = [entry.module for entry in getattr(package, "METHODS", {}).values()]
 
     def place(home: str) -> tuple[int, int]:
-        """Where the docstring names it; methods stand in the order of METHODS."""
+        """The package itself first, then where its docstring names a file, then all others."""
+        if home == name:
+            return (-1, 0)
         if home in methods:
-            return len(text), methods.index(home)
-        at = re.search(rf"\b{home.removeprefix(package.__name__ + '.')}\b", text)
+            return (len(text), 1 + methods.index(home))
+        if not home.startswith(f"{name}."):
+            return (len(text), 1000)
+        at = re.search(rf"\b{home.rpartition('.')[2]}\b", text)
+        at = at or re.search(rf"\b{home.split('.')[2]}\b", text)
         return (at.start() if at else len(text), 0)
 
     return {home: homes[home] for home in sorted(homes, key=place)}

@@ -21,7 +21,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     give_figures_their_text()
     app.config.html_static_path.append(str(mathjax()))
     app.config.mathjax_path = MATHJAX
-    app.connect("autodoc-process-docstring", keep_layout)
+    app.connect("autodoc-process-docstring", keep_layout, priority=400)  # before napoleon
     app.connect("doctree-read", link_files_of_code)
     app.connect("doctree-read", link_names)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -77,7 +77,7 @@ def write_sources(sources: Path, out: Path):
 
 
 def with_title(text: str, path: Path) -> str:
-    """A page needs a title: tables of results have none. The start page is the book's index."""
+    """A page needs a title, which tables of results lack; the start page is the index."""
     if not re.search(r"^# ", text, re.MULTILINE):
         text = f"# {path.stem.replace('_', ' ').capitalize()}\n\n{text}"
     return text.replace("notebooks/00_start_here.ipynb", "index.md")

@@ -1,6 +1,5 @@
 """The book's start page: the course's own, the contents, and what was found when it was run."""
 
-import html
 import json
 import posixpath
 import re
@@ -16,7 +15,16 @@ START = ROOT / "notebooks" / "00_start_here.ipynb"
 # what the contents show, in this order: caption, pages; * is what was not named before it
 CONTENTS = (
     ("Lessons", ["notebooks/0*"]),
-    ("Documents", ["README", "docs/glossary", "docs/teaching", "docs/settings", "docs/*"]),
+    (
+        "Documents",
+        [
+            "simlab in your own code <README>",
+            "docs/glossary",
+            "docs/teaching",
+            "docs/settings",
+            "docs/*",
+        ],
+    ),
     ("Reference", ["api/index"]),
     ("Tables of results", ["notebooks/sweeps/*", "notebooks/tables/*", "benchmarks/results/*"]),
     ("Project", ["CHANGELOG", "CONTRIBUTING", "data/README", "data/emoji/README"]),
@@ -77,7 +85,8 @@ def finding(name: str, out: Path) -> str:
     parts = [f"### [{title_of(path)}](notebooks/{name}.ipynb)"]
     figure, alt = last_figure(notebook_of(name, out))
     if figure:
-        parts.append(f'<img class="finding" src="_images/{name}.png" alt="{html.escape(alt)}">')
+        words = " ".join(alt.split())
+        parts.append(f"```{{image}} {name}.png\n:class: finding\n:alt: {words}\n```")
     parts.append(course()[name]["question"])
     record = out / name / "run.json"
     if not record.exists():

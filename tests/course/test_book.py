@@ -101,9 +101,9 @@ def test_the_start_page_has_the_course_and_what_each_lesson_found(book):
     assert "Which path is yours" in text and "A first slider" not in text
     assert "failed: ZeroDivisionError in 1:23" in text and re.search(r"found\s+0\.500", text)
     assert text.count("was not run here") == len(start_page.lessons()) - 1
-    figures = re.findall(r'<img class="finding" src="([^"]+)" alt="([^"]+)"', page(book, "index"))
+    figures = re.findall(r'<img[^>]*class="finding[^>]*>', page(book, "index"))
     assert len(figures) == len(start_page.lessons())
-    assert all((book[0] / file).exists() for file, _ in figures)
+    assert all(len(re.search(r'alt="([^"]*)"', figure)[1]) > 20 for figure in figures)
 
 
 def test_a_failed_lesson_shows_its_error(book):
