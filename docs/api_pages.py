@@ -64,8 +64,8 @@ INTRODUCTION = """The names that most people need are in ``simlab`` itself. Each
 on its package's page, and *[source]* from there to the code.
 """
 
-PACKAGES_BELOW = """The packages, in the order of the method; then what can be used alone, what all stand
-on, and the lessons' figures and widgets:
+PACKAGES_BELOW = """The packages, in the order of the method; then what can be used alone, what
+all stand on, and the lessons' figures and widgets:
 """
 
 

@@ -84,7 +84,7 @@ def with_title(text: str, path: Path) -> str:
 
 
 def lesson(path: Path, out: Path) -> nbformat.NotebookNode:
-    """A notebook as the book shows it: as it was run, if it was, and with its exercises below it."""
+    """A notebook as it was run, if it was, and with its exercises below it in the contents."""
     executed = out / path.stem / path.name
     if path.parent.name == "notebooks" and executed.exists():
         path_of_outputs = executed

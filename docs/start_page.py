@@ -13,28 +13,19 @@ from progress import clock
 ROOT = Path(__file__).parent.parent
 START = ROOT / "notebooks" / "00_start_here.ipynb"
 # what the contents show, in this order: caption, pages; * is what was not named before it
-CONTENTS = (
-    ("Lessons", ["notebooks/0*"]),
-    (
-        "Documents",
-        [
-            "simlab in your own code <README>",
-            "docs/glossary",
-            "docs/teaching",
-            "docs/settings",
-            "docs/*",
-        ],
-    ),
-    ("Reference", ["api/index"]),
-    ("Tables of results", ["notebooks/sweeps/*", "notebooks/tables/*", "benchmarks/results/*"]),
-    ("Project", ["CHANGELOG", "CONTRIBUTING", "data/README", "data/emoji/README"]),
-)
+CONTENTS = {
+    "Lessons": ["notebooks/0*"],
+    "Documents": ["simlab in your own code <README>", "docs/glossary", "docs/teaching", "docs/*"],
+    "Reference": ["api/index"],
+    "Tables of results": ["notebooks/sweeps/*", "notebooks/tables/*", "benchmarks/results/*"],
+    "Project": ["CHANGELOG", "CONTRIBUTING", "data/README", "data/emoji/README"],
+}
 
 
 def pages(out: Path) -> dict[str, str]:
     """The start page's file and text; `out` is the book's folder, with what was run in it."""
     parts = [start_text()]
-    for caption, names in CONTENTS:
+    for caption, names in CONTENTS.items():
         entries = "\n".join(names)
         parts.append(f"```{{toctree}}\n:hidden:\n:glob:\n:caption: {caption}\n\n{entries}\n```")
     parts.append("## What the lessons found")
