@@ -167,6 +167,21 @@ def imported_from(package: ModuleType) -> dict[str, str]:
     return sources
 
 
+def aliases() -> dict[str, str]:
+    """Where a public name is described, by the module that defines it: what code links need."""
+    names = {}
+    for package_name in PACKAGES:
+        package = importlib.import_module(package_name)
+        for name in getattr(package, "__all__", []):
+            value = getattr(package, name)
+            if inspect.isclass(value) or inspect.isroutine(value):
+                described = f"{package_name}.{name}"
+                defined = f"{value.__module__}.{value.__qualname__}"
+                if defined.startswith(package_name) and defined != described:
+                    names[defined] = described
+    return names
+
+
 def directive(package: ModuleType, name: str) -> str:
     value = getattr(package, name)
     if inspect.isclass(value):

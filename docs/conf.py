@@ -3,10 +3,11 @@
 import sys
 from pathlib import Path
 
-import simlab
-
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
+import api_pages  # noqa: E402
+
+import simlab  # noqa: E402
 
 project = "simlab"
 author = "The simlab authors"
@@ -41,6 +42,7 @@ myst_heading_anchors = 4
 
 # The code of lessons and documents links to the reference.
 codeautolink_concat_default = True
+codeautolink_inventory_map = api_pages.aliases()
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
