@@ -47,7 +47,7 @@ run: $(BIN)/.ready
 	@$(BIN)/python notebooks/book.py
 
 book: $(BIN)/.ready
-	@$(BIN)/python docs/build.py --strict
+	@$(BIN)/python docs/build_book.py --strict
 
 test: $(BIN)/.ready
 ifeq ($(CHROMIUM),)

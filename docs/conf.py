@@ -1,4 +1,4 @@
-"""Sphinx's configuration of the book; `build.py` calls it."""
+"""Sphinx's configuration of the book; `build_book.py` calls it."""
 
 import sys
 from pathlib import Path

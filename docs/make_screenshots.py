@@ -15,7 +15,7 @@ from playwright.sync_api import Page, sync_playwright
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "tests" / "course"), str(ROOT / "docs")]
 import browser  # noqa: E402
-import build  # noqa: E402
+import build_book  # noqa: E402
 
 
 def save(page: Page, name: str):
@@ -43,7 +43,7 @@ def lab(page: Page, folder: Path):
 
 def book(page: Page, folder: Path):
     """The committed notebook 01 as the book's page, at its loss."""
-    build.build(folder)
+    build_book.build(folder)
     page.goto(f"file://{folder}/notebooks/01_pretraining.html")
     page.locator("h2", has_text="The loss").evaluate("e => e.scrollIntoView()")
     page.locator("mjx-container").first.wait_for()

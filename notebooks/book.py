@@ -5,7 +5,7 @@
     python notebooks/book.py --refresh 03    execute in place, as committed, and measure
     python notebooks/book.py --cards         write header cards and the README's table anew
 
-Papermill runs each notebook; docs/build.py makes the book of what comes out.
+Papermill runs each notebook; docs/build_book.py makes the book of what comes out.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from traitlets.config import Config
 
 SOURCE = Path(__file__).parent
 sys.path[:0] = [str(SOURCE), str(SOURCE.parent / "docs")]
-import build  # noqa: E402
+import build_book  # noqa: E402
 import cards  # noqa: E402
 import start_page  # noqa: E402
 from executed import cleaned, headings_of, title_of  # noqa: E402
@@ -52,7 +52,11 @@ def main(arguments: list[str] | None = None) -> int:
         cards.write_cards(find_notebooks([]))
         return 0
     out = Path(options.out) if options.out else runs_folder() / "book"
-    return run_book(find_notebooks(options.numbers), out)
+    try:
+        return run_book(find_notebooks(options.numbers), out)
+    except KeyboardInterrupt:
+        print("Stopped. What was trained is kept, and used when the lessons are run again.")
+        return 130
 
 
 def find_notebooks(numbers: list[str]) -> list[Path]:
@@ -83,7 +87,7 @@ def run_book(notebooks: list[Path], out: Path) -> int:
     progress = Progress(names, expected)
     runs = [run_notebook(path, out / path.stem, progress) for path in notebooks]
     print("\nThe book is being built ...", flush=True)
-    warnings = build.build(out)
+    warnings = build_book.build(out)
     print("\nResults")
     for name, run in zip(names, runs, strict=True):
         print(f"  {name}: {run['status']}")
@@ -102,11 +106,12 @@ def run_notebook(path: Path, out: Path, progress: Progress) -> dict:
     metrics = out / "metrics.json"
     metrics.unlink(missing_ok=True)
     headings = headings_of(nbformat.read(path, as_version=4))
-    status = "done"
+    status = "stopped"
     os.environ["SIMLAB_OUT"] = str(out)  # the notebook's kernel inherits it
     progress.start(path.stem, cells=len(headings))
     try:
         execute(path, out / path.name, lambda index: progress.cell(index, headings[index]))
+        status = "done"
     except papermill.PapermillExecutionError as error:
         status = f"failed: {error.ename}: {error.evalue}"
         print(error, file=sys.stderr)

@@ -10,7 +10,7 @@ import re
 
 import api_pages
 import browser
-import build
+import build_book
 import nbformat
 import pytest
 import start_page
@@ -46,7 +46,7 @@ def cell_with_figures():
 def book(tmp_path_factory):
     """The book of the committed notebooks, one of them as if it had just been run: folder, warnings."""
     out = tmp_path_factory.mktemp("book")
-    notebook = nbformat.read(build.ROOT / "notebooks" / f"{LESSON}.ipynb", as_version=4)
+    notebook = nbformat.read(build_book.ROOT / "notebooks" / f"{LESSON}.ipynb", as_version=4)
     notebook.cells.insert(1, cell_with_figures())
     notebook.cells.append(new_code_cell("1 / 0", outputs=[
         new_output("error", ename="ZeroDivisionError", evalue="division by zero",
@@ -61,7 +61,7 @@ def book(tmp_path_factory):
         "metrics": {"found": 0.5, "n": 3},
     }
     (folder / "run.json").write_text(json.dumps(run))
-    return out, build.build(out)
+    return out, build_book.build(out)
 
 
 def page(book, name):
@@ -85,11 +85,11 @@ def test_it_is_built_without_a_warning(book):
 
 
 def test_every_lesson_exercise_document_and_package_has_a_page(book):
-    files = [path for pattern in build.NOTEBOOKS for path in build.ROOT.glob(pattern)]
-    files += [path for pattern in build.TEXTS for path in build.ROOT.glob(pattern)]
+    files = [path for pattern in build_book.NOTEBOOKS for path in build_book.ROOT.glob(pattern)]
+    files += [path for pattern in build_book.TEXTS for path in build_book.ROOT.glob(pattern)]
     assert len(files) > 25
     for file in files:
-        name = file.relative_to(build.ROOT).with_suffix(".html")
+        name = file.relative_to(build_book.ROOT).with_suffix(".html")
         assert (book[0] / name).exists(), name
         assert name.as_posix() in page(book, "index"), f"the contents lack {name}"
     for package in api_pages.PACKAGES:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import book
-import build
+import build_book
 import cards
 import nbformat
 import progress
@@ -32,7 +32,7 @@ def lesson(tmp_path):
 def test_a_run_says_a_line_for_each_lesson_and_nothing_of_the_libraries(
     lesson, tmp_path, capfd, monkeypatch
 ):
-    monkeypatch.setattr(build, "build", lambda out: "")  # what it builds, test_book sees
+    monkeypatch.setattr(build_book, "build", lambda out: "")  # what it builds, test_book sees
     out = tmp_path / "out"
     failing = lesson.with_name("02_failing.ipynb")
     notebook = nbformat.read(lesson, as_version=4)

@@ -1,4 +1,4 @@
-"""Build the book: python docs/build.py [--out runs/book] [--strict]
+"""Build the book: python docs/build_book.py [--out runs/book] [--strict]
 
 Sphinx reads a temporary folder that mirrors the repository, so that links between its files hold:
 the lessons as they were run last (as committed where they were not), exercises, documents, tables
@@ -28,7 +28,7 @@ NOTEBOOKS = ("notebooks/0[1-9]*.ipynb", "notebooks/exercises/*.ipynb", "notebook
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="build.py", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="build_book.py", description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "book", help="where to")
     parser.add_argument("--strict", action="store_true", help="warnings are errors")
     options = parser.parse_args(arguments)
