@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import inspect
 import posixpath
 import re
 from pathlib import Path
@@ -89,11 +90,15 @@ def link_names(app: Sphinx, doctree: nodes.document):
 
 
 def keep_layout(app: Sphinx, what: str, name: str, value: object, options: object, lines: list):
-    """What a docstring indents below a line is laid out there: code, a formula or a table.
+    """Docstrings are plain text: what is laid out in them stays so, stars and bars are no markup.
 
-    Google's sections, of which the next line is indented at once, are napoleon's.
+    What is indented below a blank line is code, a formula or a table. Google's sections, of which
+    the next line is indented at once, are napoleon's, which comes after this.
     """
-    laid_out = []
+    if what == "data" and "\n".join(lines).strip() == inspect.getdoc(type(value)):
+        lines[:] = names_in(value)
+        return
+    laid_out: list[str] = []
     block: list[str] = []
     for line in [*lines, "end"]:
         indented = line.startswith("    ") or (block and not line)
@@ -104,8 +109,25 @@ def keep_layout(app: Sphinx, what: str, name: str, value: object, options: objec
         if block:
             laid_out += code_block(block)
             block = []
-        laid_out.append(line)
+        laid_out.append(escaped(line))
     lines[:] = laid_out[:-1]
+
+
+def names_in(value: object) -> list[str]:
+    """What a table such as METHODS holds; its own docstring would be that of every dict."""
+    if not isinstance(value, dict) or not all(re.fullmatch(r"[\w-]+", str(key)) for key in value):
+        return []
+    return [f"By name: {', '.join(f'``{key}``' for key in value)}."]
+
+
+def escaped(line: str) -> str:
+    """Stars and bars outside of backticks, but for *emphasis* and a list's stars."""
+    if line.lstrip().startswith(">>>"):
+        return line
+    parts = re.split(r"(``.*?``|`[^`]*`|(?<!\w)\*\w+\*(?!\w)|^\s*\* )", line)
+    for i in range(0, len(parts), 2):
+        parts[i] = re.sub(r"([*|])", r"\\\1", parts[i])
+    return "".join(parts)
 
 
 def code_block(block: list[str]) -> list[str]:
