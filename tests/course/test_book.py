@@ -14,12 +14,12 @@ import build_book
 import nbformat
 import pytest
 import start_page
-from executed import cleaned, headings_of
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from nbformat.v4 import new_code_cell, new_output
 from PIL import Image
 
 import simlab
 
+pytestmark = pytest.mark.long
 LESSON = "01_pretraining"
 
 
@@ -279,24 +279,3 @@ def test_axe_finds_no_serious_violation(book, chromium, name):
     ]  # fmt: skip
     assert not serious
     context.close()
-
-
-# ----------------------------------------------------------------------- what of a notebook is shown
-
-
-def test_cleaning_takes_out_times_widgets_and_progress():
-    cell = new_code_cell("x", metadata={"tags": ["parameters"], "papermill": {"duration": 3}})
-    cell.outputs = [
-        new_output("stream", name="stderr", text="10%"),
-        new_output("stream", name="stdout", text="kept"),
-    ]
-    clean = cleaned(new_notebook(cells=[cell], metadata={"papermill": {}, "widgets": {}}))
-    assert set(clean.metadata) == {"kernelspec", "language_info"}
-    assert clean.cells[0].metadata == {"tags": ["parameters"]}
-    assert [o.text for o in clean.cells[0].outputs] == ["kept"]
-
-
-def test_each_cell_is_named_by_the_heading_above_it():
-    cells = [new_markdown_cell("# One"), new_code_cell("x"), new_markdown_cell("text"),
-             new_markdown_cell("words\n\n## Two"), new_code_cell("y")]  # fmt: skip
-    assert headings_of(new_notebook(cells=cells)) == ["One", "One", "One", "Two", "Two"]

@@ -11,7 +11,8 @@ import cards
 import nbformat
 import progress
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from executed import cleaned, headings_of
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from progress import Progress
 
 CODE = "import os, json\nfrom pathlib import Path\n"
@@ -147,3 +148,24 @@ def test_runs_are_told_apart_by_what_they_train_and_not_by_the_codes_digest(tmp_
         (tmp_path / name / "config.json").write_text(json.dumps({"code": code, "epochs": epochs}))
         (tmp_path / name / "metrics.json").write_text('{"seconds": 7}')
     assert sorted(book.trained(tmp_path).values()) == [7, 7]
+
+
+# ----------------------------------------------------------------------- what of a notebook is shown
+
+
+def test_cleaning_takes_out_times_widgets_and_progress():
+    cell = new_code_cell("x", metadata={"tags": ["parameters"], "papermill": {"duration": 3}})
+    cell.outputs = [
+        new_output("stream", name="stderr", text="10%"),
+        new_output("stream", name="stdout", text="kept"),
+    ]
+    clean = cleaned(new_notebook(cells=[cell], metadata={"papermill": {}, "widgets": {}}))
+    assert set(clean.metadata) == {"kernelspec", "language_info"}
+    assert clean.cells[0].metadata == {"tags": ["parameters"]}
+    assert [o.text for o in clean.cells[0].outputs] == ["kept"]
+
+
+def test_each_cell_is_named_by_the_heading_above_it():
+    cells = [new_markdown_cell("# One"), new_code_cell("x"), new_markdown_cell("text"),
+             new_markdown_cell("words\n\n## Two"), new_code_cell("y")]  # fmt: skip
+    assert headings_of(new_notebook(cells=cells)) == ["One", "One", "One", "Two", "Two"]
