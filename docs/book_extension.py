@@ -59,14 +59,18 @@ def give_figures_their_text():
 
 
 def link_files_of_code(app: Sphinx, doctree: nodes.document):
-    """A link to a file of simlab's leads to the page that shows its code."""
+    """A link to a file of simlab's leads to the page of its code, or to its package's page."""
     for link in list(doctree.findall(addnodes.pending_xref)):
         target = link.get("reftarget", "")
         if link.get("reftype") != "myst" or not target.endswith(".py"):
             continue
         path = posixpath.normpath(posixpath.join(posixpath.dirname(app.env.docname), target))
         if (ROOT / path).is_file():
-            page = "_modules/" + path.removesuffix(".py").removesuffix("/__init__")
+            name = path.removesuffix(".py")
+            if name.endswith("/__init__"):
+                page = f"api/{name.removesuffix('/__init__').replace('/', '.')}"
+            else:
+                page = f"_modules/{name}"
             uri = app.builder.get_relative_uri(app.env.docname, page)
             link.replace_self(nodes.reference("", "", *link.children, refuri=uri, internal=True))
 

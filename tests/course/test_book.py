@@ -183,6 +183,7 @@ def test_code_and_words_of_lessons_lead_to_the_reference_and_to_the_source(book)
     assert 'href="../api/simlab.data.html#simlab.data.load_data"' in lesson
     readme = page(book, "README")
     assert 'href="_modules/simlab/methods/byol.html"' in readme
+    assert 'href="api/simlab.sim.html"' in readme, "a package's file: what its docstring says"
     assert 'href="api/simlab.evaluate.html#simlab.evaluate.knn_result"' in readme
 
 
