@@ -6,6 +6,7 @@ of results, and a page for each package. The book needs no network to be read.
 """
 
 import argparse
+import contextlib
 import io
 import re
 import shutil
@@ -42,18 +43,17 @@ def build(out: Path) -> str:
     """Build the book into `out`, of the lessons that were run there; returns Sphinx's warnings."""
     with tempfile.TemporaryDirectory() as temporary:
         sources = Path(temporary, "sources")
-        write_sources(sources, out)
+        pages = Path(temporary, "pages")  # myst-nb leaves a folder beside it
         log = Path(temporary, "warnings")
+        write_sources(sources, out)
         words = ["-b", "html", "-q", "-c", HERE, "-d", Path(temporary, "doctrees"), "-w", log]
         quiet = io.StringIO()  # Sphinx writes its warnings there as well
-        stderr, sys.stderr = sys.stderr, quiet
-        try:
-            status = build_main([str(word) for word in [*words, sources, out]])
-        finally:
-            sys.stderr = stderr
+        with contextlib.redirect_stderr(quiet):
+            status = build_main([str(word) for word in [*words, sources, pages]])
+        if status:
+            raise RuntimeError(f"Sphinx could not build the book:\n{quiet.getvalue()}")
         warnings = log.read_text(encoding="utf-8").replace(f"{sources}/", "")
-    if status:
-        raise RuntimeError(f"Sphinx could not build the book:\n{quiet.getvalue()}")
+        shutil.copytree(pages, out, dirs_exist_ok=True)
     return warnings
 
 
