@@ -23,6 +23,8 @@ import api_pages  # noqa: E402
 import start_page  # noqa: E402
 from executed import cleaned  # noqa: E402
 
+from simlab.runs import runs_folder  # noqa: E402
+
 ROOT = HERE.parent
 TEXTS = ("*.md", "docs/*.md", "data/**/*.md", "notebooks/tables/*.md", "benchmarks/results/*.md")
 NOTEBOOKS = ("notebooks/0[1-9]*.ipynb", "notebooks/exercises/*.ipynb", "notebooks/sweeps/*.ipynb")
@@ -30,7 +32,7 @@ NOTEBOOKS = ("notebooks/0[1-9]*.ipynb", "notebooks/exercises/*.ipynb", "notebook
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="build_book.py", description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "book", help="where to")
+    parser.add_argument("--out", type=Path, default=runs_folder() / "book", help="where to")
     parser.add_argument("--strict", action="store_true", help="warnings are errors")
     options = parser.parse_args(arguments)
     warnings = build(options.out)
