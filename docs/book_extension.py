@@ -6,6 +6,7 @@ import inspect
 import posixpath
 import re
 from pathlib import Path
+from typing import Any
 
 from docutils import nodes
 from myst_nb.core.render import MimeData, NbElementRenderer
@@ -25,6 +26,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", keep_layout, priority=400)  # before napoleon
     app.connect("doctree-read", link_files_of_code)
     app.connect("doctree-read", link_names)
+    app.connect("html-page-context", name_folds, priority=900)  # after the theme
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -88,6 +90,17 @@ def link_names(app: Sphinx, doctree: nodes.document):
         )  # fmt: skip
         code.replace_self(link)
         link.append(code)
+
+
+def name_folds(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object):
+    """The contents' folds say to a screen reader what they are: the theme gives them an arrow."""
+    contents = context["generate_toctree_html"]
+
+    def named(*options: object, **named_options: object) -> object:
+        markup = str(contents(*options, **named_options))
+        return markup.replace("<summary>", '<summary aria-label="Pages below this one">')
+
+    context["generate_toctree_html"] = named
 
 
 # ------------------------------------------------------------------------------------- docstrings

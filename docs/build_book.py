@@ -96,7 +96,8 @@ def lesson(path: Path, out: Path) -> nbformat.NotebookNode:
     exercises = path.parent / "exercises" / path.name
     if exercises.exists():
         below = f"```{{toctree}}\n:hidden:\n\nexercises/{path.stem}\n```"
-        notebook.cells.append(nbformat.v4.new_markdown_cell(below, id="exercises"))
+        # below the title: further down it would count as a part of that section
+        notebook.cells.insert(1, nbformat.v4.new_markdown_cell(below, id="exercises"))
     return notebook
 
 

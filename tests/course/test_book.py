@@ -94,6 +94,9 @@ def test_every_lesson_exercise_document_and_package_has_a_page(book):
         assert name.as_posix() in page(book, "index"), f"the contents lack {name}"
     for package in api_pages.PACKAGES:
         assert (book[0] / "api" / f"{package}.html").exists()
+    contents = page(book, "index").split("<nav")[1].split("</nav>")[0]
+    for exercises in (build_book.ROOT / "notebooks" / "exercises").glob("*.ipynb"):
+        assert f"exercises/{exercises.stem}.html" in contents
 
 
 def test_the_start_page_has_the_course_and_what_each_lesson_found(book):
