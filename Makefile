@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?=
 WITHOUT_CUDA := torch torchvision --index-url https://download.pytorch.org/whl/cpu
-EXTRAS := notebooks,test
+EXTRAS := book,notebooks,test
 WORKERS ?= 2
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
@@ -31,10 +31,11 @@ $(warning $(VENV)/ was made with TORCH=$(MADE_WITH) and stays so: for $(TORCH) r
 endif
 endif
 
-.PHONY: run test test-notebooks test-slow check lint lab bench notebooks links clean help
+.PHONY: run book test test-notebooks test-slow check lint lab bench notebooks links clean help
 
 help:
-	@echo "make run        set up, then run the course's notebooks into runs/ with an index to look at"
+	@echo "make run        set up, then run the course's notebooks and build the book, runs/book/index.html"
+	@echo "make book       set up, then build the book alone, of the lessons as they were run last"
 	@echo "make test       set up, then the tests; they run the notebooks with parameters of seconds"
 	@echo "make lab        set up, then JupyterLab at the start page"
 	@echo "make lint       ruff check, ruff format --check and mypy"
@@ -57,6 +58,9 @@ $(BIN)/.ready: pyproject.toml
 
 run: $(BIN)/.ready
 	@$(BIN)/python notebooks/book.py
+
+book: $(BIN)/.ready
+	@$(BIN)/python docs/build_book.py --strict
 
 test: $(BIN)/.ready
 ifeq ($(CHROMIUM),)

@@ -20,7 +20,7 @@ PACKAGES = (ROOT / "simlab", ROOT / "simlab_course")
 FILES = sorted(path for package in PACKAGES for path in package.rglob("*.py"))
 # where the name of an import is not the name of what is installed
 INSTALLED_AS = {"sklearn": "scikit-learn", "pil": "pillow", "yaml": "pyyaml"}
-# what comes with a dependency: dask[distributed], jupyterlab, nbconvert
+# what comes with a dependency: dask[distributed], papermill
 INCLUDED = {"distributed", "nbclient"}
 # run by their paths, where papermill is: not imported by simlab
 SCRIPTS = {ROOT / "simlab" / "sweeps" / "point_process.py"}

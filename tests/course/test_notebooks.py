@@ -5,10 +5,10 @@ import json
 import re
 from pathlib import Path
 
+import cards
 import explorers
 import lessons
 import nbformat
-import pages
 import papermill
 import pytest
 
@@ -99,15 +99,15 @@ def test_code_cells_are_short(path):
 
 @every_lesson
 def test_lesson_has_a_header_card_of_what_was_measured(path):
-    cards = [
+    tagged = [
         (i, c) for i, c in enumerate(nbformat.read(path, as_version=4).cells)
         if "card" in c.metadata.get("tags", [])
     ]  # fmt: skip
-    assert len(cards) == 1 and cards[0][0] == 1, "make it: python notebooks/book.py --cards"
+    assert len(tagged) == 1 and tagged[0][0] == 1, "make it: python notebooks/book.py --cards"
     for row in ("Goals", "Before you start", "Time", "Data", "Exercises"):
-        assert f"**{row}**" in cards[0][1].source
-    assert cards[0][1].source == pages.card_of(path), "python notebooks/book.py --cards"
-    assert "not measured" not in cards[0][1].source
+        assert f"**{row}**" in tagged[0][1].source
+    assert tagged[0][1].source == cards.card_of(path), "python notebooks/book.py --cards"
+    assert "not measured" not in tagged[0][1].source
 
 
 def test_readme_and_start_page_show_the_whole_course():

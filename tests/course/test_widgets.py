@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from pages import lasting
+from executed import lasting
 from PIL import Image
 
 from simlab.augment import RECIPES, Augment, Normalize
