@@ -16,8 +16,8 @@ from .settings import FINETUNING_RATES, HELD_OUT, Settings
 
 TIMED_IMAGES = 32
 BACKWARD = 3.0  # a training step's cost, in forward passes
-PROBE_SECONDS = 8e-7  # of one probe with its choices: for a row and a feature
-KNN_SECONDS = 2.5e-10  # of one vote with its choices: for a pair of images and a feature
+PROBE_SECONDS = 1e-6  # of one probe with its choices: for a row, a feature and a class
+KNN_SECONDS = 1e-10  # of one vote with its choices: for a pair of images and a feature
 
 
 def seconds_per_image(module: Prepared, data: Dataset) -> float:
@@ -61,7 +61,7 @@ def seconds_of(
             pairs = number * (test + HELD_OUT * number)
             total += times * pairs * width * KNN_SECONDS
         elif protocol.kind == "probe":
-            total += times * number * width * PROBE_SECONDS
+            total += times * number * width * len(data.classes) * PROBE_SECONDS
         elif protocol.kind == "sgd-probe":
             total += times * settings.probe_epochs * train * per_image
         else:
