@@ -230,10 +230,10 @@ def check_trainable(encoder: Any, protocols: Sequence[Protocol], name: str) -> N
     Raises:
         ValueError: The encoder is a function, or was compiled by torch.jit.
     """
-    asked = [protocol.name for protocol in protocols if protocol.kind == "finetune"]
+    names = [protocol.name for protocol in protocols if protocol.kind == "finetune"]
     is_module = isinstance(encoder, nn.Module) and not isinstance(encoder, torch.jit.ScriptModule)
-    if asked and not (is_module and any(True for _ in encoder.parameters())):
+    if names and not (is_module and any(True for _ in encoder.parameters())):
         raise ValueError(
-            f"{', '.join(asked)}: {name} has no weights that can be trained; give the module, or "
+            f"{', '.join(names)}: {name} has no weights that can be trained; give the module, or "
             "leave fine-tuning out"
         )

@@ -81,7 +81,7 @@ class Measuring:
 
     def rows(self, weights: Weights) -> list[Row]:
         """Measure each encoder by each protocol, with each seed where the seed matters."""
-        rows = []
+        rows: list[Row] = []
         for encoder, seeds in weights:
             module = self.plan.source.prepared(encoder, self.data, self.plan.device)
             layers = layer_names(encoder, self.plan.layers)
@@ -126,7 +126,7 @@ def pixel_rows(plan: Plan, data: Dataset) -> list[Row]:
     if not protocols:
         return []
     name, feats = pixel_features(data, plan.settings.batch_size)
-    rows = []
+    rows: list[Row] = []
     for protocol, layer, seed in _jobs(protocols, [OUTPUT], plan.seeds):
         key = {"data": data.name, "protocol": protocol.name, "layer": layer, "encoder": name}
         if protocol.kind == "knn":

@@ -78,12 +78,12 @@ class Evaluation:
         return path
 
     def __str__(self) -> str:
-        shown = self.summary()
+        rounded = self.summary()
         for name in ("accuracy", "low", "high"):
-            shown[name] = shown[name].map("{:.4f}".format)
-        if (shown["layer"] == "").all():
-            shown = shown.drop(columns="layer")
-        return shown.to_string(index=False)
+            rounded[name] = rounded[name].map("{:.4f}".format)
+        if (rounded["layer"] == "").all():
+            rounded = rounded.drop(columns="layer")
+        return rounded.to_string(index=False)
 
     def _repr_html_(self) -> str:
         html: str = self.summary().round(4).to_html(index=False)

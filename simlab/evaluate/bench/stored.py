@@ -112,8 +112,8 @@ class DescribedEncoder:
         state: Any = unpack_tensors(self.weights.read_bytes(), self.weights)
         if self.key:
             if self.key not in state:
-                known = ", ".join(map(str, list(state)[:5]))
-                raise ValueError(f"{self.weights} has no {self.key!r}: it holds {known}")
+                names = ", ".join(map(str, list(state)[:5]))
+                raise ValueError(f"{self.weights} has no {self.key!r}: it holds {names}")
             state = state[self.key]
         chosen = {}
         for name, value in state.items():
