@@ -6,6 +6,7 @@
     simlab supervised --labels 1000             the same for SupervisedConfig
     simlab knn RUN                              kNN accuracy of a run, by its folder or name
     simlab probe RUN --labels 1000              linear probe of its frozen encoder
+    simlab evaluate ENCODER DATA                any encoder, by several protocols
     simlab compare RUN RUN                      how similar the layers of two runs are
     simlab compare a.npz b.npz                  the same of features that were stored
     simlab embed RUN IMAGES --out x.npz         features of any images
@@ -33,7 +34,7 @@ import tyro
 from simlab import __version__
 from simlab._checks import near
 
-from .evaluation import compare, embed, knn, probe
+from .evaluation import compare, embed, evaluate, knn, probe
 from .others import data, doctor, methods, sweep
 from .stored import export, runs
 from .training import pretrain, supervised
@@ -94,6 +95,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "supervised": supervised,
     "knn": _command(knn),
     "probe": _command(probe),
+    "evaluate": evaluate,
     "compare": _command(compare),
     "embed": _command(embed),
     "export": _command(export),
