@@ -1,16 +1,18 @@
 """The commands that train: a field of the configuration is a flag."""
 
 import dataclasses
+import os
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import tyro
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import OmitArgPrefixes, UseAppendAction
 
 from simlab._checks import near
 from simlab.config import RECIPES, PretrainConfig, SupervisedConfig, make_config
 
 RECIPE = f"Start from a published configuration; further flags change it: {', '.join(RECIPES)}."
+CALLBACK = "What looks on, such as a logger: tensorboard, or module:Class. May be repeated."
 CONTINUE = "A stored run to go on from, of another simlab or (constant and step) of fewer epochs."
 
 
@@ -23,6 +25,9 @@ class PretrainCommand:
     fresh: bool = False
     """Delete what is stored of this run and start over."""
     reuse: Annotated[str, tyro.conf.arg(name="continue", help=CONTINUE)] = ""
+    callback: UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(help=CALLBACK)]] = ()
+    tensorboard: bool = False
+    """Write event files into tensorboard/ in the run's folder."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,9 @@ class SupervisedCommand:
     fresh: bool = False
     """Delete what is stored of this run and start over."""
     reuse: Annotated[str, tyro.conf.arg(name="continue", help=CONTINUE)] = ""
+    callback: UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(help=CALLBACK)]] = ()
+    tensorboard: bool = False
+    """Write event files into tensorboard/ in the run's folder."""
 
 
 def pretrain(arguments: list[str]) -> int:
@@ -47,8 +55,13 @@ def pretrain(arguments: list[str]) -> int:
 
     from simlab import train
 
-    run = train.pretrain(command.config, fresh=command.fresh, reuse=command.reuse)
-    return _report(run)
+    run = train.pretrain(
+        command.config,
+        fresh=command.fresh,
+        reuse=command.reuse,
+        callbacks=callback_names(command.callback, command.tensorboard),
+    )
+    return _report("pretrain", run)
 
 
 def supervised(arguments: list[str]) -> int:
@@ -57,16 +70,32 @@ def supervised(arguments: list[str]) -> int:
 
     from simlab import train
 
-    run = train.train_supervised(command.config, fresh=command.fresh, reuse=command.reuse)
-    return _report(run)
+    run = train.train_supervised(
+        command.config,
+        fresh=command.fresh,
+        reuse=command.reuse,
+        callbacks=callback_names(command.callback, command.tensorboard),
+    )
+    return _report("supervised", run)
 
 
-def _report(run: Any) -> int:
-    """Print how a run ended, and where to look; in the first process alone."""
+def callback_names(names: tuple[str, ...], tensorboard: bool) -> list[str]:
+    """Return the names of --callback, and what --tensorboard stands for."""
+    return [*names, "tensorboard"] if tensorboard else list(names)
+
+
+def _report(command: str, run: Any) -> int:
+    """Print how a run ended, and where to look; in the first process alone.
+
+    As a point of a sweep it leaves the last row of its history in the point's folder.
+    """
     from simlab.compute import distributed
+    from simlab.runs import save_metrics
 
     if distributed.rank() == 0:
         for name, value in run.result["final"].items():
             print(f"{name:<16} {value}")
         print(f"\nLook at  {run.folder}")
+        if os.environ.get("SIMLAB_OUT"):
+            save_metrics(command, run.result["final"] | {"run": run.folder.name})
     return 0

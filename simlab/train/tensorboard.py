@@ -1,0 +1,81 @@
+"""Event files for TensorBoard: `simlab pretrain --tensorboard`, then `tensorboard --logdir runs`.
+
+They lie in the run's folder, in tensorboard/: a point an epoch under train/ (loss, lr, what was
+measured of collapse) and test/ (knn, test_accuracy), and in tensorboard/steps/ the loss and the
+learning rate against the optimizer's steps.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from simlab.runs import Run
+
+from .callbacks import Callback
+
+MEASURED_ON_TEST_IMAGES = ("knn", "test_accuracy", "test_loss")
+
+
+class TensorBoard(Callback):
+    """Write event files.
+
+    Args:
+        folder: Where to; empty: tensorboard/ in the run's folder.
+        every: Steps between two points of a step's loss. 0: a point an epoch alone.
+
+    Raises:
+        ImportError: The package tensorboard is missing.
+    """
+
+    def __init__(self, folder: str | Path = "", every: int = 20) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ImportError("--tensorboard needs it: pip install 'simlab[logging]'") from error
+        self.make_writer: Any = SummaryWriter
+        self.folder = folder
+        self.every = every
+        self.epochs: Any = None
+        self.steps: Any = None
+
+    def on_epoch(self, run: Run, row: dict[str, Any]) -> None:
+        """Write a point of each column."""
+        if self.epochs is None:
+            self.epochs = self._epoch_writer(run)
+        for name, value in row.items():
+            split = "test" if name in MEASURED_ON_TEST_IMAGES else "train"
+            if name != "epoch":
+                self.epochs.add_scalar(f"{split}/{name}", value, int(row["epoch"]))
+        self.epochs.flush()
+
+    def on_step(self, run: Run, step: int, loss: Tensor, lr: float) -> None:
+        """Write the loss and the learning rate of every n-th step."""
+        if not self.every or step % self.every:
+            return
+        if self.steps is None:
+            # after a resumption TensorBoard forgets the steps that are trained again
+            self.steps = self.make_writer(str(self._place(run) / "steps"), purge_step=step)
+        self.steps.add_scalar("train/loss", float(loss), step)
+        self.steps.add_scalar("train/lr", lr, step)
+
+    def on_end(self, run: Run) -> None:
+        """Close the files; the next run of the same callback has its own."""
+        for writer in (self.epochs, self.steps):
+            if writer is not None:
+                writer.close()
+        self.epochs = None
+        self.steps = None
+
+    def _place(self, run: Run) -> Path:
+        return Path(self.folder or run.folder / "tensorboard")
+
+    def _epoch_writer(self, run: Run) -> Any:
+        """Start over, since all epochs are replayed: TensorBoard would show them twice."""
+        place = self._place(run)
+        for path in place.glob("events.out.tfevents.*"):
+            path.unlink()
+        writer = self.make_writer(str(place))
+        writer.add_text("config", f"    {json.dumps(run.config)}")
+        return writer
