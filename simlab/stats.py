@@ -75,11 +75,11 @@ def paired_differences(
             row[change] = value
             rows.append(row | _describe(members[base], members[value], pooled))
     differences = pd.DataFrame(rows)
-    if holm:
+    if holm and rows:
         differences["p_holm"] = holm_adjusted(differences["p"])
-    if points:
-        known = differences["sd"].dropna()  # a single pair has none
-        differences["seeds"] = known.map(lambda sd: seeds_for(points, sd))
+    if points and rows:
+        deviations = differences["sd"].dropna()  # a single pair has none
+        differences["seeds"] = deviations.map(lambda sd: seeds_for(points, sd))
     is_plain = not (tasks or pool or holm or points)
     unwanted = ([] if holm else ["p"]) + (["sd"] if is_plain else [])
     return differences.drop(columns=unwanted, errors="ignore")

@@ -13,7 +13,7 @@ from simlab.sweeps import find_program, parse_grid
 
 DOCS = Path(__file__).parent.parent / "docs"
 # a run of a second in place of the default one
-SMALL = 'PretrainConfig(data="emoji", image_size=16, view_size=8, encoder="tiny", knn_k=5, '
+SMALL = 'PretrainConfig(data="emoji", view_size=8, encoder="tiny", knn_k=5, '
 SMALL += 'batch_size=512, device="cpu", '
 
 

@@ -46,7 +46,10 @@ class Dealer:
         """Give the task that sees one GPU; one whose `device` says which sees all of them."""
         gpu = self.free.get()
         is_open = task.parameters.get("device", "auto") in ANY_GPU
+        environment = task.environment
+        if gpu and is_open:
+            environment = environment | {"CUDA_VISIBLE_DEVICES": gpu}
         try:
-            yield dataclasses.replace(task, gpu=gpu if is_open else "")
+            yield dataclasses.replace(task, environment=environment)
         finally:
             self.free.put(gpu)

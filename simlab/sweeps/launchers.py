@@ -92,10 +92,10 @@ def on_dask(scheduler: Any) -> Iterator[Launch]:
 def _check_workers(client: Any) -> None:
     """Compare the versions of the workers that are there already with those of this process."""
     wanted = versions()
-    found = client.run(versions, on_error="return")
-    if not found:
+    answers = client.run(versions, on_error="return")
+    if not answers:
         say("the scheduler has no workers yet: the points wait for them")
-    for worker, answer in found.items():
+    for worker, answer in answers.items():
         if answer != wanted:
             raise RuntimeError(f"the worker {worker} answers {answer}: expected {wanted}")
 

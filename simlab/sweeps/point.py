@@ -24,6 +24,7 @@ THREAD_VARIABLES = (
     "OPENBLAS_NUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )
+PLACES = ("SIMLAB_RUNS", "SIMLAB_DATA")  # another machine's points shall find the same ones
 LONGEST_TRACEBACK = 20_000  # characters of a failed point's log that its status keeps
 
 
@@ -37,8 +38,7 @@ class Task:
         arguments: The words behind it.
         cwd: The folder in which it runs.
         parameters: All parameters.
-        threads: Threads of the process.
-        gpu: The GPU that it sees, as CUDA_VISIBLE_DEVICES has it. Empty: those that are there.
+        environment: Variables that its process gets beside those of whoever starts it.
     """
 
     folder: str
@@ -46,8 +46,7 @@ class Task:
     arguments: list[str]
     cwd: str
     parameters: dict[str, Any]
-    threads: int
-    gpu: str = ""
+    environment: dict[str, str]
 
     @property
     def name(self) -> str:
@@ -105,7 +104,7 @@ def run_point(task: Task, processes: Processes | None = None) -> dict[str, Any]:
         "traceback": log[-LONGEST_TRACEBACK:] if error else None,
         "duration": time.time() - started,
         "started": started,
-        "threads": task.threads,
+        "threads": int(task.environment["OMP_NUM_THREADS"]),
         "versions": versions(),
     }
     write_json(folder / "status.json", status)
@@ -125,7 +124,7 @@ def start_process(task: Task) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, str(script), str(lock), task.module, *task.arguments],
             cwd=task.cwd,
-            env=os.environ | environment_of(task),
+            env=os.environ | task.environment,
             stdout=log,
             stderr=log,
             stdin=subprocess.PIPE,
@@ -147,20 +146,26 @@ def _error_of(exit_code: int, folder: Path, log: str) -> str | None:
     return None
 
 
-def environment_of(task: Task) -> dict[str, str]:
-    """Return the environment variables of a point's process."""
-    variables = dict.fromkeys(THREAD_VARIABLES, str(task.threads))
-    variables["SIMLAB_OUT"] = task.folder
+def environment_of(folder: Path, threads: int) -> dict[str, str]:
+    """Return the variables of a point's process, wherever it runs.
+
+    Args:
+        folder: The point's folder.
+        threads: Threads of the process.
+    """
+    variables = dict.fromkeys(THREAD_VARIABLES, str(threads))
+    variables["SIMLAB_OUT"] = str(folder)
     # of several kernels that are called python3 this interpreter's
     variables["JUPYTER_PREFER_ENV_PATH"] = "1"
-    if task.gpu:
-        variables["CUDA_VISIBLE_DEVICES"] = task.gpu
+    for name in PLACES:
+        if name in os.environ:
+            variables[name] = os.environ[name]
     return variables
 
 
 def shell_command(task: Task) -> str:
     """Return a line for bash that does what `run_point` does, and leaves the shortest status."""
-    environment = [f"{name}={shlex.quote(value)}" for name, value in environment_of(task).items()]
+    environment = [f"{name}={shlex.quote(value)}" for name, value in task.environment.items()]
     words = shlex.join([sys.executable, "-m", task.module, *task.arguments])
     folder = shlex.quote(task.folder)
     return (

@@ -21,7 +21,7 @@ from simlab.augment import parse_augment
 from simlab.config import RECIPES, PretrainConfig, SupervisedConfig, TrainConfig, make_config
 from simlab.methods import parse_method
 from simlab.runs import write_bytes
-from simlab.train.callbacks import make_callbacks
+from simlab.train.callbacks import find_callback
 
 from .grid import hash_of
 from .parameters import papermill_path, read_parameters
@@ -87,7 +87,8 @@ def find_program(
         if recipe or callbacks:
             raise ValueError(f"{name} is no command that trains: it takes no recipe, no callbacks")
         return _notebook(Path(name).resolve())
-    make_callbacks(callbacks)  # refuses what isn't there
+    for callback in callbacks:
+        find_callback(callback)
     if recipe and (recipe not in RECIPES or name != "pretrain"):
         raise ValueError(f"{name} has no recipe {recipe!r}{near(recipe, RECIPES)}")
     config = TRAININGS[str(name)]

@@ -10,6 +10,7 @@ report/
     commands.sh         what made it
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from .table import collect
 MEASURED = ("knn", "test_accuracy", "accuracy")  # y, where nobody chose one
 CONFIGURATION = ("program", "versions", "grid", "defaults", "digest")
 MARKERS = "osD^vPX*"
+SPREAD = 10  # values further apart than this are drawn on a logarithmic axis
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,13 @@ def report(
         ValueError: A column or value is unknown, or no point is done.
     """
     folder = Path(folder).resolve()
-    table = collect(folder)
+    table = collect(folder).map(_as_word)
     plan = read_object(folder / "sweep.json")
-    axes = _choose(table, plan, y, x, base)
-    done = table[(table["status"] == "done") & table[axes.y].notna()]
-    if not len(done):
-        raise ValueError(f"{folder}: no point is done with a number as {axes.y}")
+    done = table[table["status"] == "done"]
+    if done.empty:
+        raise ValueError(f"{folder}: no point is done")
+    axes = _choose(done, plan, y, x, base)
+    done = done.dropna(subset=[axes.y])
     done = done.assign(others=_words_of(done, axes.others))
     means = interval_table(done, axes.x, axes.y, "others" if axes.others else None)
     differences = _differences(done, axes)
@@ -97,14 +100,17 @@ def report(
     return place / "index.html"
 
 
+def _as_word(value: Any) -> Any:
+    """Write lists and dicts as JSON, so that they can be compared."""
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
 def _choose(table: pd.DataFrame, plan: dict[str, Any], y: str, x: str, base: str) -> Axes:
     """Choose what is compared, as far as nobody said it."""
     varied = _varied(plan)
     if x and x not in varied:
         raise ValueError(f"x={x!r} was not varied{near(x, varied)}")
-    if not x and not varied:
-        raise ValueError("no parameter but the seed was varied: nothing can be compared")
-    x = x or varied[0]
+    x = x or next(iter([*varied, *plan["defaults"]]))  # of seeds alone: one mean
     y = y or _measured(table, plan)
     require_columns(table, y)
     values = {str(value): value for value in table[x]}
@@ -120,7 +126,7 @@ def _varied(plan: dict[str, Any]) -> list[str]:
     for point in plan["points"].values():
         for name, value in point.items():
             values.setdefault(name, set()).add(repr(value))
-    return [name for name, found in values.items() if len(found) > 1 and name != "seed"]
+    return [name for name, several in values.items() if len(several) > 1 and name != "seed"]
 
 
 def _measured(table: pd.DataFrame, plan: dict[str, Any]) -> str:
@@ -168,6 +174,8 @@ def draw(means: pd.DataFrame, axes: Axes) -> Figure:
             capsize=3,
             label=name,
         )
+    if is_number and 0 < SPREAD * means[axes.x].min() < means[axes.x].max():
+        ax.set_xscale("log")
     ax.set(xlabel=axes.x, ylabel=axes.y, title="mean over seeds, 95 % t interval")
     if axes.others:
         ax.legend()

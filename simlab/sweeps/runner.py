@@ -31,7 +31,7 @@ from simlab.runs import write_bytes, write_json
 
 from .grid import Point, grid_points, notebook_parameters
 from .launchers import Launcher, here, on_dask, printed, say
-from .point import Task, read_object, versions
+from .point import Task, environment_of, read_object, versions
 from .programs import Program, find_program
 from .slurm import slurm_script
 from .table import collect
@@ -82,15 +82,15 @@ def sweep(
     out = Path(out).resolve()
     if any(type(number) is not int or number < 1 for number in (jobs, threads)):
         raise ValueError(f"jobs={jobs!r}, threads={threads!r}: expected integers from 1 on")
-    found = find_program(program, recipe, callbacks)
-    points = grid_points(grid, found.parameters)
+    what_runs = find_program(program, recipe, callbacks)
+    points = grid_points(grid, what_runs.parameters)
     for point in points.values():
-        found.check(notebook_parameters(point, found.parameters))
+        what_runs.check(notebook_parameters(point, what_runs.parameters))
     with _launcher(out, jobs, threads, dry_run, scheduler, slurm) as launch:
         (out / "points").mkdir(parents=True, exist_ok=True)
         with _alone_in(out):
-            _write_plan(found, out, grid, points, jobs, threads)
-            tasks = _unfinished_tasks(found, out, points, threads)
+            _write_plan(what_runs, out, grid, points, jobs, threads)
+            tasks = _unfinished_tasks(what_runs, out, points, threads)
             if not dry_run:
                 say(f"{len(points)} points, {len(tasks)} to run: {out}")
             launch(tasks)
@@ -185,7 +185,7 @@ def _unfinished_tasks(
             arguments=program.arguments(out, folder, changes),
             cwd=program.cwd,
             parameters=program.parameters | changes,
-            threads=threads,
+            environment=environment_of(folder, threads),
         )
         tasks.append(task)
     return tasks

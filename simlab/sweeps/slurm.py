@@ -56,6 +56,8 @@ def slurm_script(out: Path, options: str, jobs: int, threads: int) -> Iterator[L
         threads: CPUs of each.
     """
     lines = parse_options(options)
+    if set('"\\\n') & set(str(out)):
+        raise ValueError(f"out={str(out)!r}: sbatch can't read such a path")
 
     def launch(tasks: list[Task]) -> None:
         path = out / "slurm.sh"
@@ -77,7 +79,7 @@ def slurm_script(out: Path, options: str, jobs: int, threads: int) -> Iterator[L
 def array_script(out: Path, lines: list[str], tasks: list[Task], jobs: int, threads: int) -> str:
     """Return the script, a point a task of the array."""
     limit = f"%{jobs}" if jobs > 1 else ""
-    log = str(out / "slurm-%A_%a.log")
+    log = str(out).replace("%", "%%") + "/slurm-%A_%a.log"
     names = [f"  {shlex.quote(task.name)}" for task in tasks]
     command = shlex.join([sys.executable, "-m", "simlab.sweeps.slurm", str(out)])
     return "\n".join(

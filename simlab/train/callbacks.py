@@ -67,7 +67,7 @@ def make_callbacks(callbacks: Sequence[Callback | str]) -> list[Callback]:
     made = []
     for callback in callbacks:
         if isinstance(callback, str):
-            callback = _by_name(callback)
+            callback = find_callback(callback)()
         if isinstance(callback, type):
             raise TypeError(f"callbacks: {callback.__name__} is a class: did you mean to call it?")
         if not isinstance(callback, Callback):
@@ -76,8 +76,15 @@ def make_callbacks(callbacks: Sequence[Callback | str]) -> list[Callback]:
     return made
 
 
-def _by_name(name: str) -> Any:
-    """Call "module:Class" without arguments; the module may lie in the current folder."""
+def find_callback(name: str) -> Any:
+    """Find "tensorboard" or "module:Class", which is called without arguments.
+
+    The module may lie in the current folder.
+
+    Raises:
+        ValueError: There is none of that name.
+        ImportError: The module imports what is missing.
+    """
     module, colon, attribute = NAMED.get(name, name).partition(":")
     if not colon:
         raise ValueError(f"there is no callback {name!r}{near(name, NAMED)}; or module:Class")
@@ -93,7 +100,7 @@ def _by_name(name: str) -> Any:
         raise ValueError(
             f"callback {name!r}: {module} has no {attribute!r}{near(attribute, dir(imported))}"
         )
-    return getattr(imported, attribute)()
+    return getattr(imported, attribute)
 
 
 class Watchers:

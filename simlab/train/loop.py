@@ -161,10 +161,7 @@ def fit(
             row["seconds"] = time.monotonic() - start
             history.append(row)
             record(run, row, config.epochs, task.warnings(row))
-            run.save_history(history)
-            state = {name: module.state_dict() for name, module in stored.items()}
-            state |= {"epoch": epoch + 1, "history": history}
-            run.save_checkpoint(epoch + 1, state, config.keep_checkpoints)
+            save(run, stored, history, config.keep_checkpoints)
             watchers.epoch(history)
     return history
 
@@ -189,6 +186,15 @@ def _into_training_mode(network: MethodModule) -> None:
     """Put a network into training mode, but for the frozen parts of its encoder."""
     network.train()
     keep_frozen(network.encoder)
+
+
+def save(run: Run, stored: dict[str, Any], history: list[Row], keep_checkpoints: int) -> None:
+    """Write the history, and a checkpoint of all that `resume` loads again."""
+    epoch = len(history)
+    run.save_history(history)
+    state = {name: module.state_dict() for name, module in stored.items()}
+    state |= {"epoch": epoch, "history": history}
+    run.save_checkpoint(epoch, state, keep_checkpoints)
 
 
 def resume(run: Run, stored: dict[str, Any]) -> list[Row]:

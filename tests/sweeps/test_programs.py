@@ -8,16 +8,32 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from simlab import cli
 from simlab.sweeps import collect, find_program, parse_grid, point, sweep
 from simlab.sweeps.gpus import Dealer, deal, visible_gpus
 from simlab.sweeps.launchers import here, run_all
 
-# the smallest training that the command line has: one step
-TINY = ["data=emoji", "image_size=16", "view_size=8", "batch_size=512", "epochs=1", "knn_k=5"]
-TINY += ["device=cpu", "encoder=tiny"]
+# two steps on the images of `workplace`
+TINY = ["data=images", "view_size=8", "batch_size=8", "epochs=1", "knn_k=2"]
+TINY += ["device=cpu", "encoder=tiny", "threads=1"]
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """The current folder, with a few images in it and a place for runs."""
+    generator = np.random.default_rng(0)
+    for name in ("ant", "bee"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(10):
+            image = generator.integers(0, 256, (12, 12, 3), dtype=np.uint8)
+            Image.fromarray(image).save(tmp_path / "images" / name / f"{i}.png")
+    monkeypatch.setenv("SIMLAB_RUNS", str(tmp_path / "runs"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 def grid_of(*words: str, program: str = "pretrain") -> dict:
@@ -133,9 +149,9 @@ def task(folder: Path, name: str, **parameters) -> point.Task:
         "pathlib.Path(os.environ['SIMLAB_OUT'], 'metrics.json').write_text("
         "json.dumps({'gpu': gpu}))\n"
     )
-    return point.Task(
-        str(folder / "points" / name), "show_environment", [], str(folder), parameters, 1
-    )
+    place = folder / "points" / name
+    environment = point.environment_of(place, threads=1)
+    return point.Task(str(place), "show_environment", [], str(folder), parameters, environment)
 
 
 def test_points_that_run_at_once_see_a_gpu_each(tmp_path, monkeypatch):
@@ -159,7 +175,8 @@ def test_no_gpu_is_held_by_two_points_at_once(tmp_path):
         dealer.with_gpu(task(tmp_path, "a")) as first,
         dealer.with_gpu(task(tmp_path, "b")) as second,
     ):
-        assert {first.gpu, second.gpu} == {"0", "1"} and dealer.free.empty()
+        gpus = {each.environment["CUDA_VISIBLE_DEVICES"] for each in (first, second)}
+        assert gpus == {"0", "1"} and dealer.free.empty()
     assert dealer.free.qsize() == 2
 
 
@@ -190,18 +207,17 @@ class Lines(simlab.Callback):
 
 
 @pytest.mark.long
-def test_a_sweep_of_pretrain_trains_and_becomes_a_table_and_a_page(tmp_path, monkeypatch, capsys):
+def test_a_sweep_of_pretrain_trains_and_becomes_a_table_and_a_page(workplace, capsys):
     """One real training, one that fails, and the page of what is there."""
-    monkeypatch.setenv("SIMLAB_RUNS", str(tmp_path / "runs"))
-    monkeypatch.chdir(tmp_path)
+    tmp_path = workplace
     (tmp_path / "loggers.py").write_text(LOGGER)
-    # a batch of 512 can't be cut into seven parts
+    # a batch of 8 can't be cut into seven parts
     command = ["sweep", "pretrain", *TINY, "accumulate=1,7", "--out", "out"]
     assert cli.main([*command, "--callback", "loggers:Lines"]) == 1
     table = collect("out").set_index("accumulate")
     assert table.loc[1, "status"] == "done" and table.loc[7, "status"] == "failed"
     assert "accumulate" in table.loc[7, "error"]
-    assert 0 < table.loc[1, "knn"] < 1 and table.loc[1, "metric.epoch"] == 1
+    assert 0 <= table.loc[1, "knn"] <= 1 and table.loc[1, "epoch"] == 1
     assert (tmp_path / "runs" / table.loc[1, "run"] / "encoder.pt").exists()
     log = (tmp_path / "out" / "points" / table.loc[1, "point"] / "log").read_text()
     assert f'callback ["{table.loc[1, "run"]}", 1' in log
@@ -223,33 +239,31 @@ def slurm_is_here() -> bool:
 @pytest.mark.skipif(
     not slurm_is_here(), reason="no Slurm answers here: docs/cluster.md sets one up"
 )
-def test_a_slurm_array_runs_a_real_sweep_to_its_table(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("SIMLAB_RUNS", str(tmp_path / "runs"))
-    out = tmp_path / "a sweep"
-    command = ["sweep", "pretrain", *TINY, "seed=0,1", "accumulate=1,7", "--out", str(out)]
-    assert cli.main([*command, "--slurm", "time=10,mem=0"]) == 0
+def test_a_slurm_array_runs_a_real_sweep_to_its_table(workplace, capsys):
+    out = workplace / "a sweep"
+    command = ["sweep", "pretrain", *TINY, "accumulate=1,7", "--out", str(out)]
+    assert cli.main([*command, "--slurm", "time=10"]) == 0
     words = shlex.split(capsys.readouterr().out)
     assert words == ["sbatch", str(out / "slurm.sh")]
     subprocess.run([*words[:1], "--wait", *words[1:]], timeout=900, check=False)
-    table = collect(out).sort_values(["accumulate", "seed"])
-    assert list(table["status"]) == ["done", "done", "failed", "failed"]
-    assert table["knn"].notna().tolist() == [True, True, False, False]
-    assert cli.main([*command, "--slurm", "time=10,mem=0"]) == 0
+    table = collect(out)
+    assert list(table["status"]) == ["done", "failed"]
+    assert table["knn"].notna().tolist() == [True, False]
+    assert cli.main([*command, "--slurm", "time=10"]) == 0
     script = (out / "slurm.sh").read_text()
-    assert "--array=0-1\n" in script and script.count("accumulate=7") == 2
+    assert "--array=0-0\n" in script and script.count("accumulate=7") == 1
 
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_two_dask_workers_run_a_real_sweep_to_its_table(tmp_path, monkeypatch):
+def test_two_dask_workers_run_a_real_sweep_to_its_table(workplace):
     from dask import distributed
 
-    monkeypatch.setenv("SIMLAB_RUNS", str(tmp_path / "runs"))
     grid = grid_of(*TINY, "seed=0,1")
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, dashboard_address=None
     ) as cluster:
-        table = sweep("pretrain", grid, tmp_path / "out", scheduler=cluster.scheduler_address)
+        table = sweep("pretrain", grid, workplace / "out", scheduler=cluster.scheduler_address)
     assert list(table["status"]) == ["done", "done"] and table["knn"].notna().all()
 
 
