@@ -12,6 +12,7 @@ nothing: it may draw random numbers. Of several processes the first one calls it
 """
 
 import importlib
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -32,6 +33,9 @@ NAMED = {"tensorboard": "simlab.train.tensorboard:TensorBoard"}
 
 class Callback:
     """Looks on while a run is trained. Override what is wanted; each method does nothing."""
+
+    def on_start(self, run: Run) -> None:
+        """See the run ahead of its first epoch: one that is new, resumes, or was stored."""
 
     def on_step(self, run: Run, step: int, loss: Tensor, lr: float) -> None:
         """See an optimizer step, which are not stored and not replayed.
@@ -119,6 +123,11 @@ class Watchers:
         self.callbacks = callbacks if distributed.rank() == 0 else ()
         self.on_epoch = on_epoch
 
+    def start(self) -> None:
+        """Show the run."""
+        for callback in self.callbacks:
+            callback.on_start(self.run)
+
     def step(self, step: int, loss: Tensor, lr: float) -> None:
         """Show an optimizer step. What a callback draws doesn't shift training's random numbers."""
         if not self.callbacks:
@@ -142,8 +151,9 @@ class Watchers:
     def replay_stored(self) -> None:
         """Show the epochs of a finished run, as metrics.csv has them."""
         if self.callbacks:
-            rows = self.run.history.to_dict("records")
-            self.replay([{name: x for name, x in row.items() if x == x} for row in rows])  # no NaN
+            for row in self.run.history.to_dict("records"):
+                measured = {str(name): x for name, x in row.items() if not math.isnan(x)}
+                self.replay([measured])
 
     def end(self) -> None:
         """Show the finished run."""

@@ -238,6 +238,7 @@ def _train(
         with claim(kind, config, identity, stored.folder, stored.fresh, stored.reuse) as run:
             run.describe(describe_encoder(config, data, parts.encoder))
             watchers = Watchers(run, callbacks, on_epoch)
+            watchers.start()
             _fit_unless_finished(task, config, run, device, progress, watchers)
             weights: Any = distributed.from_first(run.load_encoder_state)
             encoder.load_state_dict(weights)

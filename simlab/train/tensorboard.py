@@ -22,7 +22,7 @@ class TensorBoard(Callback):
     """Write event files.
 
     Args:
-        folder: Where to; empty: tensorboard/ in the run's folder.
+        folder: Where to, a folder a run; empty: tensorboard/ in the run's folder.
         every: Steps between two points of a step's loss. 0: a point an epoch alone.
 
     Raises:
@@ -37,13 +37,21 @@ class TensorBoard(Callback):
         self.make_writer: Any = SummaryWriter
         self.folder = folder
         self.every = every
+        self.place = Path()
         self.epochs: Any = None
         self.steps: Any = None
 
+    def on_start(self, run: Run) -> None:
+        """Start over, since all epochs are replayed: TensorBoard would show them twice."""
+        self._close()  # of a run that was stopped
+        self.place = Path(self.folder, run.name) if self.folder else run.folder / "tensorboard"
+        for path in self.place.glob("events.out.tfevents.*"):
+            path.unlink()
+        self.epochs = self.make_writer(str(self.place))
+        self.epochs.add_text("config", f"    {json.dumps(run.config)}")
+
     def on_epoch(self, run: Run, row: dict[str, Any]) -> None:
         """Write a point of each column."""
-        if self.epochs is None:
-            self.epochs = self._epoch_writer(run)
         for name, value in row.items():
             split = "test" if name in MEASURED_ON_TEST_IMAGES else "train"
             if name != "epoch":
@@ -56,26 +64,17 @@ class TensorBoard(Callback):
             return
         if self.steps is None:
             # after a resumption TensorBoard forgets the steps that are trained again
-            self.steps = self.make_writer(str(self._place(run) / "steps"), purge_step=step)
+            self.steps = self.make_writer(str(self.place / "steps"), purge_step=step)
         self.steps.add_scalar("train/loss", float(loss), step)
         self.steps.add_scalar("train/lr", lr, step)
 
     def on_end(self, run: Run) -> None:
-        """Close the files; the next run of the same callback has its own."""
+        """Close the files."""
+        self._close()
+
+    def _close(self) -> None:
         for writer in (self.epochs, self.steps):
             if writer is not None:
                 writer.close()
         self.epochs = None
         self.steps = None
-
-    def _place(self, run: Run) -> Path:
-        return Path(self.folder or run.folder / "tensorboard")
-
-    def _epoch_writer(self, run: Run) -> Any:
-        """Start over, since all epochs are replayed: TensorBoard would show them twice."""
-        place = self._place(run)
-        for path in place.glob("events.out.tfevents.*"):
-            path.unlink()
-        writer = self.make_writer(str(place))
-        writer.add_text("config", f"    {json.dumps(run.config)}")
-        return writer

@@ -267,6 +267,7 @@ def test_two_dask_workers_run_a_real_sweep_to_its_table(workplace):
     assert list(table["status"]) == ["done", "done"] and table["knn"].notna().all()
 
 
+@pytest.mark.long
 def test_a_point_of_an_array_runs_once(tmp_path):
     """The array's task as Slurm starts it, without Slurm: a second task for it does nothing."""
     from simlab.sweeps import slurm

@@ -48,7 +48,11 @@ class Recorder(Callback):
 
     def __init__(self, stop_after: int = 0):
         self.stop_after = stop_after
-        self.steps, self.rows, self.ends = [], [], []
+        self.starts, self.steps, self.rows, self.ends = [], [], [], []
+
+    def on_start(self, run):
+        assert not self.rows
+        self.starts.append(run.name)
 
     def on_step(self, run, step, loss, lr):
         torch.rand(5)
@@ -98,8 +102,9 @@ def test_a_resumed_and_a_stored_run_replay_their_history(seen):
     assert first.rows == second.rows[:1] and not third.steps
 
 
-def test_the_end_is_seen_once_when_the_run_is_finished(seen):
-    _, first, second, third = seen
+def test_start_and_end_are_seen_once_and_the_end_when_the_run_is_finished(seen):
+    run, first, second, third = seen
+    assert first.starts == second.starts == third.starts == [run.name]
     assert first.ends == [] and second.ends == third.ends == [(True, 3, False)]
 
 
@@ -156,11 +161,10 @@ def test_tensorboard_reads_back_the_history_of_a_trained_resumed_and_stored_run(
     pytest.importorskip("tensorboard")
     from simlab.train import TensorBoard
 
-    for callbacks in ([TensorBoard(every=1), Recorder(stop_after=2)], [TensorBoard(every=1)]):
-        try:
-            run = run_of(tmp_path, callbacks)
-        except KeyboardInterrupt:
-            continue
+    writer = TensorBoard(every=1)
+    with pytest.raises(KeyboardInterrupt):
+        run_of(tmp_path, [writer, Recorder(stop_after=2)])
+    run = run_of(tmp_path, [writer])
     steps = scalars(run.folder / "tensorboard" / "steps")
     assert [step for step, _ in steps["train/loss"]] == [1, 2, 3, 4, 5, 6]
     for _ in range(2):  # stored: the files are written anew, and no point is there twice
