@@ -3,9 +3,9 @@
 - `programs`: what runs at a point; `parameters`: what a notebook's parameters are.
 - `grid`: the points that words or values make of them.
 - `point`, `point_process`: one point, in a process that ends with its parent.
-- `launchers`, `gpus`, `slurm`: where the points run.
+- `launchers`, `gpus`, `slurm`, `array_task`: where the points run.
 - `runner`: the sweep.
-- `table`, `report`: what came out, a row a point; a page with a figure.
+- `table`, `report`, `page`: what came out, a row a point; a page with a figure.
 - `domains`: many trainings without a sweep's folder: leave one domain out.
 """
 

@@ -1,7 +1,6 @@
 """One point of a sweep: its process, its status, and the shell command that does the same."""
 
 import contextlib
-import dataclasses
 import importlib.metadata
 import os
 import shlex
@@ -172,11 +171,6 @@ def shell_command(task: Task) -> str:
         f"mkdir -p {folder} && cd {shlex.quote(task.cwd)} && {' '.join(environment)} {words} && "
         f'test -s {folder}/metrics.json && echo \'{{"status": "done"}}\' > {folder}/status.json'
     )
-
-
-def task_to_json(task: Task) -> dict[str, Any]:
-    """Return a task as `Task(**task_to_json(task))` reads it."""
-    return dataclasses.asdict(task)
 
 
 def versions() -> dict[str, str]:

@@ -4,11 +4,12 @@
     sbatch DIR/slurm.sh
 
 The script names its points, so that one that waits in the queue stays right when the sweep grows.
-Each of its tasks is `python -m simlab.sweeps.slurm DIR POINT` and leaves what a point that ran here
-would leave.
+Each of its tasks is `python -m simlab.sweeps.array_task DIR POINT` and leaves what a point that ran
+here would leave.
 """
 
 import contextlib
+import dataclasses
 import re
 import shlex
 import sys
@@ -18,7 +19,7 @@ from pathlib import Path
 from simlab.runs import write_bytes, write_json
 
 from .launchers import Launch, say
-from .point import Task, read_object, run_point, task_to_json
+from .point import Task, read_object
 
 # Slurm's own limit, MaxArraySize, unless a cluster has set another
 LONGEST_ARRAY = 1000
@@ -67,7 +68,9 @@ def slurm_script(out: Path, options: str, jobs: int, threads: int) -> Iterator[L
             return
         first = tasks[:LONGEST_ARRAY]
         stored = read_object(out / "tasks.json")  # of a script that still waits in the queue
-        write_json(out / "tasks.json", stored | {task.name: task_to_json(task) for task in first})
+        write_json(
+            out / "tasks.json", stored | {task.name: dataclasses.asdict(task) for task in first}
+        )
         write_bytes(path, array_script(out, lines, first, jobs, threads).encode())
         if len(first) < len(tasks):
             say(f"{path} has the first {len(first)} points; this command writes the rest later")
@@ -81,7 +84,7 @@ def array_script(out: Path, lines: list[str], tasks: list[Task], jobs: int, thre
     limit = f"%{jobs}" if jobs > 1 else ""
     log = str(out).replace("%", "%%") + "/slurm-%A_%a.log"
     names = [f"  {shlex.quote(task.name)}" for task in tasks]
-    command = shlex.join([sys.executable, "-m", "simlab.sweeps.slurm", str(out)])
+    command = shlex.join([sys.executable, "-m", "simlab.sweeps.array_task", str(out)])
     return "\n".join(
         [
             "#!/bin/bash",
@@ -100,20 +103,3 @@ def array_script(out: Path, lines: list[str], tasks: list[Task], jobs: int, thre
             "",
         ]
     )
-
-
-def main(out: str, name: str) -> int:
-    """Run one point in a task of the array; returns 1 where it failed.
-
-    A point that another task has finished in the meantime stays.
-    """
-    task = Task(**read_object(Path(out, "tasks.json"))[name])
-    if read_object(Path(task.folder, "status.json")).get("status") == "done":
-        return 0
-    status = run_point(task)
-    print(status["error"] or "done")
-    return int(status["status"] != "done")
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
