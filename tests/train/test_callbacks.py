@@ -46,8 +46,8 @@ def run_of(folder, callbacks=(), **options):
 class Recorder(Callback):
     """Notes what it sees, and draws random numbers meanwhile."""
 
-    def __init__(self, stop_after: int = 0):
-        self.stop_after = stop_after
+    def __init__(self, stop_after: int = 0, stop_at_step: int = 0):
+        self.stop_after, self.stop_at_step = stop_after, stop_at_step
         self.starts, self.steps, self.rows, self.ends = [], [], [], []
 
     def on_start(self, run):
@@ -57,6 +57,8 @@ class Recorder(Callback):
     def on_step(self, run, step, loss, lr):
         torch.rand(5)
         self.steps.append((step, float(loss), lr, loss.requires_grad))
+        if step == self.stop_at_step:
+            raise KeyboardInterrupt
 
     def on_epoch(self, run, row):
         torch.rand(5)
@@ -163,7 +165,7 @@ def test_tensorboard_reads_back_the_history_of_a_trained_resumed_and_stored_run(
 
     writer = TensorBoard(every=1)
     with pytest.raises(KeyboardInterrupt):
-        run_of(tmp_path, [writer, Recorder(stop_after=2)])
+        run_of(tmp_path, [writer, Recorder(stop_at_step=3)])  # which is trained again
     run = run_of(tmp_path, [writer])
     steps = scalars(run.folder / "tensorboard" / "steps")
     assert [step for step, _ in steps["train/loss"]] == [1, 2, 3, 4, 5, 6]
