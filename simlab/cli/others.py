@@ -3,7 +3,7 @@
 import warnings
 from typing import Literal
 
-from tyro.conf import Positional, UseAppendAction
+from tyro.conf import Positional
 
 from .training import callback_names
 
@@ -18,7 +18,7 @@ def sweep(
     scheduler: str = "",
     slurm: str = "",
     recipe: str = "",
-    callback: UseAppendAction[tuple[str, ...]] = (),
+    callback: str = "",
     tensorboard: bool = False,
 ) -> int:
     """Train, or run a notebook, at every point of a grid, and print one table.
@@ -27,13 +27,13 @@ def sweep(
         program: pretrain, supervised, or a notebook's file.
         grid: name=values each: epochs=5,10 seed=0:3 method.temperature=.1,.2
         out: The sweep's folder.
-        jobs: Number of points at once; each sees one of the GPUs.
+        jobs: Number of points at once.
         threads: Threads of each point.
         dry_run: Print a command a line instead of running them.
         scheduler: Address of a Dask scheduler, tcp://...: run on its workers.
         slurm: Write a script for sbatch with these options: "partition=gpu,gres=gpu:1,time=2:00:00"
         recipe: A published configuration that pretrain starts from.
-        callback: What looks on at each training: tensorboard, or module:Class. May be repeated.
+        callback: What looks on at each training: tensorboard or module:Class, commas between.
         tensorboard: The same as --callback tensorboard.
     """
     from simlab import sweeps

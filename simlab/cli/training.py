@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import tyro
-from tyro.conf import OmitArgPrefixes, UseAppendAction
+from tyro.conf import OmitArgPrefixes
 
 from simlab._checks import near
 from simlab.config import RECIPES, PretrainConfig, SupervisedConfig, make_config
 
 RECIPE = f"Start from a published configuration; further flags change it: {', '.join(RECIPES)}."
-CALLBACK = "What looks on, such as a logger: tensorboard, or module:Class. May be repeated."
+CALLBACK = "What looks on, such as a logger: tensorboard or module:Class, commas between several."
 CONTINUE = "A stored run to go on from, of another simlab or (constant and step) of fewer epochs."
 
 
@@ -25,7 +25,7 @@ class PretrainCommand:
     fresh: bool = False
     """Delete what is stored of this run and start over."""
     reuse: Annotated[str, tyro.conf.arg(name="continue", help=CONTINUE)] = ""
-    callback: UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(help=CALLBACK)]] = ()
+    callback: Annotated[str, tyro.conf.arg(help=CALLBACK)] = ""
     tensorboard: bool = False
     """Write event files into tensorboard/ in the run's folder."""
 
@@ -38,7 +38,7 @@ class SupervisedCommand:
     fresh: bool = False
     """Delete what is stored of this run and start over."""
     reuse: Annotated[str, tyro.conf.arg(name="continue", help=CONTINUE)] = ""
-    callback: UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(help=CALLBACK)]] = ()
+    callback: Annotated[str, tyro.conf.arg(help=CALLBACK)] = ""
     tensorboard: bool = False
     """Write event files into tensorboard/ in the run's folder."""
 
@@ -79,9 +79,10 @@ def supervised(arguments: list[str]) -> int:
     return _report("supervised", run)
 
 
-def callback_names(names: tuple[str, ...], tensorboard: bool) -> list[str]:
-    """Return the names of --callback, and what --tensorboard stands for."""
-    return [*names, "tensorboard"] if tensorboard else list(names)
+def callback_names(words: str, tensorboard: bool) -> list[str]:
+    """Return the names in --callback, and what --tensorboard stands for."""
+    names = words.split(",") if words else []
+    return [*names, "tensorboard"] if tensorboard else names
 
 
 def _report(command: str, run: Any) -> int:

@@ -94,7 +94,7 @@ def find_program(
     config = TRAININGS[str(name)]
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     options = [f"--recipe={recipe}"] if recipe else []
-    options += [f"--callback={callback}" for callback in callbacks]
+    options += [f"--callback={','.join(callbacks)}"] if callbacks else []
     return TrainingProgram(
         name=str(name),
         parameters=defaults | RECIPES.get(recipe, {}),

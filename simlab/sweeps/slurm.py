@@ -67,10 +67,10 @@ def slurm_script(out: Path, options: str, jobs: int, threads: int) -> Iterator[L
             say("nothing is left to submit")
             return
         first = tasks[:LONGEST_ARRAY]
-        stored = read_object(out / "tasks.json")  # of a script that still waits in the queue
-        write_json(
-            out / "tasks.json", stored | {task.name: dataclasses.asdict(task) for task in first}
-        )
+        listed = read_object(out / "tasks.json")  # for a script that still waits in the queue
+        for task in first:
+            listed[task.name] = dataclasses.asdict(task)
+        write_json(out / "tasks.json", listed)
         write_bytes(path, array_script(out, lines, first, jobs, threads).encode())
         if len(first) < len(tasks):
             say(f"{path} has the first {len(first)} points; this command writes the rest later")
