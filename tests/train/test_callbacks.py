@@ -2,10 +2,13 @@
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 import torch.nn as nn
+from PIL import Image
 
+from simlab import cli
 from simlab.config import PretrainConfig
 from simlab.data import from_arrays
 from simlab.train import Callback, pretrain
@@ -179,6 +182,28 @@ def test_tensorboard_reads_back_the_history_of_a_trained_resumed_and_stored_run(
                 list(rows[column]), rel=1e-6
             )
         run_of(tmp_path, ["tensorboard"])
+
+
+def test_the_command_line_writes_event_files_and_calls_a_logger(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("tensorboard")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SIMLAB_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    generator = np.random.default_rng(0)
+    for i in range(20):
+        path = tmp_path / "images" / f"class-{i % 2}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (8, 8), dtype=np.uint8)).save(path)
+    (tmp_path / "loud.py").write_text(
+        "import simlab\n\nclass A(simlab.Callback):\n"
+        "    def on_epoch(self, run, row):\n        print('epoch', row['epoch'], 'is over')\n"
+    )
+    flags = "--data images --view-size 8 --batch-size 8 --epochs 1 --device cpu --encoder tiny"
+    options = ["--knn-k", "2", "--tensorboard", "--callback", "loud:A"]
+    assert cli.main(["pretrain", *flags.split(), *options]) == 0
+    assert "epoch 1 is over" in capsys.readouterr().out
+    (run,) = (tmp_path / "runs").glob("pretrain-*")
+    assert scalars(run / "tensorboard")["test/knn"][0][0] == 1
 
 
 def test_without_the_package_tensorboard_says_what_to_install(tmp_path, monkeypatch):
