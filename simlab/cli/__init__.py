@@ -12,7 +12,8 @@
     simlab embed RUN IMAGES --out x.npz         features of any images
     simlab export RUN FOLDER                    the encoder for programs without simlab
     simlab runs                                 the stored runs
-    simlab sweep NOTEBOOK.ipynb seed=0:3 --out DIR
+    simlab sweep pretrain lr=.03,.1 seed=0:5 --out DIR      many runs, one table; also a notebook
+    simlab report DIR                           a page with a sweep's table and figure
     simlab methods simclr                       a method's options, their defaults and sources
     simlab data cifar10 --download              download a dataset and describe it
     simlab doctor                               versions, devices, and what is missing
@@ -35,7 +36,7 @@ from simlab import __version__
 from simlab._checks import near
 
 from .evaluation import compare, embed, evaluate, knn, probe
-from .others import data, doctor, methods, sweep
+from .others import data, doctor, methods, report, sweep
 from .stored import export, runs
 from .training import pretrain, supervised
 
@@ -101,6 +102,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "export": _command(export),
     "runs": _command(runs),
     "sweep": _command(sweep),
+    "report": _command(report),
     "methods": _command(methods),
     "data": _command(data),
     "doctor": _command(doctor),

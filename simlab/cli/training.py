@@ -1,6 +1,7 @@
 """The commands that train: a field of the configuration is a flag."""
 
 import dataclasses
+import os
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
@@ -12,6 +13,7 @@ from simlab.config import RECIPES, PretrainConfig, SupervisedConfig, make_config
 
 RECIPE = f"Start from a published configuration; further flags change it: {', '.join(RECIPES)}."
 FILE = "Start from a file: a stored run's config.json, or fields and values; flags change it."
+CALLBACK = "What looks on, such as a logger: tensorboard or module:Class, commas between several."
 CONTINUE = "A stored run to go on from, of another simlab or (constant and step) of fewer epochs."
 
 
@@ -25,6 +27,9 @@ class PretrainCommand:
     fresh: bool = False
     """Delete what is stored of this run and start over."""
     reuse: Annotated[str, tyro.conf.arg(name="continue", help=CONTINUE)] = ""
+    callback: Annotated[str, tyro.conf.arg(help=CALLBACK)] = ""
+    tensorboard: bool = False
+    """Write event files into tensorboard/ in the run's folder."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,9 @@ class SupervisedCommand:
     fresh: bool = False
     """Delete what is stored of this run and start over."""
     reuse: Annotated[str, tyro.conf.arg(name="continue", help=CONTINUE)] = ""
+    callback: Annotated[str, tyro.conf.arg(help=CALLBACK)] = ""
+    tensorboard: bool = False
+    """Write event files into tensorboard/ in the run's folder."""
 
 
 Command = TypeVar("Command", PretrainCommand, SupervisedCommand)
@@ -47,8 +55,13 @@ def pretrain(arguments: list[str]) -> int:
 
     from simlab import train
 
-    run = train.pretrain(command.config, fresh=command.fresh, reuse=command.reuse)
-    return _report(run)
+    run = train.pretrain(
+        command.config,
+        fresh=command.fresh,
+        reuse=command.reuse,
+        callbacks=callback_names(command.callback, command.tensorboard),
+    )
+    return _report("pretrain", run)
 
 
 def supervised(arguments: list[str]) -> int:
@@ -57,8 +70,19 @@ def supervised(arguments: list[str]) -> int:
 
     from simlab import train
 
-    run = train.train_supervised(command.config, fresh=command.fresh, reuse=command.reuse)
-    return _report(run)
+    run = train.train_supervised(
+        command.config,
+        fresh=command.fresh,
+        reuse=command.reuse,
+        callbacks=callback_names(command.callback, command.tensorboard),
+    )
+    return _report("supervised", run)
+
+
+def callback_names(words: str, tensorboard: bool) -> list[str]:
+    """Return the names in --callback, and what --tensorboard stands for."""
+    names = words.split(",") if words else []
+    return [*names, "tensorboard"] if tensorboard else names
 
 
 def _parse(cls: type[Command], arguments: list[str], prog: str) -> Command:
@@ -88,12 +112,18 @@ def _start_of(command: PretrainCommand | SupervisedCommand) -> Any:
     return read_config(type(command.config), command.file)
 
 
-def _report(run: Any) -> int:
-    """Print how a run ended, and where to look; in the first process alone."""
+def _report(command: str, run: Any) -> int:
+    """Print how a run ended, and where to look; in the first process alone.
+
+    As a point of a sweep it leaves the last row of its history in the point's folder.
+    """
     from simlab.compute import distributed
+    from simlab.runs import save_metrics
 
     if distributed.rank() == 0:
         for name, value in run.result["final"].items():
             print(f"{name:<16} {value}")
         print(f"\nLook at  {run.folder}")
+        if os.environ.get("SIMLAB_OUT"):
+            save_metrics(command, run.result["final"] | {"run": run.folder.name})
     return 0

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 # what runs notebooks; simlab is loaded without them
-NOTEBOOK_PACKAGES = {"papermill": "papermill", "psutil": "psutil", "yaml": "pyyaml"}
+NOTEBOOK_PACKAGES = {"papermill": "papermill", "yaml": "pyyaml"}
 TYPES: dict[str, type] = {t.__name__: t for t in (bool, int, float, str, list, dict)}
 COLUMNS = ("point", "status", "duration", "error")  # the table's own names, which no parameter has
 

@@ -10,15 +10,20 @@ resolve     the choices that a configuration leaves open
 with_sim    SIM on an encoder's blocks
 initial     fine-tuning: the run that training starts from
 custom      what code of the user's is identified by
+callbacks   what looks on, such as a logger; tensorboard: one that writes event files
 launch      several processes from a notebook
 """
 
+from .callbacks import Callback
 from .launch import launch
 from .optim import build_optimizer
 from .resolve import resolve
 from .run import build_task, pretrain, settled, train_supervised, untrained
+from .tensorboard import TensorBoard
 
 __all__ = [
+    "Callback",
+    "TensorBoard",
     "build_optimizer",
     "build_task",
     "launch",

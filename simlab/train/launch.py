@@ -101,6 +101,7 @@ def _environment(processes: int, folder: str) -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(package), os.environ.get("PYTHONPATH", "")]),
     }
+    environment.pop("SIMLAB_OUT", None)  # a swept notebook's own metrics go there
     if folder:
         environment["SIMLAB_RUNS"] = str(folder)
     return environment

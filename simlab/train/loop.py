@@ -7,7 +7,6 @@ differ in what `network.loss` and `network.after_step` do, and in nothing else.
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +20,7 @@ from simlab.models import keep_frozen
 from simlab.runs import Run
 from simlab.sim import LossSimTracker
 
+from .callbacks import Watchers
 from .monitor import (
     LossSums,
     Pretraining,
@@ -95,8 +95,8 @@ def fit(
     config: TrainConfig,
     run: Run,
     device: torch.device,
+    watchers: Watchers,
     progress: bool = True,
-    on_epoch: Callable[[list[Row]], None] | None = None,
 ) -> list[Row]:
     """Train from the newest checkpoint, or from the start.
 
@@ -105,8 +105,8 @@ def fit(
         config: Resolved.
         run: Where log, history and checkpoints go.
         device: Where it is computed.
+        watchers: What looks on.
         progress: Whether a bar is shown.
-        on_epoch: Called with the history after every epoch.
 
     Returns:
         The history, a row an epoch.
@@ -118,6 +118,7 @@ def fit(
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
     stored = task.parts_with_state | {"optimizer": optimizer, "scaler": scaler}
     history = resume(run, stored)
+    watchers.replay(history)
 
     _into_training_mode(network)
     start = time.monotonic() - (history[-1]["seconds"] if history else 0)
@@ -144,6 +145,7 @@ def fit(
                 optimizer.zero_grad()
                 with torch.no_grad():
                     network.after_step((done + 1) / total_steps)
+                watchers.step(done + 1, loss, lr)
 
                 if step % CHECK_EVERY == 0 or step == steps - 1:
                     where = f"by step {step + 1} of epoch {epoch + 1}"
@@ -159,12 +161,8 @@ def fit(
             row["seconds"] = time.monotonic() - start
             history.append(row)
             record(run, row, config.epochs, task.warnings(row))
-            run.save_history(history)
-            state = {name: module.state_dict() for name, module in stored.items()}
-            state |= {"epoch": epoch + 1, "history": history}
-            run.save_checkpoint(epoch + 1, state, config.keep_checkpoints)
-            if on_epoch:
-                on_epoch(history)
+            save(run, stored, history, config.keep_checkpoints)
+            watchers.epoch(history)
     return history
 
 
@@ -188,6 +186,15 @@ def _into_training_mode(network: MethodModule) -> None:
     """Put a network into training mode, but for the frozen parts of its encoder."""
     network.train()
     keep_frozen(network.encoder)
+
+
+def save(run: Run, stored: dict[str, Any], history: list[Row], keep_checkpoints: int) -> None:
+    """Write the history, and a checkpoint of all that `resume` loads again."""
+    epoch = len(history)
+    run.save_history(history)
+    state = {name: module.state_dict() for name, module in stored.items()}
+    state |= {"epoch": epoch, "history": history}
+    run.save_checkpoint(epoch, state, keep_checkpoints)
 
 
 def resume(run: Run, stored: dict[str, Any]) -> list[Row]:

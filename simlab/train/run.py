@@ -8,7 +8,7 @@ import contextlib
 import copy
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from simlab.models import build_encoder
 from simlab.runs import Run, claim, describe_encoder
 from simlab.sim import detach_sim
 
+from .callbacks import Callback, OnEpoch, Watchers, make_callbacks
 from .custom import (
     Parts,
     Stored,
@@ -49,7 +50,8 @@ def pretrain(
     encoder: nn.Module | str | None = None,
     fresh: bool = False,
     progress: bool = True,
-    on_epoch: Callable[[list[Row]], None] | None = None,
+    on_epoch: OnEpoch | None = None,
+    callbacks: Sequence[Callback | str] = (),
     folder: str = "",
     reuse: str = "",
     name: str = "",
@@ -67,7 +69,9 @@ def pretrain(
         encoder: In place of config.encoder: a module [N, C, H, W] -> [N, D], or a name.
         fresh: Delete what is stored of this run, and start anew.
         progress: Show a bar.
-        on_epoch: Called with the history after every epoch.
+        on_epoch: Called with the history after every epoch that is trained now.
+        callbacks: What looks on, also at a stored run: see `Callback`. By name: "tensorboard", or
+            "module:Class" of yours.
         folder: Where runs are kept; empty: see `simlab.runs.runs_folder`.
         reuse: A stored run, by folder or name, from which a new one goes on: it may have been
             trained by another simlab, or (schedules "constant" and "step") for fewer epochs.
@@ -98,7 +102,7 @@ def pretrain(
         replace_field(config, "method", type(method).__name__)
     parts = Parts(data, method, augment, encoder, name)
     stored = Stored(folder, fresh, reuse)
-    return _train("pretrain", config, parts, stored, progress, on_epoch)
+    return _train("pretrain", config, parts, stored, progress, make_callbacks(callbacks), on_epoch)
 
 
 def train_supervised(
@@ -108,7 +112,8 @@ def train_supervised(
     encoder: nn.Module | str | None = None,
     fresh: bool = False,
     progress: bool = True,
-    on_epoch: Callable[[list[Row]], None] | None = None,
+    on_epoch: OnEpoch | None = None,
+    callbacks: Sequence[Callback | str] = (),
     folder: str = "",
     reuse: str = "",
     name: str = "",
@@ -121,7 +126,8 @@ def train_supervised(
         encoder: In place of config.encoder.
         fresh: Delete what is stored of this run.
         progress: Show a bar.
-        on_epoch: Called with the history after every epoch.
+        on_epoch: Called with the history after every epoch that is trained now.
+        callbacks: What looks on, as in `pretrain`.
         folder: Where runs are kept.
         reuse: A stored run from which a new one goes on.
         name: Stands for what can't be digested in an encoder of yours.
@@ -138,7 +144,9 @@ def train_supervised(
     config, encoder = checked_encoder(config, encoder)
     parts = Parts(data, None, None, encoder, name)
     stored = Stored(folder, fresh, reuse)
-    return _train("supervised", config, parts, stored, progress, on_epoch)
+    return _train(
+        "supervised", config, parts, stored, progress, make_callbacks(callbacks), on_epoch
+    )
 
 
 def untrained(config: TrainConfig, data: Dataset) -> nn.Module:
@@ -209,7 +217,8 @@ def _train(
     parts: Parts,
     stored: Stored,
     progress: bool,
-    on_epoch: Callable[[list[Row]], None] | None,
+    callbacks: list[Callback],
+    on_epoch: OnEpoch | None,
 ) -> Run:
     distributed.start()
     data = _load(config, parts.data)
@@ -228,11 +237,14 @@ def _train(
         )
         with claim(kind, config, identity, stored.folder, stored.fresh, stored.reuse) as run:
             run.describe(describe_encoder(config, data, parts.encoder))
-            _fit_unless_finished(task, config, run, device, progress, on_epoch)
+            watchers = Watchers(run, callbacks, on_epoch)
+            watchers.start()
+            _fit_unless_finished(task, config, run, device, progress, watchers)
             weights: Any = distributed.from_first(run.load_encoder_state)
             encoder.load_state_dict(weights)
     # laid out as in training whether it was trained or loaded: the same bits come out
     run.encoder = channels_last(encoder, device).eval()
+    watchers.end()
     return run
 
 
@@ -242,7 +254,7 @@ def _fit_unless_finished(
     run: Run,
     device: torch.device,
     progress: bool,
-    on_epoch: Callable[[list[Row]], None] | None,
+    watchers: Watchers,
 ) -> None:
     """Train and store the result; a finished run stays as it is."""
     encoder = task.network.encoder
@@ -253,7 +265,9 @@ def _fit_unless_finished(
         if task.sim is not None:
             run.log(f"SIM is on {', '.join(name for name, _ in task.sim.holders)}")
         say(run, task.monitor.remark())
-        history = fit(task, config, run, device, progress, on_epoch)
+        history = fit(task, config, run, device, watchers, progress)
+    else:
+        watchers.replay_stored()
     if task.sim is not None:
         detach_sim(encoder)
     if history:
