@@ -19,7 +19,7 @@ BOOKS ?= notebooks
 NBVAL := --dist loadfile --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg \
 	--nbval-cell-timeout 900
 
-.PHONY: run test test-notebooks test-slow check lint lab bench notebooks clean help
+.PHONY: run test test-notebooks test-slow check lint lab bench gpu notebooks clean help
 
 help:
 	@echo "make run        set up, then run the course's notebooks into runs/ with an index to look at"
@@ -30,6 +30,7 @@ help:
 	@echo "make test-notebooks  the notebooks with their defaults, outputs compared (nbval)"
 	@echo "make test-slow  the long runs: faults, three processes, Dask, the wheel"
 	@echo "make bench      measure against other libraries (installs them)"
+	@echo "make gpu        on a CUDA GPU: its tests and its benchmark, in less than ten minutes"
 	@echo "make notebooks  execute the notebooks in place, as they are committed"
 	@echo "make clean      remove the environment, caches and runs/"
 
@@ -73,6 +74,10 @@ lab: $(BIN)/.ready
 bench: $(BIN)/.ready
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e ".[bench]"
 	@for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
+
+gpu: $(BIN)/.ready
+	@$(BIN)/python -m pytest -p no:nbval -q -m cuda tests
+	@$(BIN)/python benchmarks/bench_gpu.py
 
 # executes each in place with an empty runs folder, as a newcomer's machine would, and measures it
 notebooks: $(BIN)/.ready
