@@ -165,6 +165,7 @@ def test_help_of_sweep_shows_the_defaults_too(capsys):
     assert "--jobs INT Number of points at once. (default: 1)" in told and "(required)" in told
 
 
+@pytest.mark.long
 def test_doctor_tells_versions_devices_and_what_is_missing(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SIMLAB_DATA", str(tmp_path))
     assert main(["doctor"]) == 0

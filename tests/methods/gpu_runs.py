@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 import torch
-from interface_runs import RUNS, train
+from interface_runs import RUNS, SKETCHES, train
+
+from simlab import methods
 
 DRY = os.environ.get("SIMLAB_GPU_TESTS_ON_CPU") == "1"
 DEVICE = "cpu" if DRY else "cuda"
@@ -61,6 +63,7 @@ def ten_steps(name, device, folder, changes=None, **options):
 
 
 if __name__ == "__main__":
+    methods.METHODS.update(SKETCHES)
     torch.set_num_threads(1)
     full_float32()
     if DRY:

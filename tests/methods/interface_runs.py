@@ -106,7 +106,6 @@ def of_the_readme(heading, name):
 
 
 def train(name, folder, changes=None, **options):
-    methods.METHODS.update(SKETCHES)
     if name == "the README's":
         options["method"] = of_the_readme("class Spread", "Spread")(weight=2.0, dim=8)
     if name == "the README's view":
@@ -127,6 +126,7 @@ def stop(history):
 
 def train_together(folder):
     """Every run by our exchange of gradients and by torch's; some of the latter stopped twice."""
+    methods.METHODS.update(SKETCHES)
     exchanges = []
     data_parallel = gradients.data_parallel
 
@@ -150,5 +150,7 @@ def train_together(folder):
 
 
 if __name__ == "__main__":
+    import interface_runs  # so that its classes have the names that they have in the tests
+
     torch.set_num_threads(1)
-    train_together(Path(sys.argv[1]))
+    interface_runs.train_together(Path(sys.argv[1]))

@@ -13,8 +13,9 @@ import sys
 import pytest
 import torch
 from gpu_runs import DEVICE, DRY, full_float32, ten_steps
-from interface_runs import ROOT, RUNS, SMALL, data, stop
+from interface_runs import ROOT, RUNS, SKETCHES, SMALL, data, stop
 
+from simlab import methods
 from simlab.config import PretrainConfig
 from simlab.models import build_encoder
 from simlab.train import build_task, resolve
@@ -25,6 +26,14 @@ pytestmark = [
     pytest.mark.skipif(GPUS < 1, reason="needs a CUDA GPU"),
 ]
 needs_two = pytest.mark.skipif(GPUS < 2, reason=f"needs two GPUs, there are {GPUS}")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registry():
+    with pytest.MonkeyPatch.context() as patch:
+        for name, entry in SKETCHES.items():
+            patch.setitem(methods.METHODS, name, entry)
+        yield
 
 
 @pytest.fixture(autouse=True)

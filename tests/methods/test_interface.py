@@ -36,9 +36,12 @@ from simlab.train import pretrain
 WORK = str(ROOT / "tests" / "methods" / "interface_runs.py")
 
 
-@pytest.fixture(autouse=True)
-def registry(monkeypatch):
-    monkeypatch.setattr(methods, "METHODS", methods.METHODS | SKETCHES)
+@pytest.fixture(scope="module", autouse=True)
+def registry():
+    with pytest.MonkeyPatch.context() as patch:
+        for name, entry in SKETCHES.items():
+            patch.setitem(methods.METHODS, name, entry)
+        yield
 
 
 def outcome(run):
