@@ -31,7 +31,7 @@ $(warning $(VENV)/ was made with TORCH=$(MADE_WITH) and stays so: for $(TORCH) r
 endif
 endif
 
-.PHONY: run book test test-notebooks test-slow check lint lab bench notebooks links clean help
+.PHONY: run book test test-notebooks test-slow check lint lab bench gpu notebooks links clean help
 
 help:
 	@echo "make run        set up, then run the course's notebooks and build the book, runs/book/index.html"
@@ -43,6 +43,7 @@ help:
 	@echo "make test-notebooks  the notebooks with their defaults, outputs compared (nbval)"
 	@echo "make test-slow  the long runs: faults, three processes, Dask, the wheel"
 	@echo "make bench      measure against other libraries (installs them)"
+	@echo "make gpu        on a CUDA GPU: its tests and its benchmark, in less than ten minutes"
 	@echo "make notebooks  execute the notebooks in place, as they are committed"
 	@echo "make links      write the notebooks' first cell and their links to the repository"
 	@echo "make clean      remove the environment, caches and runs/"
@@ -91,6 +92,10 @@ lab: $(BIN)/.ready
 bench: $(BIN)/.ready
 	@$(PIP) -e ".[bench]"
 	@for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
+
+gpu: $(BIN)/.ready
+	@$(BIN)/python -m pytest -p no:nbval -q -m cuda tests
+	@$(BIN)/python benchmarks/bench_gpu.py
 
 # executes each in place with an empty runs folder, as a newcomer's machine would, and measures it
 notebooks: $(BIN)/.ready

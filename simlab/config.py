@@ -17,7 +17,8 @@ from simlab._checks import AtLeast, LessThan, MoreThan, check_fields, documented
 
 # fields that say where and how a run is computed and shown, not what it computes
 NOT_IDENTITY = frozenset(
-    {"device", "threads", "data_folder", "download", "log_every", "keep_checkpoints", "init"}
+    {"device", "threads", "decoding_threads", "data_folder", "download", "log_every"}
+    | {"keep_checkpoints", "init"}
     | {"channels", "on_error"}  # what becomes of the images counts, by their digest
 )  # of init the weights count, wherever they lie
 
@@ -144,6 +145,10 @@ class TrainConfig:
     threads: Annotated[int, AtLeast(0)] = 0
     """Threads of the CPU. 0: leave torch's number."""
 
+    decoding_threads: Annotated[int, AtLeast(0)] = 0
+    """Threads of each process that decode the images of a folder which does not fit into memory.
+    0: as many as cores are there for the process, 4 at least."""
+
     log_every: Annotated[int, AtLeast(0)] = 100
     """Steps between two lines in train.log. 0: one line an epoch alone."""
 
@@ -262,6 +267,7 @@ def images_of(config: TrainConfig) -> dict[str, Any]:
         "channels": config.channels,
         "fit": config.fit,
         "on_error": config.on_error,
+        "threads": config.decoding_threads,
     }
 
 

@@ -24,7 +24,8 @@ sweep of which a point failed with 1, and a stopped command with 130.
 """
 
 # Each command imports what it needs inside: `simlab --help` shall not wait for torch.
-# `training`, `evaluation`, `stored` and `others` hold the commands; a function is one.
+# `training`, `evaluation`, `stored` and `others` hold the commands; a function is one. `elsewhere`
+# knows the options of other programs.
 
 import io
 import sys
@@ -35,6 +36,7 @@ import tyro
 from simlab import __version__
 from simlab._checks import near
 
+from .elsewhere import hints
 from .evaluation import compare, embed, evaluate, knn, probe
 from .others import data, doctor, methods, report, sweep
 from .stored import export, runs
@@ -67,6 +69,11 @@ def main(arguments: list[str] | None = None) -> int:
         return REFUSED
     try:
         return COMMANDS[command](rest)
+    except SystemExit as ended:  # the parser has said what it does not know
+        if ended.code == REFUSED:
+            for line in hints(rest):
+                print(line, file=sys.stderr)
+        raise
     except KeyboardInterrupt:
         print("stopped; the same command resumes from what is stored", file=sys.stderr)
         return STOPPED

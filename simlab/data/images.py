@@ -122,6 +122,10 @@ class Images:
         h.update(self.labels.cpu().contiguous().numpy().data)
         return h.hexdigest()[:DIGEST_LENGTH]
 
+    def with_threads(self, threads: int) -> "Images":
+        """The same images: those in memory need no threads, unlike streamed ones."""
+        return self
+
     def with_normalize(self, normalize: Normalize) -> "Images":
         """The same images, to be normalised by `normalize`."""
         return replace(self, normalize=normalize)

@@ -2,6 +2,7 @@
 
 run         pretrain, train_supervised: from a configuration to a finished run
 loop        views, loss, backward, step, after_step, log, checkpoint
+loading     the dataset, once for all processes
 views       from the order of an epoch to the views of a batch; partners: two images as two views
 seeds       where the random numbers of an epoch come from
 optim       optimizers and learning rates

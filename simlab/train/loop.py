@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simlab.compute import autocast, distributed
+from simlab.compute import autocast, distributed, gradients
 from simlab.config import TrainConfig
 from simlab.methods.base import MethodModule, Views
 from simlab.models import keep_frozen
@@ -31,6 +31,7 @@ from .monitor import (
 )
 from .optim import build_optimizer, set_lr
 from .progress import Row, averaged, postfix, progress_bar, record
+from .resolve import check_batch_size
 from .seeds import EpochGenerators, seed_epoch
 from .views import ViewMaker
 
@@ -114,6 +115,7 @@ def fit(
     check_batch_size(config)
     network = task.network.to(device).to(memory_format=torch.channels_last)
     distributed.with_global_batch_norm(network, device)  # in place: the network is no BatchNorm
+    losses = gradients.data_parallel(network, task.losses, device)
     optimizer = build_optimizer(config, network.parameter_groups(), network.encoder)
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
     stored = task.parts_with_state | {"optimizer": optimizer, "scaler": scaler}
@@ -132,14 +134,15 @@ def fit(
             batches = task.views.epoch(generators, log.waiting)
             for step in range(steps):
                 done = epoch * steps + step
-                for _ in range(config.accumulate):
+                for part in range(1, config.accumulate + 1):
                     views = next(batches)
-                    with autocast(config.precision, device):
-                        terms = task.losses(views, generators.loss, done / total_steps)
-                    loss = sums.add(terms)
-                    scaler.scale(loss / config.accumulate).backward()
+                    with gradients.exchange(losses, is_due=part == config.accumulate):
+                        with autocast(config.precision, device):
+                            terms = losses(views, generators.loss, done / total_steps)
+                        loss = sums.add(terms)
+                        scaler.scale(loss / config.accumulate).backward()
                 lr = set_lr(optimizer, config, epoch + step / steps)
-                distributed.average_gradients(network)
+                gradients.average_gradients(losses)
                 scaler.step(optimizer)
                 scaler.update()
                 optimizer.zero_grad()
@@ -164,22 +167,6 @@ def fit(
             save(run, stored, history, config.keep_checkpoints)
             watchers.epoch(history)
     return history
-
-
-def check_batch_size(config: TrainConfig) -> None:
-    """Refuse a batch that cannot be cut into equal parts for every process.
-
-    Raises:
-        ValueError: It cannot.
-    """
-    batch_size = config.batch_size
-    parts = config.accumulate
-    world = distributed.world()
-    if batch_size % (parts * world) or batch_size == parts:
-        raise ValueError(
-            f"batch_size={batch_size} can't be cut into {parts} (accumulate) x {world} "
-            "(processes) equal parts; one of `accumulate` parts needs at least two images"
-        )
 
 
 def _into_training_mode(network: MethodModule) -> None:

@@ -167,3 +167,19 @@ def fitting_batch_size(config: TrainConfig, images: int, processes: int) -> int:
             stacklevel=2,
         )
     return fitting
+
+
+def check_batch_size(config: TrainConfig) -> None:
+    """Refuse a batch that cannot be cut into equal parts for every process.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    batch_size = config.batch_size
+    parts = config.accumulate
+    world = distributed.world()
+    if batch_size % (parts * world) or batch_size == parts:
+        raise ValueError(
+            f"batch_size={batch_size} can't be cut into {parts} (accumulate) x {world} "
+            "(processes) equal parts; one of `accumulate` parts needs at least two images"
+        )

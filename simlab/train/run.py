@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from simlab.compute import channels_last, distributed, environment, resolve_device
-from simlab.config import PretrainConfig, SupervisedConfig, TrainConfig, images_of
-from simlab.data import Dataset, Images, load_data
+from simlab.config import PretrainConfig, SupervisedConfig, TrainConfig
+from simlab.data import Dataset, Images
 from simlab.methods.base import Method, MethodModule
 from simlab.models import build_encoder
 from simlab.runs import Run, claim, describe_encoder
@@ -33,6 +33,7 @@ from .custom import (
     replace_field,
 )
 from .initial import start_from_run, weights_digest, with_initial_encoder
+from .loading import checked_dataset, load_once
 from .loop import Row, Task, fit
 from .monitor import Pretraining, SupervisedTraining
 from .progress import say
@@ -192,6 +193,8 @@ def build_task(
         The network on the CPU, and its images on the device.
     """
     method = resolve_method(config, data, method)
+    if config.decoding_threads:
+        data = data.with_threads(config.decoding_threads)
     images = _training_images(config, data)
     network_encoder, feature_dim = _build_encoder(config, data, encoder)
     sim = with_sim(config, data, network_encoder)
@@ -221,7 +224,7 @@ def _train(
     on_epoch: OnEpoch | None,
 ) -> Run:
     distributed.start()
-    data = _load(config, parts.data)
+    data = load_once(config) if parts.data is None else checked_dataset(parts.data)
     config = _resolve(config, data, parts)
     device = resolve_device(config.device)
     with settled(config, device):  # before the first weight is drawn
@@ -286,19 +289,6 @@ def _fit_unless_finished(
         result["seconds"] = round(last["seconds"], 1)
         result["finished"] = time.strftime("%Y-%m-%d %H:%M")
         run.finish(encoder.state_dict(), result)
-
-
-def _load(config: TrainConfig, data: Dataset | None) -> Dataset:
-    if data is None:
-        arguments = images_of(config)
-        loaded: Any = distributed.first_before_others(lambda: load_data(**arguments))
-        data = loaded
-    if not isinstance(data, Dataset):
-        raise TypeError(
-            f"data is a {type(data).__name__}: expected a Dataset of simlab's; see from_arrays, "
-            "and from_dataset for torch's and other datasets (of a DataLoader: its dataset)"
-        )
-    return data
 
 
 def _resolve(config: TrainConfig, data: Dataset, parts: Parts) -> TrainConfig:
