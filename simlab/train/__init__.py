@@ -8,12 +8,14 @@ optim       optimizers and learning rates
 monitor     losses, times, collapse, kNN accuracy; progress: the bar and the log
 resolve     the choices that a configuration leaves open
 with_sim    SIM on an encoder's blocks
+modules     a stored run's method module, and what each term of its loss does
 initial     fine-tuning: the run that training starts from
 custom      what code of the user's is identified by
 launch      several processes from a notebook
 """
 
 from .launch import launch
+from .modules import load_module, loss_terms
 from .optim import build_optimizer
 from .resolve import resolve
 from .run import build_task, pretrain, settled, train_supervised, untrained
@@ -22,6 +24,8 @@ __all__ = [
     "build_optimizer",
     "build_task",
     "launch",
+    "load_module",
+    "loss_terms",
     "pretrain",
     "resolve",
     "settled",

@@ -81,7 +81,15 @@ def test_cleaning_takes_out_times_widgets_and_progress():
 def test_an_unknown_number_is_refused_with_what_there_is():
     with pytest.raises(SystemExit, match="01_pretraining"):
         book.find_notebooks(["99"])
-    assert [p.stem[:2] for p in book.find_notebooks([])] == ["01", "02", "03", "04", "05", "06"]
+    assert [p.stem[:2] for p in book.find_notebooks([])] == [
+        "01",
+        "02",
+        "03",
+        "04",
+        "05",
+        "06",
+        "07",
+    ]
     assert [p.stem for p in book.find_notebooks(["00"])] == ["00_start_here"]
 
 
