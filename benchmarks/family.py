@@ -24,7 +24,7 @@ import torch
 from simlab.config import PretrainConfig, SupervisedConfig
 from simlab.data import Dataset, load_data
 from simlab.evaluate import encode, knn_accuracy, linear_probe, raw_pixels
-from simlab.methods import parse_method
+from simlab.methods import method_names, parse_method
 from simlab.runs import Run, load_run
 from simlab.stats import mean_and_interval
 from simlab.train import pretrain, resolve, train_supervised, untrained
@@ -335,7 +335,8 @@ def write_table(folder: Path) -> None:
         "loss at collapse | seconds | |",
         "|" + "---|" * (len(COLUMNS) + 11),
     ]  # fmt: skip
-    for name in knn.sort_values(ascending=False).index:
+    highest_first = knn.sort_values(ascending=False).index
+    for name in sorted(highest_first, key=lambda name: UPRIGHT in name):  # they are no peers
         group = table[table["name"] == name]
         accuracies_of_name = [cell(group[column]) for column in COLUMNS]
         cells = [name, str(len(group))]
@@ -351,6 +352,20 @@ def write_table(folder: Path) -> None:
         text.append(f"| {' | '.join(cells)} |")
     (TABLES / "family.md").write_text("\n".join(text) + "\n")
     print("\n".join(text))
+    write_readme(knn)
+
+
+def write_readme(knn: pd.Series) -> None:
+    """Put each method's kNN accuracy into the last column of the README's table."""
+    path = ROOT / "README.md"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for i, line in enumerate(lines):
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        name = cells[0].strip("`") if cells else ""
+        if name in ENTRIES and name in method_names() and len(cells) >= 4:
+            value = f"{knn[name]:.3f}" if name in knn else "not measured"
+            lines[i] = f"| {' | '.join([*cells[:4], value])} |"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 # ----------------------------------------------------------------------------------- the encoders

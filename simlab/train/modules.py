@@ -58,7 +58,8 @@ def loss_terms(run: Run, data: Dataset, batches: int = 4) -> pd.DataFrame:
                 terms = network.loss(views, generators.loss, epoch / config.epochs)
                 for name, term in terms.items():
                     length = _gradient_length(term, weights)
-                    row = {"epoch": epoch, "term": name, "value": float(term), "gradient": length}
+                    value = float(term.detach())
+                    row = {"epoch": epoch, "term": name, "value": value, "gradient": length}
                     rows.append(row)
     means = pd.DataFrame(rows).groupby(["epoch", "term"], sort=False).mean()
     return means.reset_index()

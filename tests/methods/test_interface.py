@@ -6,6 +6,7 @@ Run as a script by torchrun, this file is the training of its tests.
 import linecache
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +29,7 @@ from simlab.methods.base import (
 )
 from simlab.runs import config_of
 from simlab.sim import attach_sim
-from simlab.train import build_task, load_module, loss_terms, pretrain
+from simlab.train import build_task, load_module, loop, loss_terms, optim, pretrain
 
 ROOT = Path(__file__).parents[2]
 # the line that each of them is
@@ -162,6 +163,41 @@ def test_a_stopped_run_ends_in_the_same_bits(name, alone, tmp_path):
     assert all(torch.equal(value, network_of_one[key]) for key, value in network.items())
 
 
+@pytest.mark.long
+def test_a_run_that_is_killed_within_an_epoch_ends_in_the_same_bits(alone, tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, __file__, str(tmp_path), "killed"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in FAMILY:
+        one = alone[name]
+        resumed = type(one)(tmp_path / one.folder.name, {})
+        assert "resumes after epoch 1" in (resumed.folder / "train.log").read_text()
+        rows, network = outcome(resumed)
+        rows_of_one, network_of_one = outcome(one)
+        assert rows == rows_of_one
+        assert all(torch.equal(value, network_of_one[key]) for key, value in network.items())
+
+
+def train_killed_and_resumed(name, folder):
+    """Train in a process that is killed in the second epoch, and then to the end in this one."""
+    child = os.fork()
+    if child == 0:
+        steps = iter(range(4))
+
+        def set_lr(*arguments):
+            if next(steps) == 3:  # of three steps an epoch
+                os.kill(os.getpid(), signal.SIGKILL)
+            return optim.set_lr(*arguments)
+
+        loop.set_lr = set_lr
+        train(name, folder)
+        os._exit(1)  # it should not live that long
+    _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL, f"{name}: {status}"
+    train(name, folder)
+
+
 @pytest.mark.distributed
 def test_two_processes_train_as_one(alone, tmp_path):
     command = [
@@ -221,7 +257,7 @@ def test_a_z_that_shrinks_behind_its_directions_is_warned_of_and_diagnosed(tmp_p
     assert "scale_ratio" not in alone["simclr"].history, "whose loss sees directions alone"
 
 
-@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize("name", ["byol", "mae"])  # with a teacher, and on a transformer
 def test_a_run_exports_the_encoder_that_it_trained(name, alone, tmp_path):
     """Its weights, and the program for those who have torch alone."""
     run = alone[name]
@@ -383,5 +419,9 @@ def test_views_are_a_tuple_with_labels_and_masks():
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for run_name in RUNS:
-        train(run_name, sys.argv[1])
+    if "killed" in sys.argv:
+        for run_name in FAMILY:
+            train_killed_and_resumed(run_name, sys.argv[1])
+    else:
+        for run_name in RUNS:
+            train(run_name, sys.argv[1])

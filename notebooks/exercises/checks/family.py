@@ -45,7 +45,7 @@ def share_out(answer) -> str:
     softer = tensor(answer, scores.clone(), 0.5, shape=(24, 6))
     need(not near(softer, codes), "another epsilon gives the same codes: is it used?")
     need(
-        masses.max() / masses.min() < 1.5 * right.sum(0).max() / right.sum(0).min(),
+        masses.max() / masses.min() < 1.2 * right.sum(0).max() / right.sum(0).min(),
         "the prototypes' shares are more unequal than after three rounds: "
         f"{masses.min():.1f} to {masses.max():.1f} images.",
     )
