@@ -125,13 +125,13 @@ class TinyViT(nn.Module):
         of the tokens. A map sums to 1.
         """
         tokens = self.embed_patches(x)
-        *earlier, last = self.blocks
-        for block in earlier:
-            tokens = block(tokens)
+        tokens = self.blocks[:-1](tokens)
+        last = self.blocks[-1]
+        assert isinstance(last, Block)
         weights = last.attention.weights(last.norm1(tokens))  # [N, heads, L, L]
+        seen = weights.mean(2)  # [N, heads, L]
         rows = x.shape[2] // self.patch
-        seen: Tensor = weights.mean(2)  # [N, heads, L]
-        return seen.unflatten(2, (rows, -1))
+        return seen.view(*seen.shape[:2], rows, -1)
 
 
 def grid_positions(rows: int, columns: int, width: int) -> Tensor:
