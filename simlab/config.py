@@ -219,12 +219,54 @@ _CIFAR = {
     "weight_decay": 5e-4,
     "monitor_every": 10,
 }
+# lightly's benchmark of CIFAR-10 (docs/source/getting_started/benchmarks/cifar10_benchmark.py)
+_LIGHTLY = _CIFAR | {
+    "augment": "simclr blur=0",
+    "epochs": 200,
+    "batch_size": 128,
+    "lr": 0.12,  # 0.06 for 128 images
+}
 RECIPES: dict[str, dict[str, Any]] = {
     # SimSiam, appendix D
     "cifar-paper": _CIFAR
     | {"method": "simsiam proj_layers=2 proj_dim=2048 pred_dim=512 pred_lr=1"},
     # the same with SimCLR's loss and a smaller head
     "cifar-simclr": _CIFAR | {"method": "simclr proj_layers=2 proj_dim=512"},
+    # its loss is half of this one, so that half the rate and twice the decay make the same steps;
+    # there m stays .99, here it rises to 1 as in the paper
+    "cifar-byol": _LIGHTLY
+    | {
+        "lr": 0.06,
+        "weight_decay": 1e-3,
+        "method": "byol momentum=0.99 hidden_dim=1024 proj_dim=256",
+    },
+    "cifar-moco": _LIGHTLY
+    | {
+        "method": "moco temperature=0.1 queue=4096 momentum=0.99 hidden_dim=512 proj_dim=128 "
+        "symmetric=true"
+    },
+    "cifar-swav": _LIGHTLY
+    | {
+        "augment": "simclr blur=0 crop_min=0.14",
+        "optimizer": "adam",
+        "lr": 0.002,  # 0.001 for 128 images
+        "weight_decay": 1e-6,
+        "method": "swav prototypes=512 hidden_dim=512 proj_dim=128",
+    },
+    # there the projector has two layers; here three, as in the paper
+    "cifar-barlow-twins": _LIGHTLY | {"method": "barlow_twins hidden_dim=2048 proj_dim=2048"},
+    # solo-learn, scripts/pretrain/cifar/wmse.yaml
+    "cifar-w-mse": _CIFAR
+    | {
+        "augment": "simclr blur=0 crop_min=0.2",
+        "epochs": 1000,
+        "batch_size": 256,
+        "optimizer": "adam",
+        "lr": 0.002,
+        "weight_decay": 1e-6,
+        "warmup_epochs": 10.0,
+        "method": "w_mse hidden_dim=1024 proj_dim=64",
+    },
     # SimSiam, section 4: a folder of ImageNet's images is `--data PATH`
     "imagenet-paper": _CIFAR
     | {

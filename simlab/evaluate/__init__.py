@@ -14,8 +14,14 @@
 import importlib
 from typing import TYPE_CHECKING
 
-from .collapse import alignment, collapse_metrics, effective_rank, spectrum
-from .diagnosis import COMPLETE_STD_RATIO, WARN_STD_RATIO, Diagnosis, diagnose
+from .collapse import alignment, collapse_metrics, effective_rank, raw_std, spectrum
+from .diagnosis import (
+    COMPLETE_STD_RATIO,
+    WARN_STD_RATIO,
+    Diagnosis,
+    diagnose,
+    is_loss_of_collapse,
+)
 from .features import features, raw_pixels
 from .knn import KnnResult, knn, knn_accuracy, knn_predict, knn_result, nearest
 from .labels import (
@@ -61,6 +67,7 @@ __all__ = [
     "factor_scores",
     "features",
     "has_labels",
+    "is_loss_of_collapse",
     "knn",
     "knn_accuracy",
     "knn_predict",
@@ -72,6 +79,7 @@ __all__ = [
     "predictions",
     "probe_table",
     "raw_pixels",
+    "raw_std",
     "ridge_r2",
     "spectrum",
     "stitch",

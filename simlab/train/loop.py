@@ -46,6 +46,7 @@ class Task:
     views: ViewMaker
     monitor: Pretraining | SupervisedTraining
     loss_at_collapse: float | None
+    embedding_std: float | None = None  # of each channel of z, where the method sets it
     sim: LossSimTracker | None = None  # of the encoder's blocks that have SIM
     collapsed: frozenset[str] = frozenset()  # of these blocks those that were warned of
 
@@ -73,16 +74,23 @@ class Task:
         return terms
 
     def measure(self, epoch: int) -> dict[str, float]:
-        """Measure after an epoch (from 1); with SIM, also how many of its projectors collapsed."""
+        """Measure after an epoch (from 1), beside what is needed to judge the measures.
+
+        With SIM there is also how many of its projectors collapsed.
+        """
         measures = self.monitor.measure(self.network, epoch)
+        if self.loss_at_collapse is not None:
+            measures["loss_at_collapse"] = self.loss_at_collapse
+        if self.embedding_std is not None:
+            measures["scale_ratio"] = measures["raw_std"] / self.embedding_std
         if self.sim is not None:
             measures["sim_collapsed"] = len(self.sim.collapsed())
         return measures
 
     def warnings(self, row: Row) -> list[str]:
         """Word what an epoch's row gives reason to warn of."""
-        std_ratio = row.get("std_ratio", math.inf)
-        sentences = [collapse_warning(row["loss"], self.loss_at_collapse, std_ratio)]
+        ratios = [row.get(name, math.inf) for name in ("std_ratio", "scale_ratio")]
+        sentences = [collapse_warning(row["loss"], self.loss_at_collapse, *ratios)]
         if self.sim is not None:
             collapsed = self.sim.collapsed() if row.get("sim_collapsed") else {}
             if not collapsed.keys() <= self.collapsed:  # once for a block, not after every epoch

@@ -207,6 +207,7 @@ def build_task(
         ViewMaker(config, data, images.to(device), method, augment),
         _monitor(config, data),
         method.loss_at_collapse(config.batch_size // config.accumulate),
+        method.embedding_std,
         sim,
     )
 

@@ -4,6 +4,7 @@ import contextlib
 import linecache
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from simlab import methods
 from simlab.compute import distributed, gradients
 from simlab.config import PretrainConfig
 from simlab.data import from_arrays
-from simlab.train import pretrain
+from simlab.train import loop, optim, pretrain
 
 ROOT = Path(__file__).parents[2]
 # the line that each of them is
@@ -32,7 +33,7 @@ FAMILY = {
     "byol": f"byol {HEADS} momentum=0.5",
     "dino": "dino hidden_dim=16 bottleneck_dim=8 outputs=12 momentum=0.5 local_views=2 freeze=0.2"
     " student_temperature=0.5 teacher_temperature=0.2",
-    "emp_ssl": f"emp_ssl {HEADS} views=3 weight=2",
+    "emp_ssl": f"emp_ssl {HEADS} views=3 weight=2 lr_factor=1",
     "lejepa": f"lejepa {HEADS} directions=16",
     "ijepa": "ijepa targets=2 predictor_width=12 predictor_depth=1 momentum=0.5",
     "mae": "mae decoder_width=12 decoder_depth=1 ratio=0.5",
@@ -41,7 +42,7 @@ FAMILY = {
     "simclr": "simclr proj_dim=8 head_bn=hidden",
     "simmim": "simmim hidden_dim=16 patch=2",
     "swav": f"swav {HEADS} prototypes=12 local_views=1 queue=20 freeze=0.2",
-    "vicreg": f"vicreg {HEADS}",
+    "vicreg": f"vicreg {HEADS} lr_factor=1",
     "w_mse": "w_mse hidden_dim=16 proj_dim=2 epsilon=0.1",
 }
 VIT = {"encoder": "vit_tiny", "view_size": 16}  # in 4 x 4 patches
@@ -149,8 +150,36 @@ def train_together(folder):
         train(name, folder / "stopped")
 
 
+def train_killed_and_resumed(name, folder):
+    """Train in a process that is killed in the second epoch, and then to the end in this one."""
+    child = os.fork()
+    if child == 0:
+        steps = iter(range(4))
+
+        def set_lr(*arguments):
+            if next(steps) == 3:  # of three steps an epoch
+                os.kill(os.getpid(), signal.SIGKILL)
+            return optim.set_lr(*arguments)
+
+        loop.set_lr = set_lr
+        train(name, folder)
+        os._exit(1)  # it should not live that long
+    _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL, f"{name}: {status}"
+    train(name, folder)
+
+
+def train_each_killed(folder):
+    methods.METHODS.update(SKETCHES)
+    for name in FAMILY:
+        train_killed_and_resumed(name, folder)
+
+
 if __name__ == "__main__":
     import interface_runs  # so that its classes have the names that they have in the tests
 
     torch.set_num_threads(1)
-    interface_runs.train_together(Path(sys.argv[1]))
+    work = interface_runs.train_together
+    if "killed" in sys.argv:
+        work = interface_runs.train_each_killed
+    work(Path(sys.argv[1]))

@@ -22,6 +22,7 @@ from torch import nn
 
 from simlab import methods
 from simlab.config import PretrainConfig
+from simlab.evaluate import WARN_STD_RATIO, diagnose
 from simlab.methods.base import (
     Crops,
     MethodModule,
@@ -30,8 +31,9 @@ from simlab.methods.base import (
     random_masks,
     update_teacher,
 )
+from simlab.runs import config_of
 from simlab.sim import attach_sim
-from simlab.train import pretrain
+from simlab.train import build_task, load_module, loss_terms, pretrain
 
 WORK = str(ROOT / "tests" / "methods" / "interface_runs.py")
 
@@ -81,6 +83,22 @@ def test_a_stopped_run_ends_in_the_same_bits(name, alone, tmp_path):
     assert rows == rows_of_one
     assert network.keys() == network_of_one.keys()
     assert all(torch.equal(value, network_of_one[key]) for key, value in network.items())
+
+
+@pytest.mark.long
+def test_a_run_that_is_killed_within_an_epoch_ends_in_the_same_bits(alone, tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, WORK, str(tmp_path), "killed"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in FAMILY:
+        one = alone[name]
+        resumed = type(one)(tmp_path / one.folder.name, {})
+        assert "resumes after epoch 1" in (resumed.folder / "train.log").read_text()
+        rows, network = outcome(resumed)
+        rows_of_one, network_of_one = outcome(one)
+        assert rows == rows_of_one
+        assert all(torch.equal(value, network_of_one[key]) for key, value in network.items())
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +193,78 @@ def test_the_terms_of_a_loss_are_recorded_and_their_sum_is_the_loss(alone):
     )
     with_sim = alone["byol with SIM"].history
     assert (with_sim["sim_loss"] > 0).all() and (with_sim["loss"].abs() <= 4).all()
+
+
+def test_a_z_that_shrinks_behind_its_directions_is_warned_of_and_diagnosed(tmp_path, alone):
+    """Of VICReg without its variance term, whose normalised z looks healthy all the way down."""
+
+    def vicreg(**changes):
+        options = SMALL | {"augment": "simsiam-cifar", "lr": 1.0, "epochs": 12} | changes
+        config = PretrainConfig(**options)
+        return pretrain(config, data(), folder=str(tmp_path), progress=False)
+
+    without = vicreg(method=f"{FAMILY['vicreg']} variance=0")
+    last = without.history.iloc[-1]
+    assert last["std_ratio"] > WARN_STD_RATIO and last["scale_ratio"] < 0.05
+    assert "and z is nearly a point" in (without.folder / "train.log").read_text()
+    assert diagnose(without).kind == "complete"
+    assert (without.history["loss_at_collapse"] == 0).all()
+    healthy = alone["vicreg"]  # whose z is small because it has yet to grow
+    assert healthy.history["scale_ratio"].iloc[0] < WARN_STD_RATIO
+    assert "nearly a point" not in (healthy.folder / "train.log").read_text()
+    assert diagnose(healthy).kind != "complete"
+    assert "scale_ratio" not in alone["simclr"].history, "whose loss sees directions alone"
+
+
+@pytest.mark.parametrize("name", ["byol", "mae"])  # with a teacher, and on a transformer
+def test_a_run_exports_the_encoder_that_it_trained(name, alone, tmp_path):
+    """Its weights, and the program for those who have torch alone."""
+    run = alone[name]
+    folder = run.export(tmp_path)
+    stored = torch.load(folder / "encoder.pt", weights_only=True)
+    weights = run.encoder.state_dict()
+    assert stored.keys() == weights.keys()
+    assert all(torch.equal(value, weights[key]) for key, value in stored.items())
+    assert not any("teacher" in key or "projector" in key for key in stored)
+
+
+@pytest.mark.parametrize("name", ["byol", "swav", "mae", "byol with SIM"])
+def test_a_stored_module_is_loaded_with_all_that_it_keeps(name, alone):
+    run = alone[name]
+    module = load_module(run, data())
+    stored = run.load_checkpoint()["network"]
+    assert not module.training
+    assert module.state_dict().keys() == stored.keys()
+    assert all(torch.equal(value, stored[key]) for key, value in module.state_dict().items())
+    first = load_module(run, data(), epoch=1).state_dict()
+    assert any(not torch.equal(value, stored[key]) for key, value in first.items())
+    with pytest.raises(
+        ValueError, match="epoch=9: .* has checkpoints of 1, 2, 3; keep_checkpoints"
+    ):
+        load_module(run, data(), epoch=9)
+
+
+def test_each_term_and_its_gradient_are_measured_at_every_checkpoint(alone):
+    run = alone["vicreg"]
+    state = torch.get_rng_state()
+    table = loss_terms(run, data(), batches=2)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert table["epoch"].tolist() == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert table["term"].tolist() == ["invariance", "variance", "covariance"] * 3
+    assert (table["value"] > 0).all() and (table["gradient"] > 0).all()
+    (row,) = table[(table["epoch"] == 3) & (table["term"] == "variance")].itertuples()
+    module = load_module(run, data()).train()
+    config = config_of(run)
+    task = build_task(config, data())
+    views = task.views.epoch(task.seed_epoch(config, 0, torch.device("cpu")))
+    values, lengths = [], []
+    for _ in range(2):
+        term = module.loss(next(views), torch.Generator(), 1.0)["variance"]
+        values.append(float(term.detach()))
+        gradients = torch.autograd.grad(term, list(module.encoder.parameters()))
+        lengths.append(torch.cat([g.flatten() for g in gradients]).norm().item())
+    assert row.value == pytest.approx(sum(values) / 2, rel=1e-4)
+    assert row.gradient == pytest.approx(sum(lengths) / 2, rel=1e-3)
 
 
 def test_a_teacher_is_evaluated_beside_its_student(alone):
