@@ -81,7 +81,15 @@ def test_cleaning_takes_out_times_widgets_and_progress():
 def test_an_unknown_number_is_refused_with_what_there_is():
     with pytest.raises(SystemExit, match="01_pretraining"):
         book.find_notebooks(["99"])
-    assert [p.stem[:2] for p in book.find_notebooks([])] == ["01", "02", "03", "04", "05", "06"]
+    assert [p.stem[:2] for p in book.find_notebooks([])] == [
+        "01",
+        "02",
+        "03",
+        "03",
+        "04",
+        "05",
+        "06",
+    ]
     assert [p.stem for p in book.find_notebooks(["00"])] == ["00_start_here"]
 
 
@@ -126,7 +134,7 @@ def test_the_site_shows_exercises_with_folded_solutions_figures_and_words(site):
     index = (site / "index.html").read_text(encoding="utf-8")
     assert "figure.png" in index and "Which path is yours" in index and "<table" in index
     exercises = (site / "01_pretraining/exercises.html").read_text(encoding="utf-8")
-    assert exercises.count("<summary>Solution</summary>") == 3 and "<math" in exercises
+    assert exercises.count("<summary>Solution</summary>") == 4 and "<math" in exercises
     # tags hold what they are about: a fold folds, a fraction has its numbers
     assert re.search(r"<details><summary>Hint 1</summary>\s*<p>.*?</details>", exercises, re.S)
     assert re.search(r"<mfrac>.*?<mn>1</mn>.*?<mn>2</mn>.*?</mfrac>", exercises)
