@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from simlab.data import Dataset
-from simlab.evaluate import collapse_metrics, diagnose
+from simlab.evaluate import collapse_metrics, diagnose, has_labels, knn
 from simlab.methods import MethodModule, parse_method
 from simlab.runs import Run
 from simlab.stats import mean_and_interval
@@ -27,19 +27,21 @@ MEASURES = {
 # ------------------------------------------------------------------------------------- live runs
 
 
-def embedding_history(run: Run, data: Dataset, number: int = 1000) -> pd.DataFrame:
-    """Measure z of clean test images after every stored epoch of a SimSiam run.
+def embedding_history(run: Run, data: Dataset, k: int = 20, number: int = 1000) -> pd.DataFrame:
+    """Measure z of clean test images, and kNN accuracy, after every stored epoch of a run.
 
     BatchNorm in the projector normalises either by these images, as it does by the batch while
     training, or by its running statistics, as it does in evaluation.
 
     Args:
-        run: From `pretrain`, with `keep_checkpoints` as large as the number of epochs.
+        run: From `pretrain`, of a method with a projector, such as SimSiam.
         data: What it was trained on.
+        k: Neighbours that vote.
         number: How many test images, evenly spread.
 
     Returns:
-        A row an epoch: std, rank and participation with batch statistics, std_running.
+        A row an epoch: std, rank and participation with batch statistics, std_running; knn where
+        there are labels.
     """
     spread = torch.linspace(0, len(data.test) - 1, min(number, len(data.test))).long()
     assert data.normalize is not None
@@ -55,6 +57,8 @@ def embedding_history(run: Run, data: Dataset, number: int = 1000) -> pd.DataFra
         running = collapse_metrics(_embed(network, state, x, batch_statistics=False))
         row = {name: by_batch[name] for name in ("rank", "participation", "duplicate_fraction")}
         row |= {"std": by_batch["std_ratio"], "std_running": running["std_ratio"]}
+        if has_labels(data):
+            row["knn"] = knn(network.encoder, data, k)
         rows.append({"epoch": epoch} | row)
     return pd.DataFrame(rows)
 

@@ -114,7 +114,7 @@ def training_curves(
         baselines: kNN accuracies of encoders that were not trained, as horizontal lines.
         loss_axis: The loss in words, as `Method.loss_axis` has it.
     """
-    figure, (loss, std, knn) = new_figure(3, height=3.0)
+    figure, (loss, std, knn) = new_figure(3, width=10.5, height=3.0)
     looks = looks_of(histories)
     for name, history in histories.items():
         line = looks[name] | {"marker": ""}
@@ -128,7 +128,7 @@ def training_curves(
     std.axhline(1, color="0.45", linestyle=":", linewidth=1)
     std.set_ylim(0, 1.15)
     label(loss, loss_axis, "epoch")
-    label(std, r"std of z, in units of $1/\sqrt{d}$", "epoch")
+    label(std, "normalised std of z", "epoch")
     label(knn, "kNN accuracy", "epoch")
     if len(histories) > 1:
         loss.legend(fontsize=FONT - 2, frameon=False)

@@ -83,7 +83,7 @@ LOOKS = {
 OTHER_LOOKS = (
     Look(VIOLET, SOLID, "o"),
     Look(TEAL, DASHED, "s"),
-    Look(BROWN, DASHDOT, "^"),
+    Look(BROWN, DOTTED, "^"),
     Look(SKY, DOTTED, "D"),
     Look(ORANGE, DASHDOTDOT, "v"),
     Look(GREEN, LONG, "X"),

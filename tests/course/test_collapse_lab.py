@@ -14,13 +14,16 @@ def lab(tmp_path_factory):
     data = load_data("fashion-scattered")
     few = torch.arange(192)
     lab = Dataset("few", data.train.subset(few), data.test.subset(few))
-    config = PretrainConfig(epochs=2, batch_size=32, lr=2.0, knn_k=5, keep_checkpoints=2)
+    config = PretrainConfig(
+        epochs=2, batch_size=32, lr=2.0, knn_k=5, keep_checkpoints=2, monitor_every=1
+    )
     return pretrain(config, lab, folder=tmp_path_factory.mktemp("runs"), progress=False), lab
 
 
 def test_running_statistics_give_the_historys_std_and_batch_statistics_another(lab):
     run, data = lab
-    history = collapse.embedding_history(run, data)
+    history = collapse.embedding_history(run, data, k=5)
+    assert history["knn"].tolist() == pytest.approx(run.history["knn"], abs=0.01)
     assert history["epoch"].tolist() == [1, 2]
     assert history["std_running"].tolist() == pytest.approx(run.history["std_ratio"], rel=1e-3)
     assert (history["std"] - history["std_running"]).abs().max() > 0.01

@@ -195,7 +195,6 @@ WRONG = [
     wrong("augmentation", replaced("augmentation", ("torch.rand(3, n, 1, 1, 1,", "torch.rand(3, 1, 1, 1, 1,"),
           ("torch.randn(images.shape,", "torch.randn((1, 1, 8, 8),")), "the same draw"),
     wrong("augmentation", replaced("augmentation", (" + light", "")), "In what do two images"),
-    wrong("augmentation", replaced("augmentation", (" + noise", "")), "In what do two images"),
     wrong("augmentation", replaced("augmentation", ("return images + light + noise",
           "flip = torch.rand(n, generator=generator)[:, None, None, None] < 0.5\n"
           "    return torch.where(flip, images.flip(3), images) + light + noise")), "mirror image"),
@@ -245,7 +244,7 @@ WRONG = [
     wrong("nt_xent", "def nt_xent(z1, z2, temperature):\n"
           "    logits = F.normalize(z1, dim=1).T @ F.normalize(z2, dim=1) / temperature\n"
           "    return F.cross_entropy(logits, torch.arange(z1.shape[1]))", "those of channels"),
-    wrong("nt_xent", replaced("nt_xent", (".roll(n)", "")), "expected"),
+    wrong("nt_xent", replaced("nt_xent", (".roll(n)", "")), "N rows further"),
     wrong("nt_xent", replaced("nt_xent", ("[z1, z2]", "[z1, z2.detach()]")), "a gradient is missing"),
     wrong("rank", replaced("rank", ("svdvals(z)", "svdvals(z - z.mean(0))")), "the mean was subtracted"),
     wrong("rank", replaced("rank", ("torch.exp(", "(")), "Take its exponential"),

@@ -12,7 +12,7 @@ from torch import Tensor
 from simlab.methods import nt_xent as nt_xent_of_simlab
 
 from . import toys
-from .judge import all_predicted, draws, exercise, near, need, number, predictions, tensor
+from .judge import all_predicted, call, draws, exercise, near, need, number, predictions, tensor
 
 COLLAPSED = 0.5  # a std of z below it
 
@@ -92,10 +92,19 @@ def nt_xent(answer) -> str:
     """nt_xent(z1, z2, temperature) of [N, d] each -> SimCLR's loss, one number."""
     z1, z2 = torch.randn(2, 12, 8, generator=draws())
     z2 = z1 + 0.7 * z2
+    result = call(answer, z1, z2, 0.5)
+    need(
+        not isinstance(result, Tensor) or not result.isinf().any(),
+        "it is infinite. Is the right answer of a row the row itself, whose similarity is minus "
+        "infinity? Its other view stands N rows further.",
+    )
     value = float(tensor(answer, z1, z2, 0.5, shape=()))
     right = float(nt_xent_of_simlab(z1, z2, temperature=0.5))
     for wrong, why in _wrong_nt_xent(z1, z2, 0.5):
-        need(not near(value, wrong) or near(value, right), f"the loss is {value:.4f}: {why}")
+        need(
+            not near(value, wrong, 1e-5) or near(value, right, 1e-5),
+            f"the loss is {value:.4f}: {why}",
+        )
     need(near(value, right), f"the loss is {value:.4f}, expected {right:.4f}.")
     need(
         near(number(answer, z1, z2, 0.1), float(nt_xent_of_simlab(z1, z2, temperature=0.1))),

@@ -117,7 +117,10 @@ def step(answer) -> str:
     before = copy.deepcopy(parts.student), copy.deepcopy(parts.teacher)
     value = number(answer, *parts.arguments())
     for wrong, why in _wrong_losses():
-        need(not near(value, wrong) or near(value, right), f"the loss is {value:.4f}: {why}")
+        need(
+            not near(value, wrong, 1e-5) or near(value, right, 1e-5),
+            f"the loss is {value:.4f}: {why}",
+        )
     need(near(value, right), f"the loss is {value:.4f}, expected {float(right.detach()):.4f}.")
 
     reference.optimizer.zero_grad()
