@@ -59,7 +59,7 @@ test-slow: $(BIN)/.ready
 	@$(BIN)/python -m pytest tests -m slow
 
 check: $(BIN)/.ready
-	@$(PYTEST) $(TESTS) -q -m "not slow and not long and not notebook and not browser and not distributed"
+	@$(PYTEST) $(TESTS) -q --first -m "not slow and not long and not notebook and not browser and not distributed"
 
 lint: $(BIN)/.ready
 	@$(BIN)/ruff check .

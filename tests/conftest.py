@@ -10,13 +10,32 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "notebooks"))
 sys.modules.setdefault("rfc3987_syntax", None)
 
 
-def pytest_collection_modifyitems(items):
+def pytest_addoption(parser):
+    parser.addoption(
+        "--first", action="store_true", help="each test with its first parameters only"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in the same hook
+def pytest_collection_modifyitems(config, items):
     """Tests of a file that share a fixture go to one worker, which makes it once; others anywhere.
 
     A mark of the test's own comes first. It takes effect with `--dist loadgroup`.
     """
+    if config.getoption("--first"):
+        keep_first(config, items)
     for item in items:
         definitions = item._fixtureinfo.name2fixturedefs.values()
         shared = any(each[-1].scope == "module" for each in definitions)
         if shared and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(item.module.__name__))
+
+
+def keep_first(config, items):
+    """Of a test with several sets of parameters, leave out all but the first."""
+    first = {}
+    for item in items:
+        first.setdefault(item.nodeid.partition("[")[0], item)
+    others = [item for item in items if item not in first.values()]
+    config.hook.pytest_deselected(items=others)
+    items[:] = first.values()

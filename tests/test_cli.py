@@ -165,6 +165,7 @@ def test_help_of_sweep_shows_the_defaults_too(capsys):
     assert "--jobs INT Number of points at once. (default: 1)" in told and "(required)" in told
 
 
+@pytest.mark.long
 def test_doctor_tells_versions_devices_and_what_is_missing(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SIMLAB_DATA", str(tmp_path))
     assert main(["doctor"]) == 0
@@ -325,7 +326,7 @@ TRAINED = {
         "--epochs 7 --keep-checkpoints 1", "--epochs 7 --keep-checkpoints 3", "checkpoints"
     ),
 }  # fmt: skip
-# its option: (flags in which it matters, flags that change it); test_train.py trains with each field
+# its option: (flags in which it matters, flags that change it); test_fields.py trains with each field
 PARSED = {
     "arch": ("--method simsiam", "--method simclr"),
     "backbone": ("--encoder resnet18", "--encoder resnet50 --stem large"),
@@ -418,7 +419,7 @@ def test_an_option_of_the_known_program_has_a_counterpart_with_an_effect(option,
 
 @pytest.mark.parametrize("option", PARSED)
 def test_every_other_option_sets_fields_that_are_tested_for_their_effect(option, monkeypatch):
-    """The fields of which test_train.py shows that another value gives another result."""
+    """The fields of which test_fields.py shows that another value gives another result."""
     base, change = PARSED[option]
     before = trained_with(monkeypatch, *shlex.split(base))["config"]
     after = trained_with(monkeypatch, *shlex.split(base), *shlex.split(change))["config"]

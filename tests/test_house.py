@@ -153,6 +153,7 @@ def test_what_can_be_copied_imports_nothing_else_of_simlab(room):
             assert {room_of(t) for t in targets} - {room} <= LIFTABLE[room], module
 
 
+@pytest.mark.long
 def test_what_can_be_copied_works_alone(tmp_path):
     """In somebody's package: sim and similarity beside layers, and vector.py."""
     mylab = tmp_path / "mylab"

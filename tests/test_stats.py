@@ -33,6 +33,7 @@ def test_differences_are_taken_within_a_seed_and_have_students_interval():
     assert row["visible"] == pytest.approx((2.7764451 + 0.9409646) * error, rel=1e-6)
 
 
+@pytest.mark.long
 def test_what_is_called_visible_is_found_in_four_of_five_tries():
     rng, n = np.random.default_rng(0), 20
     found = []

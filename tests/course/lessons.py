@@ -12,11 +12,13 @@ import numpy as np
 import papermill
 from PIL import Image
 
+from simlab.data import load_data
+
 ROOT = Path(__file__).parents[2]
 COURSE = sorted((ROOT / "notebooks").glob("0*.ipynb"))
 NOTEBOOKS = [*COURSE, ROOT / "notebooks" / "sweeps" / "sim_study.ipynb"]
 QUICK = {
-    "epochs": 1, "supervised_epochs": 1, "images": 600, "compared": 200, "budgets": "100,300",
+    "data": "clothes", "epochs": 1, "supervised_epochs": 1, "images": 600, "compared": 200, "budgets": "100,300",
     "label_seeds": 2, "sim_layers": "blocks.2", "steps": 1,
 }  # fmt: skip
 
@@ -31,13 +33,24 @@ def save_images(folder: Path):
             Image.fromarray(image).save(folder / name / f"{i}.png")
 
 
+def save_clothes(folder: Path):
+    """The first 600 training and 200 test images of the bundled dataset, a folder for each class."""
+    dataset = load_data("fashion-scattered")
+    for name, split, number in (("train", dataset.train, 600), ("test", dataset.test, 200)):
+        for i in range(number):
+            path = folder / name / split.classes[split.labels[i]].replace("/", " or ")
+            path.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(split.images[i, 0].numpy()).save(path / f"{i}.png")
+
+
 def prepare(home: Path):
     """Put every notebook into `home`, without outputs and with quick parameters.
 
-    Beside them lies simlab, as if cloned there, and the images that notebook 06 trains on.
+    Beside them lies simlab, as if cloned there, and the images that the notebooks train on.
     """
     (home / "simlab").symlink_to(ROOT)
     save_images(home / "some_images")
+    save_clothes(home / "clothes")
     for path in NOTEBOOKS:
         quick = {name: value for name, value in QUICK.items()
                  if name in papermill.inspect_notebook(str(path))}  # fmt: skip

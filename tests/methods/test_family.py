@@ -342,6 +342,7 @@ def test_every_method_has_its_collapse_or_says_why_not():
 # -------------------------------------------------------------------------------- masks and tokens
 
 
+@pytest.mark.long
 def test_ijepa_without_a_slow_teacher_predicts_constants_sooner():
     """With momentum 0 the target moves as fast as its student, and the loss goes to 0."""
 

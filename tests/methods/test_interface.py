@@ -100,7 +100,6 @@ def of_the_readme(heading, name):
 
 
 def train(name, folder, **options):
-    methods.METHODS.update(SKETCHES)
     if name == "the README's":
         options["method"] = of_the_readme("class Spread", "Spread")(weight=2.0, dim=8)
     if name == "the README's view":
@@ -113,9 +112,12 @@ def train(name, folder, **options):
     return pretrain(config, data(), folder=str(folder), progress=False, **options)
 
 
-@pytest.fixture(autouse=True)
-def registry(monkeypatch):
-    monkeypatch.setattr(methods, "METHODS", methods.METHODS | SKETCHES)
+@pytest.fixture(scope="module", autouse=True)
+def registry():
+    with pytest.MonkeyPatch.context() as patch:
+        for name, entry in SKETCHES.items():
+            patch.setitem(methods.METHODS, name, entry)
+        yield
 
 
 def outcome(run):
@@ -308,6 +310,7 @@ def test_views_are_a_tuple_with_labels_and_masks():
 
 
 if __name__ == "__main__":
+    methods.METHODS.update(SKETCHES)
     torch.set_num_threads(1)
     for run_name in RUNS:
         train(run_name, sys.argv[1])

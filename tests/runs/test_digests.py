@@ -398,6 +398,7 @@ def test_digests_are_those_that_were_written_down():
     assert golden_digests().items() >= WRITTEN_DOWN.items()
 
 
+@pytest.mark.long
 def test_digests_are_the_same_in_another_process_with_another_order_of_sets(tmp_path):
     seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
     done = subprocess.run(

@@ -140,6 +140,7 @@ def test_one_sample_input_tells_the_dims_and_leaves_no_trace():
         attach_sim(skipping, "0.unused", sample_input=torch.randn(2, 6))
 
 
+@pytest.mark.long
 def test_dims_read_off_the_modules_are_those_of_a_run():
     for name, block in (
         ("resnet50", Bottleneck),

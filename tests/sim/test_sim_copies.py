@@ -135,6 +135,7 @@ def test_activation_checkpointing_counts_a_block_once_and_gives_the_same_gradien
             assert torch.equal(a, b)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("build", [attached, Model])
 def test_a_compiled_model_trains_with_the_losses_of_the_eager_one(build):
     x = torch.randn(2, 6 if build is attached else 3, 8, 8)

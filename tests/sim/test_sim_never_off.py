@@ -113,6 +113,7 @@ def test_inner_blocks_are_compiled_with_and_without_sim():
     expect_a_loss(wrapped)
 
 
+@pytest.mark.long
 def test_decorated_blocks_and_steps_that_are_compiled_as_a_whole():
     model = Model()
     compiled(model)(X)

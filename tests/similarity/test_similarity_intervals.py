@@ -164,6 +164,7 @@ def test_a_layer_beside_itself_has_an_interval_of_no_width():
     assert low.item() == pytest.approx(1, abs=1e-6) and high.item() == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.long
 def test_most_intervals_hold_the_mean_of_many_draws():
     """60 draws of 60 samples; benchmarks/bench_intervals.py has 200 for every measure."""
     truth = np.mean([cka_similarity(*draw(seed)) for seed in range(1000, 1300)])

@@ -431,6 +431,7 @@ for measures in ("cka", lambda a, b: float(a[0, 0] * b[0, 0]), "pwcca"):
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux")
 def test_a_set_of_samples_holds_no_more_features_than_memory_says():
     """59 MB of features in four layers, and room for chunks."""

@@ -71,6 +71,7 @@ def test_the_interval_is_around_the_value_and_narrows_with_more_batches(result):
         assert narrow.mean() < 0.75 * (high - low).mean()
 
 
+@pytest.mark.long
 def test_the_interval_covers_the_value_of_a_very_long_run():
     """Intervals of 20 batches: most of 20 runs hold what 400 batches give."""
     pair = {"a": MODELS["a"], "b": MODELS["b"]}

@@ -45,6 +45,7 @@ def features(model, x, at):
         return model.model.eval()[: at + 1](x).flatten(1).double()
 
 
+@pytest.mark.long
 def test_the_readme_example_densenet121_and_resnet101():
     model1 = torchvision.models.densenet121()
     model2 = torchvision.models.resnet101()

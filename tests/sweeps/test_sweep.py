@@ -361,6 +361,7 @@ GRIDS = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.long
 @settings(max_examples=60, deadline=None)
 @given(GRIDS)
 def test_every_grid_survives_being_written_as_json_words(grid):

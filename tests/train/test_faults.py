@@ -1,6 +1,6 @@
 """Whatever happens to a run, the result is right or the error clear, and nothing stored is lost.
 
-What a single file's damage does is in test_runs.py, broken data in test_data.py and test_folders.py,
+What a single file's damage does is in test_checkpoints.py, broken data in test_data.py and test_folders.py,
 wrong values in test_config.py. Here processes are killed, stopped and starved. Run as a script, this
 file is the training that they are killed in.
 """
