@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -54,9 +55,9 @@ def embedding_history(run: Run, data: Dataset, k: int = 20, number: int = 1000) 
     for epoch, path in sorted(run.checkpoint_paths().items()):
         state = run.read_checkpoint(path)["network"]
         by_batch = collapse_metrics(_embed(network, state, x, batch_statistics=True))
-        running = collapse_metrics(_embed(network, state, x, batch_statistics=False))
+        running = _embed(network, state, x, batch_statistics=False)
         row = {name: by_batch[name] for name in ("rank", "participation", "duplicate_fraction")}
-        row |= {"std": by_batch["std_ratio"], "std_running": running["std_ratio"]}
+        row |= {"std": by_batch["std_ratio"], "std_running": _normalised_std(running)}
         if has_labels(data):
             row["knn"] = knn(network.encoder, data, k)
         rows.append({"epoch": epoch} | row)
@@ -71,6 +72,11 @@ def _embed(
     network.train(batch_statistics)
     with torch.no_grad():
         return network.embed(x).float()
+
+
+def _normalised_std(z: Tensor) -> float:
+    """The std of z [N, d] divided by its rows' lengths, times the root of d: `std_ratio` alone."""
+    return float(F.normalize(z, dim=1).std(0).mean() * z.shape[1] ** 0.5)
 
 
 def over_epochs(

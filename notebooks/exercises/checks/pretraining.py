@@ -63,7 +63,8 @@ def _wrong_losses() -> list[tuple[float, str]]:
     """The values that typical slips give, and what to say of each."""
     parts = _Parts()
     p1, p2, t1, t2 = parts.outputs()
-    z1, z2 = parts.student(parts.x1), parts.student(parts.x2)
+    p1, p2 = p1.detach(), p2.detach()
+    z1, z2 = (parts.student(x).detach() for x in (parts.x1, parts.x2))
     right = -(_cosine(p1, t2) + _cosine(p2, t1)) / 2
     return [
         (float(-right), "it has the wrong sign: views that agree must have the lowest loss, -1."),
