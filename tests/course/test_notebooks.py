@@ -104,7 +104,7 @@ def test_lesson_has_a_header_card_of_what_was_measured(path):
         if "card" in c.metadata.get("tags", [])
     ]  # fmt: skip
     assert len(tagged) == 1 and tagged[0][0] == 1, "make it: python notebooks/book.py --cards"
-    for row in ("Goals", "Before you start", "Time", "Data", "Exercises"):
+    for row in ("Goals", "Before you start", "Your time", "Computing time", "Data", "Words"):
         assert f"**{row}**" in tagged[0][1].source
     assert tagged[0][1].source == cards.card_of(path), "python notebooks/book.py --cards"
     assert "not measured" not in tagged[0][1].source
