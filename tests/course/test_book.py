@@ -119,11 +119,6 @@ def test_solutions_are_folded_and_formulas_whole(book):
     assert re.search(r"<details><summary>Hint 1</summary>\s*<p>.*?</details>", exercises, re.S)
     assert not re.search(r"<details><summary>[^<]*</summary>\s*</details>", exercises)
     assert re.search(r'<(div|span) class="math[^"]*">\s*\\[\[(].*?\\frac', exercises, re.S)
-    lesson = page(book, f"notebooks/{LESSON}")
-    assert (
-        'class="math' in lesson
-        and "$" not in text_of(lesson.split("<article")[1]).split("</pre")[0]
-    )
 
 
 def test_every_figure_keeps_its_own_text_whatever_stands_around_it(book):
