@@ -1,6 +1,7 @@
 """The lessons' header cards and the course's table: of course.json and of what was measured."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -64,7 +65,8 @@ def card_of(path: Path) -> str:
     rows = {
         "Goals": about["goals"],
         "Before you start": about["before"],
-        "Time": f"{time_of(path.stem)} (measured on two CPU cores)",
+        "Your time": your_time(path),
+        "Computing time": f"{time_of(path.stem)} (measured on two CPU cores)",
         "Memory": f"{memory} GB" if memory else "",
         "Data": about["data"],
     }
@@ -77,21 +79,55 @@ def card_of(path: Path) -> str:
 
 def course_table(folder: str) -> str:
     """The notebooks as a Markdown table; `folder` stands before their names in links."""
-    rows = ["| notebook | question | time | exercises |", "|---|---|---|---|"]
+    rows = ["| notebook | question | to read | to compute | exercises |", "|---|---|---|---|---|"]
     for name, about in course().items():
         path = SOURCE / f"{name}.ipynb"
         if path.exists():
-            work = f"[{work_of(SOURCE / 'exercises' / path.name)}]({folder}exercises/{path.name})"
+            exercises = SOURCE / "exercises" / path.name
+            work = ""
+            if exercises.exists():
+                work = f"[{work_of(exercises)}]({folder}exercises/{path.name})"
             link = f"[{about['title']}]({folder}{path.name})"
-            rows.append(f"| {link} | {about['question']} | {time_of(name)} | {work} |")
+            times = f"{reading_minutes(path)} min | {time_of(name)}"
+            rows.append(f"| {link} | {about['question']} | {times} | {work} |")
     return "\n" + "\n".join(rows) + "\n\n"  # apart from the marks around it
 
 
 def work_of(exercises: Path) -> str:
     """How many exercises there are, and for how long."""
+    number = len(re.findall(r"· \d+ minutes\*", exercises.read_text(encoding="utf-8")))
+    return f"{number}, {exercise_minutes(exercises)} minutes"
+
+
+# ------------------------------------------------------------------------------- a person's time
+
+
+def your_time(path: Path) -> str:
+    """How long a person needs: to read and try the notebook, and for its exercises."""
+    text = f"about {reading_minutes(path)} minutes to read and try"
+    exercises = SOURCE / "exercises" / path.name
+    if not exercises.exists():
+        return text
+    return f"{text}, {exercise_minutes(exercises)} minutes of exercises"
+
+
+def reading_minutes(path: Path) -> int:
+    """An estimate: 150 words a minute and a minute for a cell of code, in steps of five."""
+    cells = nbformat.read(path, as_version=4).cells
+    texts = [c.source for c in cells if c.cell_type == "markdown" and "card" not in tags_of(c)]
+    words = sum(len(text.split()) for text in texts)
+    code = [c for c in cells if c.cell_type == "code" and not {"setup", "parameters"} & tags_of(c)]
+    return 5 * math.ceil((words / 150 + len(code)) / 5)
+
+
+def tags_of(cell: nbformat.NotebookNode) -> set[str]:
+    return set(cell.metadata.get("tags", []))
+
+
+def exercise_minutes(exercises: Path) -> int:
+    """The minutes that all exercises of a notebook state."""
     text = exercises.read_text(encoding="utf-8")
-    minutes_of_each = [int(digits) for digits in re.findall(r"· (\d+) minutes\*", text)]
-    return f"{len(minutes_of_each)}, {sum(minutes_of_each)} minutes"
+    return sum(int(digits) for digits in re.findall(r"· (\d+) minutes\*", text))
 
 
 # ----------------------------------------------------------------------------------- measured times

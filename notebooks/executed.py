@@ -7,6 +7,7 @@ import nbformat
 from nbformat import NotebookNode
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
+KEPT = ("jupyter", "tags")  # of a cell's metadata; "jupyter" says that the first cell is folded
 
 
 def cleaned(notebook: NotebookNode) -> NotebookNode:
@@ -15,8 +16,8 @@ def cleaned(notebook: NotebookNode) -> NotebookNode:
     metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
     notebook.metadata = nbformat.from_dict(metadata)
     for cell in notebook.cells:
-        tags = cell.metadata.get("tags", [])
-        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+        metadata_kept = {key: cell.metadata[key] for key in KEPT if cell.metadata.get(key)}
+        cell.metadata = nbformat.from_dict(metadata_kept)
         if cell.cell_type == "code":
             cell.outputs = lasting(cell.outputs)
     return notebook

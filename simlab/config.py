@@ -17,7 +17,9 @@ from simlab._checks import AtLeast, LessThan, MoreThan, check_fields, documented
 
 # fields that say where and how a run is computed and shown, not what it computes
 NOT_IDENTITY = frozenset(
-    {"device", "threads", "data_folder", "download", "log_every", "keep_checkpoints", "init"}
+    {"device", "threads", "decoding_threads", "data_folder", "download", "log_every"}
+    | {"keep_checkpoints", "init"}
+    | {"channels", "on_error"}  # what becomes of the images counts, by their digest
 )  # of init the weights count, wherever they lie
 
 
@@ -38,6 +40,15 @@ class TrainConfig:
 
     image_size: Annotated[int, AtLeast(0)] = 0
     """Side in pixels to which a folder's images are resized. 0: the median of their sides."""
+
+    channels: Literal[0, 1, 3] = 0
+    """1: grey images, 3: in colour. 0: as they are."""
+
+    fit: Literal["cut", "squeeze"] = "cut"
+    """How a folder's images are made square: cut to the middle, or all of each squeezed into it."""
+
+    on_error: Literal["raise", "skip"] = "raise"
+    """A folder's images that can't be decoded: name them all and stop, or leave them out."""
 
     encoder: str = "auto"
     """tiny, small, vit_tiny, resnet18, resnet34, resnet50. auto: by the image's size."""
@@ -134,6 +145,10 @@ class TrainConfig:
     threads: Annotated[int, AtLeast(0)] = 0
     """Threads of the CPU. 0: leave torch's number."""
 
+    decoding_threads: Annotated[int, AtLeast(0)] = 0
+    """Threads of each process that decode the images of a folder which does not fit into memory.
+    0: as many as cores are there for the process, 4 at least."""
+
     log_every: Annotated[int, AtLeast(0)] = 100
     """Steps between two lines in train.log. 0: one line an epoch alone."""
 
@@ -204,12 +219,54 @@ _CIFAR = {
     "weight_decay": 5e-4,
     "monitor_every": 10,
 }
+# lightly's benchmark of CIFAR-10 (docs/source/getting_started/benchmarks/cifar10_benchmark.py)
+_LIGHTLY = _CIFAR | {
+    "augment": "simclr blur=0",
+    "epochs": 200,
+    "batch_size": 128,
+    "lr": 0.12,  # 0.06 for 128 images
+}
 RECIPES: dict[str, dict[str, Any]] = {
     # SimSiam, appendix D
     "cifar-paper": _CIFAR
     | {"method": "simsiam proj_layers=2 proj_dim=2048 pred_dim=512 pred_lr=1"},
     # the same with SimCLR's loss and a smaller head
     "cifar-simclr": _CIFAR | {"method": "simclr proj_layers=2 proj_dim=512"},
+    # its loss is half of this one, so that half the rate and twice the decay make the same steps;
+    # there m stays .99, here it rises to 1 as in the paper
+    "cifar-byol": _LIGHTLY
+    | {
+        "lr": 0.06,
+        "weight_decay": 1e-3,
+        "method": "byol momentum=0.99 hidden_dim=1024 proj_dim=256",
+    },
+    "cifar-moco": _LIGHTLY
+    | {
+        "method": "moco temperature=0.1 queue=4096 momentum=0.99 hidden_dim=512 proj_dim=128 "
+        "symmetric=true"
+    },
+    "cifar-swav": _LIGHTLY
+    | {
+        "augment": "simclr blur=0 crop_min=0.14",
+        "optimizer": "adam",
+        "lr": 0.002,  # 0.001 for 128 images
+        "weight_decay": 1e-6,
+        "method": "swav prototypes=512 hidden_dim=512 proj_dim=128",
+    },
+    # there the projector has two layers; here three, as in the paper
+    "cifar-barlow-twins": _LIGHTLY | {"method": "barlow_twins hidden_dim=2048 proj_dim=2048"},
+    # solo-learn, scripts/pretrain/cifar/wmse.yaml
+    "cifar-w-mse": _CIFAR
+    | {
+        "augment": "simclr blur=0 crop_min=0.2",
+        "epochs": 1000,
+        "batch_size": 256,
+        "optimizer": "adam",
+        "lr": 0.002,
+        "weight_decay": 1e-6,
+        "warmup_epochs": 10.0,
+        "method": "w_mse hidden_dim=1024 proj_dim=64",
+    },
     # SimSiam, section 4: a folder of ImageNet's images is `--data PATH`
     "imagenet-paper": _CIFAR
     | {
@@ -240,6 +297,20 @@ def make_config(cls: type[Config], **values: Any) -> Config:
         if name not in names:
             raise ValueError(f"{cls.__name__} has no field {name!r}{near(name, names)}")
     return cls(**values)
+
+
+def images_of(config: TrainConfig) -> dict[str, Any]:
+    """Return which images a configuration asks for, as the arguments of `simlab.data.load_data`."""
+    return {
+        "name": config.data,
+        "folder": config.data_folder,
+        "download": config.download,
+        "image_size": config.image_size,
+        "channels": config.channels,
+        "fit": config.fit,
+        "on_error": config.on_error,
+        "threads": config.decoding_threads,
+    }
 
 
 def milestones(config: TrainConfig) -> list[float]:

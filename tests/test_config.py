@@ -101,6 +101,7 @@ def test_a_float_that_is_no_number_is_refused(cls, name, value):
         ({"stem": "smal"}, "did you mean 'small'"),
         ({"precision": "float61"}, "did you mean 'float16'"),
         ({"batch_size": 1}, "batch_size=1: expected at least 2"),
+        ({"channels": 2}, "channels"),
         ({"epochs": 0}, "epochs=0: expected at least 1"),
         ({"momentum": 1.0}, "momentum=1.0"),
         ({"seed": -1}, "seed=-1"),

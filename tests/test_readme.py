@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import simlab
+from simlab.methods import METHODS
 from simlab.stats import mean_and_interval
 
 TABLES = Path(__file__).parent.parent / "notebooks" / "tables"
@@ -47,9 +48,10 @@ def test_the_two_commands_stand_on_the_first_screen():
 
 
 def results(name):
-    """Mean and half interval of kNN (k = 200) and probe for each encoder of a table."""
+    """Mean and half interval of both kNN accuracies and the probe for each encoder of a table."""
     table = pd.read_csv(TABLES / f"{name}.csv").groupby("encoder")
-    return {column: mean_and_interval(table[column]) for column in ("knn_200", "probe_1000")}
+    columns = ("knn_200", "knn_20", "probe_1000")
+    return {column: mean_and_interval(table[column]) for column in columns}
 
 
 def test_the_results_are_those_of_the_tables():
@@ -65,6 +67,19 @@ def test_the_results_are_those_of_the_tables():
             said = [float(x) for x in cell.split("±")]
             wanted = [mean[encoder], half[encoder]][: len(said)]
             assert said == [pytest.approx(x, abs=0.0006) for x in wanted], (begins, cell)
+
+
+def test_the_methods_accuracies_are_those_of_the_table():
+    table = pd.read_csv(TABLES / "family.csv").groupby("name")["knn_200"].mean()
+    for name in METHODS:
+        (said,) = re.findall(rf"^\| `{name}` \|.*\| ([^|]+) \|$", README, re.MULTILINE)
+        assert said == (f"{table[name]:.3f}" if name in table else "not measured"), name
+    (words,) = re.findall(
+        r"where raw pixels have(.*?)gives SimCLR ([\d.]+)\d?\.\n", README, re.DOTALL
+    )
+    numbers = [float(x) for x in re.findall(r"\.\d{3}", words[0])] + [float(words[1].rstrip("."))]
+    names = ("raw pixels", "untrained tiny", "untrained ViT", "simclr with Muon")
+    assert numbers == [pytest.approx(table[name], abs=0.0006) for name in names]
 
 
 def test_the_default_run_knows_far_more_than_pixels_and_chance_weights():

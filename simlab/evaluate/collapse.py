@@ -1,9 +1,9 @@
 """Is it collapsing, and how: measures of a feature matrix.
 
 Every measure takes features [N, D] (the projector's output z on a fixed clean batch, BatchNorm in
-evaluation mode; or the encoder's), divides each row by its length, and computes in float64. None
-sees everything, so each says what it misses. Hundreds of images are enough for a training loop.
-`diagnosis` turns the measures into words.
+evaluation mode; or the encoder's), divides each row by its length (but for `raw_std`), and computes
+in float64. None sees everything, so each says what it misses. Hundreds of images are enough for a
+training loop. `diagnosis` turns the measures into words.
 """
 
 import math
@@ -26,6 +26,16 @@ def feature_std(z: Tensor) -> float:
     ReLU share a mean direction, so that they are lower when healthy.
     """
     return _std_of(_unit(z))
+
+
+def raw_std(z: Tensor) -> float:
+    """Return the mean over channels of the standard deviation (N - 1) of z, not of z/||z||.
+
+    For methods that set the scale of z (VICReg and LeJEPA: 1 per channel). Theirs can shrink to a
+    point whose rows, divided by their lengths, still differ in every direction. Range 0 upwards;
+    says nothing where the loss sees directions alone.
+    """
+    return float(torch.as_tensor(z).detach().cpu().double().std(0).mean())
 
 
 def spectrum(z: Tensor) -> Tensor:

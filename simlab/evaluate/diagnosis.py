@@ -21,6 +21,7 @@ LOCAL_DUPLICATES = 0.90  # nearly every embedding nearly coincides with another 
 LOCAL_DIMENSION = 0.5  # those points are no smooth cloud, in which a line has 1 and a plane 2
 WARN_LOSS = -0.95  # a SimSiam loss this near its minimum of -1 is good news only if ...
 WARN_STD_RATIO = 0.20  # ... the features still differ; above the verdict's, so it warns early
+COLLAPSED_LOSS = 0.05  # how near to the loss at collapse is near, as a fraction of it
 
 NEEDED = (
     "std_ratio",
@@ -32,8 +33,11 @@ NEEDED = (
     "correlation_dimension",
 )
 
+OPTIONAL = ("loss", "loss_at_collapse", "scale_ratio", "knn")
+
 _SWITCHES = (
-    "is z detached in the loss, and is there a predictor? SimSiam needs both (sec. 4.1, 4.2)"
+    "is z detached in the loss, and is there a predictor? SimSiam needs both (sec. 4.1, 4.2); "
+    "other methods need their negatives, slow teacher, balanced codes or variance term"
 )
 MEANING = {
     "healthy": "the features of different images differ, in many directions",
@@ -101,8 +105,9 @@ def diagnose(run: object, *, knn_random: float | None = None) -> Diagnosis:
 
     Args:
         run: A Run; a table with a row an epoch and the names of `collapse_metrics`, maybe also
-            "loss", "knn" (accuracy, 0 to 1) and "epoch", of which each one's last number counts; or
-            features [N, D].
+            "loss", "loss_at_collapse" (the method's), "scale_ratio" (std of z as a multiple of the
+            one that the method sets), "knn" (accuracy, 0 to 1) and "epoch", of which each one's
+            last number counts; or features [N, D].
         knn_random: kNN accuracy of the untrained encoder, to compare with.
 
     Raises:
@@ -111,17 +116,14 @@ def diagnose(run: object, *, knn_random: float | None = None) -> Diagnosis:
     """
     table = _table_of(run)
     last = table.ffill().iloc[-1]
-    optional = [name for name in ("loss", "knn") if name in table]
+    optional = [name for name in OPTIONAL if name in table]
     metrics = {name: float(last[name]) for name in (*NEEDED, *optional)}
     kind = _kind_of(metrics)
     evidence = _evidence(metrics)
     advice = ADVICE[kind]
     if kind == "complete":
         evidence[1:1] = _since_when(table)
-        if metrics.get("loss", 0) <= WARN_LOSS:
-            evidence.append(
-                f"the loss of {metrics['loss']:.3f} only looks good: equal features get it for free"
-            )
+    evidence += _about_the_loss(metrics, kind)
     if knn_random is not None and metrics.get("knn", 1) <= knn_random:
         evidence.append(
             f"kNN accuracy {metrics['knn']:.3f} is no better than a random encoder's "
@@ -132,6 +134,30 @@ def diagnose(run: object, *, knn_random: float | None = None) -> Diagnosis:
             "(colour, position) that augmentation should remove",
         )
     return Diagnosis(kind, tuple(evidence), advice, metrics)
+
+
+def is_loss_of_collapse(loss: float, loss_at_collapse: float) -> bool:
+    """Tell whether a loss is about the one that equal embeddings of all images have."""
+    return abs(loss - loss_at_collapse) <= COLLAPSED_LOSS * max(1.0, abs(loss_at_collapse))
+
+
+def _about_the_loss(metrics: dict[str, float], kind: str) -> list[str]:
+    """Say what the loss is worth, where it is about that of a complete collapse."""
+    loss = metrics.get("loss", math.nan)
+    at_collapse = metrics.get("loss_at_collapse", math.nan)
+    if kind == "complete" and loss <= WARN_LOSS:
+        return [f"the loss of {loss:.3f} only looks good: equal features get it for free"]
+    if not is_loss_of_collapse(loss, at_collapse):
+        return []
+    if kind == "complete":
+        return [f"the loss of {loss:.3f} is what equal features get: {at_collapse:.3f}"]
+    # where it is 0 or less, a healthy network comes near it as well
+    if at_collapse > 0:
+        return [
+            f"the loss of {loss:.3f} is what equal outputs get, {at_collapse:.3f}: nothing was "
+            "learned yet, or what the loss compares collapsed behind z"
+        ]
+    return []
 
 
 def _table_of(run: Any) -> pd.DataFrame:
@@ -155,7 +181,7 @@ def _table_of(run: Any) -> pd.DataFrame:
 def _kind_of(metrics: dict[str, float]) -> str:
     """Return the first kind of collapse whose thresholds are passed."""
     full_rank = _full_rank(metrics)
-    if metrics["std_ratio"] < COMPLETE_STD_RATIO:
+    if metrics["std_ratio"] < COMPLETE_STD_RATIO or _is_a_point(metrics):
         return "complete"
     is_dense = metrics["duplicate_fraction"] >= LOCAL_DUPLICATES
     if is_dense and metrics["correlation_dimension"] < LOCAL_DIMENSION:
@@ -164,6 +190,15 @@ def _kind_of(metrics: dict[str, float]) -> str:
     if is_low and metrics["participation"] < _fewest_directions(full_rank):
         return "dimensional"
     return "healthy"
+
+
+def _is_a_point(metrics: dict[str, float]) -> bool:
+    """Whether z has shrunk, though its directions may differ; not where it has yet to grow."""
+    if metrics.get("scale_ratio", math.inf) >= COMPLETE_STD_RATIO:
+        return False
+    if "loss" not in metrics or "loss_at_collapse" not in metrics:
+        return True
+    return is_loss_of_collapse(metrics["loss"], metrics["loss_at_collapse"])
 
 
 def _full_rank(metrics: dict[str, float]) -> float:
@@ -178,7 +213,7 @@ def _fewest_directions(full_rank: float) -> float:
 def _evidence(metrics: dict[str, float]) -> list[str]:
     """Write the numbers beside their thresholds."""
     fewest = _fewest_directions(_full_rank(metrics))
-    return [
+    sentences = [
         f"std of z: {metrics['std_ratio']:.1%} of 1/sqrt(d) (complete collapse: under "
         f"{COMPLETE_STD_RATIO:.0%})",
         f"effective rank {metrics['rank']:.1f}, {metrics['rank_ratio']:.1%} of the possible; "
@@ -189,11 +224,20 @@ def _evidence(metrics: dict[str, float]) -> list[str]:
         f"{metrics['correlation_dimension']:.1f} under {LOCAL_DIMENSION:g}); distinct points: "
         f"{metrics['distinct_points']:.1f}",
     ]
+    if "scale_ratio" in metrics:
+        sentences.append(
+            f"std of z before it is normalised: {metrics['scale_ratio']:.1%} of what the loss asks "
+            f"for (complete collapse: under {COMPLETE_STD_RATIO:.0%})"
+        )
+    return sentences
 
 
 def _since_when(table: pd.DataFrame) -> list[str]:
     """Say from which epoch on the collapse is complete, where there was something before."""
-    healthy = table.index[table["std_ratio"] >= COMPLETE_STD_RATIO]
+    is_spread = table["std_ratio"] >= COMPLETE_STD_RATIO
+    if "scale_ratio" in table:
+        is_spread &= table["scale_ratio"] >= COMPLETE_STD_RATIO
+    healthy = table.index[is_spread]
     if not len(healthy) or "epoch" not in table:
         return []
     first_epoch = table["epoch"][table.index > healthy[-1]].iloc[0]

@@ -120,6 +120,8 @@ class Method:
 
     needs_labels: ClassVar[bool] = False
     loss_label: ClassVar[str] = "loss"  # of the loss' axis in a figure
+    # the std of each channel of z that the loss asks for; None where it sees directions alone
+    embedding_std: ClassVar[float | None] = None
 
     def __post_init__(self) -> None:
         check_fields(self)

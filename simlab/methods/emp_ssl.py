@@ -23,7 +23,7 @@ from simlab.compute import full_precision
 from simlab.compute.distributed import gather
 from simlab.models import build_mlp
 
-from .base import Crops, Method, MethodModule, at_least_float32
+from .base import Crops, Method, MethodModule, ParameterGroup, at_least_float32
 
 CROPS = "crop_min=0.25 crop_max=0.25 ratio=1"  # authors' code
 
@@ -87,6 +87,10 @@ class EMPSSL(Method):
     proj_dim: Annotated[int, AtLeast(1)] = 128
     """Width d of the projections; 1024 in the authors' code."""
 
+    lr_factor: Annotated[float, MoreThan(0)] = 0.02
+    """Learning rate as a multiple of the run's. A weight of 200 makes gradients as large: SGD
+    collapses with 1, where lars, adam and muon, which scale gradients, are right with it."""
+
     @property
     def crops(self) -> tuple[Crops, ...]:
         """V crops of a quarter of the area."""
@@ -124,6 +128,12 @@ class EMPSSLModule(MethodModule):
             "agreement": -self.options.weight * agreement,
             "coding_rate": -self.options.coding * rate,
         }
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """All parameters, at the learning rate that fits the size of the loss."""
+        (group,) = super().parameter_groups()
+        group.lr_factor = self.options.lr_factor
+        return [group]
 
     def embed(self, x: Tensor) -> Tensor:
         """The projection z [N, d] of x [N, C, H, W]."""

@@ -90,6 +90,7 @@ class LeJEPA(Method):
     """LeJEPA (arXiv 2511.08544). The defaults suit small images and two CPU cores."""
 
     loss_label: ClassVar[str] = "invariance + SIGReg"
+    embedding_std: ClassVar[float] = 1.0  # of a standard Gaussian
 
     weight: Annotated[float, AtLeast(0), AtMost(1)] = 0.05
     """lambda; 0.01 to 0.1 in the paper. Its meaning depends on the batch, since T grows with N.

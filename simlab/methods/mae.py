@@ -25,7 +25,14 @@ from simlab.compute import full_precision
 from simlab.models.vit import HEADS, PATCH, Block, grid_positions, take_tokens
 
 from .base import Crops, Masks, Method, MethodModule, TrainingData, Views, at_least_float32
-from .pixels import masked_mean, normalise_patches, patchify, require_tokens, visible_and_hidden
+from .pixels import (
+    masked_mean,
+    normalise_patches,
+    patchify,
+    require_tokens,
+    unpatchify,
+    visible_and_hidden,
+)
 
 
 def mae_loss(predictions: Tensor, patches: Tensor, hidden: Tensor, norm_pix: bool = True) -> Tensor:
@@ -138,3 +145,20 @@ class MAEModule(MethodModule):
         positions = grid_positions(rows, columns, ordered.shape[2]).to(ordered)  # [L, d]
         predictions: Tensor = self.to_pixels(self.decoder(ordered + positions))
         return predictions
+
+    @torch.no_grad()
+    def rebuild(self, x: Tensor, masks: Tensor) -> Tensor:
+        """Put predictions in the place of hidden patches: images like x [N, C, S, S].
+
+        With norm_pix a prediction gets its patch's true mean and standard deviation, which the
+        network has not seen: a figure of it has to say so.
+        """
+        predictions = self.reconstruct(x, masks)  # [N, L, P]
+        patches = patchify(x, self.patch)
+        if self.options.norm_pix:
+            mean = patches.mean(-1, keepdim=True)
+            std = patches.std(-1, keepdim=True)
+            predictions = predictions * std + mean
+        hidden = masks.flatten(1)[..., None]  # [N, L, 1]
+        mixed = torch.where(hidden, predictions, patches)
+        return unpatchify(mixed, self.patch, x.shape[1], masks.shape[1])

@@ -21,12 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from simlab._checks import AtLeast, documented
+from simlab._checks import AtLeast, MoreThan, documented
 from simlab.compute import full_precision
 from simlab.compute.distributed import gather
 from simlab.models import build_mlp
 
-from .base import Method, MethodModule, at_least_float32
+from .base import Method, MethodModule, ParameterGroup, at_least_float32
 
 EPSILON = 1e-4  # added to the variance (equation 2)
 SMALLEST_STD = math.sqrt(EPSILON)
@@ -88,6 +88,7 @@ class VICReg(Method):
     """VICReg (arXiv 2105.04906). The defaults suit small images and two CPU cores."""
 
     loss_label: ClassVar[str] = "invariance + variance + covariance"
+    embedding_std: ClassVar[float] = 1.0  # equation 1
 
     invariance: Annotated[float, AtLeast(0)] = 25.0
     """Weight of s (section 4.2)."""
@@ -103,6 +104,10 @@ class VICReg(Method):
 
     proj_dim: Annotated[int, AtLeast(1)] = 128
     """Width d of the projections; 8192 in the paper, 2048 for CIFAR in solo-learn."""
+
+    lr_factor: Annotated[float, MoreThan(0)] = 0.1
+    """Learning rate as a multiple of the run's. Weights of 25 make gradients as large: SGD diverges
+    with 1, where optimizers that scale gradients (lars, adam, muon) are right with it."""
 
     def build(self, encoder: nn.Module, feature_dim: int) -> "VICRegModule":
         """Build the encoder with its projector."""
@@ -139,6 +144,12 @@ class VICRegModule(MethodModule):
             "variance": self.options.variance * v,
             "covariance": self.options.covariance * c,
         }
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """All parameters, at the learning rate that fits the size of the loss."""
+        (group,) = super().parameter_groups()
+        group.lr_factor = self.options.lr_factor
+        return [group]
 
     def embed(self, x: Tensor) -> Tensor:
         """The projection z [N, d] of x [N, C, H, W]."""

@@ -103,14 +103,35 @@ class TinyViT(nn.Module):
             x: The images; what is left over beside whole patches is not seen.
             keep: int64 [N, k], which patches enter the blocks, counted row by row.
         """
-        maps = self.embedding(x)  # [N, D, H / P, W / P]
-        rows, columns = maps.shape[2:]
-        positions = grid_positions(rows, columns, self.feature_dim).to(maps)  # [L, D]
-        tokens = maps.flatten(2).mT + positions  # [N, L, D]
+        tokens = self.embed_patches(x)
         if keep is not None:
             tokens = take_tokens(tokens, keep)
         encoded: Tensor = self.norm(self.blocks(tokens))
         return encoded
+
+    def embed_patches(self, x: Tensor) -> Tensor:
+        """Map images [N, C, H, W] to what enters the blocks: patches and positions, [N, L, D]."""
+        maps = self.embedding(x)  # [N, D, H / P, W / P]
+        rows, columns = maps.shape[2:]
+        positions = grid_positions(rows, columns, self.feature_dim).to(maps)  # [L, D]
+        tokens: Tensor = maps.flatten(2).mT + positions
+        return tokens
+
+    @torch.no_grad()
+    def attention_maps(self, x: Tensor) -> Tensor:
+        """How much the last block looks at each patch of x [N, C, H, W]: [N, heads, rows, columns].
+
+        The mean over all tokens that look, since there is no class token: the feature is the mean
+        of the tokens. A map sums to 1.
+        """
+        tokens = self.embed_patches(x)
+        tokens = self.blocks[:-1](tokens)
+        last = self.blocks[-1]
+        assert isinstance(last, Block)
+        weights = last.attention.weights(last.norm1(tokens))  # [N, heads, L, L]
+        seen = weights.mean(2)  # [N, heads, L]
+        rows = x.shape[2] // self.patch
+        return seen.view(*seen.shape[:2], rows, -1)
 
 
 def grid_positions(rows: int, columns: int, width: int) -> Tensor:

@@ -5,6 +5,7 @@ A line of train.log within an epoch tells how long the steps take, what for, and
 epoch 3 step 200/390  time 0.084 (0.085)  data 0.000 (0.000)  loss -0.716 (-0.703)  left 1:52:07
 """
 
+import math
 import time
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
@@ -23,12 +24,13 @@ from simlab.evaluate import (
     collapse_metrics,
     counted,
     features,
+    is_loss_of_collapse,
     knn_accuracy,
+    raw_std,
 )
 from simlab.methods.base import MethodModule
 
 MONITOR_IMAGES = 1000  # clean images on which std and rank of the embedding are measured
-COLLAPSED_LOSS = 0.05  # how near to the loss at collapse is near, as a fraction of it
 
 Item = TypeVar("Item")
 
@@ -164,6 +166,7 @@ class Pretraining:
         embedding = self._embed_test_images(network)
         refuse_nan([embedding], f"in the features after epoch {epoch}")
         measures: dict[str, float] = dict(collapse_metrics(embedding))
+        measures["raw_std"] = raw_std(embedding)
         is_due = epoch % config.monitor_every == 0 or epoch == config.epochs
         if is_due and not self.why_no_knn:
             measures |= self._knn(network.encoder)
@@ -240,25 +243,32 @@ def features_of_all(encoder: nn.Module, images: Images) -> Tensor:
     return gather_rows(local, len(images))
 
 
-def collapse_warning(loss: float, loss_at_collapse: float | None, std_ratio: float) -> str | None:
+def collapse_warning(
+    loss: float, loss_at_collapse: float | None, std_ratio: float, scale_ratio: float = math.inf
+) -> str | None:
     """Warn when the loss is that of a collapsed network and the embedding's std goes to 0.
 
     Args:
         loss: Mean of an epoch.
         loss_at_collapse: The method's; None where it has none: then the std alone counts.
         std_ratio: Std of the normalised embedding times sqrt(d), 1 for spread-out ones.
+        scale_ratio: Std of the embedding as a multiple of the one that the loss asks for, where it
+            asks for one: such an embedding can shrink to a point while its directions differ.
 
     Returns:
         A sentence, or None.
     """
-    if not std_ratio <= WARN_STD_RATIO:
+    if std_ratio <= WARN_STD_RATIO:
+        finding = (
+            f"the std of z is {std_ratio:.0%} of 1/sqrt(d): all images get nearly the same features"
+        )
+    elif scale_ratio <= WARN_STD_RATIO:
+        finding = f"z is nearly a point: its std is {scale_ratio:.0%} of what the loss asks for"
+    else:
         return None
-    finding = (
-        f"the std of z is {std_ratio:.0%} of 1/sqrt(d): all images get nearly the same features"
-    )
     if loss_at_collapse is None:
         return f"collapsing? {finding}"
-    if abs(loss - loss_at_collapse) > COLLAPSED_LOSS * max(1.0, abs(loss_at_collapse)):
+    if not is_loss_of_collapse(loss, loss_at_collapse):
         return None
     return (
         f"collapsing? the loss is {loss:.3f}, near the {loss_at_collapse:.3f} of a complete "

@@ -119,7 +119,8 @@ def test_in_a_terminal_one_line_follows_the_cells_by_their_headings(monkeypatch)
 def test_an_unknown_number_is_refused_with_what_there_is():
     with pytest.raises(SystemExit, match="01_pretraining"):
         book.find_notebooks(["99"])
-    assert [p.stem[:2] for p in book.find_notebooks([])] == ["01", "02", "03", "04", "05", "06"]
+    numbers = [path.stem[:2] for path in book.find_notebooks([])]
+    assert numbers == ["01", "02", "03", "03", "04", "05", "06", "07"]
     assert [p.stem for p in book.find_notebooks(["00"])] == ["00_start_here"]
 
 
@@ -159,9 +160,12 @@ def test_cleaning_takes_out_times_widgets_and_progress():
         new_output("stream", name="stderr", text="10%"),
         new_output("stream", name="stdout", text="kept"),
     ]
-    clean = cleaned(new_notebook(cells=[cell], metadata={"papermill": {}, "widgets": {}}))
+    folded = {"tags": ["setup"], "jupyter": {"source_hidden": True}}
+    cells = [cell, new_code_cell("y", metadata=folded)]
+    clean = cleaned(new_notebook(cells=cells, metadata={"papermill": {}, "widgets": {}}))
     assert set(clean.metadata) == {"kernelspec", "language_info"}
     assert clean.cells[0].metadata == {"tags": ["parameters"]}
+    assert clean.cells[1].metadata == folded
     assert [o.text for o in clean.cells[0].outputs] == ["kept"]
 
 

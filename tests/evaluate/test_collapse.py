@@ -284,6 +284,36 @@ def test_a_collapsing_run_is_dated_and_its_loss_is_not_praised():
     assert "since" not in str(diagnosis.diagnose(history(rows[1])))  # it never was otherwise
 
 
+def test_a_shrinking_z_is_a_complete_collapse_though_its_directions_differ():
+    rows = [{"epoch": e, "scale_ratio": r, "std_ratio": 0.9} for e, r in ((1, 0.8), (2, 0.01))]
+    found = diagnosis.diagnose(history(*rows))
+    assert found.kind == "complete" and "since epoch 2" in str(found)
+    assert "1.0% of what the loss asks for" in str(found)
+    assert diagnosis.diagnose(history(rows[0])).kind == "healthy"
+    yet_to_grow = {"scale_ratio": 0.01, "loss": 20.5, "loss_at_collapse": 24.75}
+    assert diagnosis.diagnose(history(yet_to_grow)).kind == "healthy"
+    assert diagnosis.diagnose(history(yet_to_grow | {"loss": 24.6})).kind == "complete"
+
+
+def test_a_loss_is_compared_with_that_of_a_collapse():
+    at_chance = {"loss": 1.379, "loss_at_collapse": math.log(4)}
+    found = diagnosis.diagnose(history(at_chance))
+    assert found.kind == "healthy" and "1.379 is what equal outputs get, 1.386" in str(found)
+    collapsed = diagnosis.diagnose(
+        history({"loss": 4.85, "loss_at_collapse": 4.844, "std_ratio": 0})
+    )
+    assert collapsed.kind == "complete" and "what equal features get: 4.844" in str(collapsed)
+    for loss, at_collapse in ((3.2, 4.844), (-0.98, -1.0), (0.02, 0.0)):
+        text = str(diagnosis.diagnose(history({"loss": loss, "loss_at_collapse": at_collapse})))
+        assert "equal" not in text, text
+
+
+def test_the_std_of_z_itself_is_the_mean_over_channels():
+    z = noise() * torch.linspace(0, 2, noise().shape[1]) + 5
+    assert C.raw_std(z) == pytest.approx(float(z.double().std(0).mean()), rel=1e-9)
+    assert C.raw_std(torch.zeros(3, 2)) == 0
+
+
 def test_a_run_that_recovers_is_judged_by_its_last_metrics():
     assert diagnosis.diagnose(history({"std_ratio": 0.01}, {"std_ratio": 0.9})).kind == "healthy"
 

@@ -29,7 +29,7 @@ from simlab.methods import (
 from simlab.methods.base import TrainingData, Views, random_masks
 from simlab.methods.emp_ssl import coding_rate
 from simlab.methods.ijepa import draw_blocks
-from simlab.methods.pixels import pixel_mask
+from simlab.methods.pixels import patchify, pixel_mask
 from simlab.methods.queue import Queue
 from simlab.models import TinyViT
 
@@ -413,6 +413,39 @@ def test_the_decoder_puts_each_patch_where_it_belongs():
     changed[:, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += 1
     difference = (module.reconstruct(changed, masks) - module.reconstruct(x, masks)).abs().sum(2)
     assert (difference[0] > 1e-6).nonzero().flatten().tolist() == [position]
+
+
+def test_a_rebuilt_image_is_the_true_one_where_it_was_visible_and_a_prediction_elsewhere():
+    x = normal(2, 1, 16, 16).float()
+    masks = random_masks(2, 4, 0.75, torch.Generator().manual_seed(0))
+    hidden = pixel_mask(masks, 4)
+    for norm_pix in (True, False):
+        text = f"mae channels=1 decoder_width=12 norm_pix={str(norm_pix).lower()}"
+        torch.manual_seed(0)
+        module = parse_method(text).build(TinyViT(1, width=24), 24)
+        rebuilt = module.rebuild(x, masks)
+        torch.testing.assert_close(rebuilt.masked_fill(hidden, 0), x.masked_fill(hidden, 0))
+        predictions = module.reconstruct(x, masks)[masks.flatten(1)]  # [hidden patches, P]
+        shown = patchify(rebuilt, 4)[masks.flatten(1)]
+        true = patchify(x, 4)[masks.flatten(1)]
+        if norm_pix:  # the true mean and std, which the network has not seen
+            predictions = predictions * true.std(1, keepdim=True) + true.mean(1, keepdim=True)
+        torch.testing.assert_close(shown, predictions)
+
+
+def test_attention_maps_are_where_the_last_blocks_tokens_look():
+    torch.manual_seed(0)
+    vit = TinyViT(1, width=24, depth=2, heads=3).eval()
+    x = normal(2, 1, 16, 24).float()
+    maps = vit.attention_maps(x)
+    assert maps.shape == (2, 3, 4, 6)
+    torch.testing.assert_close(maps.sum((2, 3)), torch.ones(2, 3))
+    seen = []
+    last = vit.blocks[-1].attention
+    hook = last.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    vit(x)
+    hook.remove()
+    torch.testing.assert_close(maps.flatten(2), last.weights(seen[0]).mean(2))
 
 
 @pytest.mark.parametrize("name", ["mae", "ijepa"])

@@ -291,4 +291,7 @@ def test_a_collapse_is_the_methods_loss_at_collapse_with_hardly_any_std(
 ):
     warning = collapse_warning(loss, at_collapse, std)
     assert (warning is not None) == warns
+    of_scale = collapse_warning(loss, at_collapse, 0.9, scale_ratio=std)
+    assert (of_scale is not None) == warns
+    assert not warns or f"z is nearly a point: its std is {std:.0%}" in of_scale
     assert not warns or f"{std:.0%}" in warning
