@@ -152,6 +152,14 @@ def public_names():
                 yield package, f"{package}.{name}"
 
 
+def test_the_reference_leaves_out_no_package():
+    packages = set()
+    for folder in (build_book.ROOT / "simlab", build_book.ROOT / "simlab_course"):
+        names = {path.stem for path in folder.iterdir() if path.suffix in (".py", "")}
+        packages |= {f"{folder.name}.{name}" for name in names if name[0] != "_"}
+    assert packages - {"simlab.cli"} == set(api_pages.PACKAGES), "the commands have a page in docs/"
+
+
 def test_every_public_name_has_an_entry_with_its_source(book):
     names = list(public_names())
     assert len(names) > 150
