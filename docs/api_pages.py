@@ -29,8 +29,13 @@ PACKAGES = (
     "simlab.compute",
     "simlab_course.widgets",
     "simlab_course.figures",
+    "simlab_course.diagrams",
+    "simlab_course.inside",
+    "simlab_course.collapse",
     "simlab_course.style",
     "simlab_course.tables",
+    "simlab_course.encoders",
+    "simlab_course.packages",
 )
 
 

@@ -12,6 +12,8 @@ from docutils import nodes
 from myst_nb.core.render import MimeData, NbElementRenderer
 from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.pycode import ModuleAnalyzer
 
 ROOT = Path(__file__).parent.parent
 # formulas become drawings, which need no fonts: browsers refuse fonts of pages that are on the disk
@@ -73,8 +75,17 @@ def link_files_of_code(app: Sphinx, doctree: nodes.document):
                 page = f"api/{name.removesuffix('/__init__').replace('/', '.')}"
             else:
                 page = f"_modules/{name}"
+                add_page_of_code(app.env, name.replace("/", "."))
             uri = app.builder.get_relative_uri(app.env.docname, page)
             link.replace_self(nodes.reference("", "", *link.children, refuri=uri, internal=True))
+
+
+def add_page_of_code(env: BuildEnvironment, module: str):
+    """A page for a file of which nothing is in the reference; viewcode has those of the others."""
+    if not env._viewcode_modules.get(module):
+        analyzer = ModuleAnalyzer.for_module(module)
+        analyzer.find_tags()
+        env._viewcode_modules[module] = (analyzer.code, analyzer.tags, {}, module)
 
 
 def link_names(app: Sphinx, doctree: nodes.document):

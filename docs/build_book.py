@@ -70,6 +70,8 @@ def write_sources(sources: Path, out: Path):
         for path in ROOT.glob(pattern):
             notebook = lesson(path, out)
             write(sources / path.relative_to(ROOT), nbformat.writes(notebook))
+            texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+            copy_linked_files("\n".join(texts), path, sources)
     for name, text in start_page.pages(out).items():
         write(sources / name, text)
     for name, image in start_page.images(out).items():
@@ -79,7 +81,8 @@ def write_sources(sources: Path, out: Path):
 
 
 def with_title(text: str, path: Path) -> str:
-    """A page needs a title, which tables of results lack; the start page is the index."""
+    """A page has a title, which tables lack, and no badges; the start page is the index."""
+    text = re.sub("<!-- elsewhere -->.*?<!-- end of elsewhere -->", "", text, flags=re.DOTALL)
     if not re.search(r"^# ", text, re.MULTILINE):
         text = f"# {path.stem.replace('_', ' ').capitalize()}\n\n{text}"
     return text.replace("notebooks/00_start_here.ipynb", "index.md")

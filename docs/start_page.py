@@ -12,6 +12,7 @@ from progress import clock
 
 ROOT = Path(__file__).parent.parent
 START = ROOT / "notebooks" / "00_start_here.ipynb"
+WITHOUT = {"live", "elsewhere"}  # cells that need a kernel or a network
 # what the contents show, in this order: caption, pages; * is what was not named before it
 CONTENTS = {
     "Lessons": ["notebooks/0*"],
@@ -56,11 +57,11 @@ def notebook_of(name: str, out: Path) -> nbformat.NotebookNode:
 
 
 def start_text() -> str:
-    """The Markdown of the start notebook but for what needs a kernel; its links go from here."""
+    """The Markdown of the start notebook but for what needs more; its links go from here."""
     cells = nbformat.read(START, as_version=4).cells
     texts = [
         cell.source for cell in cells
-        if cell.cell_type == "markdown" and "live" not in cell.metadata.get("tags", [])
+        if cell.cell_type == "markdown" and not WITHOUT & set(cell.metadata.get("tags", []))
     ]  # fmt: skip
     return re.sub(r"\]\(([^):\s]+)\)", from_root, "\n\n".join(texts))
 

@@ -206,5 +206,8 @@ def measures_against_accuracy(
             ax.set_xscale("log")
         ax.margins(x=0.2, y=0.12)
         label(ax, title, "", "kNN accuracy" if ax is axes[0] else "")
-    axes[0].legend(frameon=False, fontsize=FONT - 1, loc="lower left")
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles, names, loc="outside lower center", ncols=2, frameon=False, fontsize=FONT - 1
+    )
     return figure

@@ -209,7 +209,7 @@ def budget_curves(
 ) -> Figure:
     """Draw accuracy over the number of labels, a line an encoder with its 95 % t-interval."""
     figure, ax = new_figure(width=8, height=4.2)
-    groups = dict(iter(table.groupby("encoder", sort=False)))
+    groups = {str(name): rows for name, rows in table.groupby("encoder", sort=False)}
     looks = looks_of(groups)
     for name, rows in groups.items():
         mean, half_width = mean_and_interval(rows.groupby("labels")["accuracy"])

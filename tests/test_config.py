@@ -181,6 +181,8 @@ def test_resolving_leaves_nothing_open_and_resolves_only_once(cls, size, channel
         "device",
         "threads",
         "data_folder",
+        "decoding_threads",
+        "channels",
         "init",
         "labels",
         "seed",

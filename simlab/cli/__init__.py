@@ -33,7 +33,7 @@ from collections.abc import Callable
 
 import tyro
 
-from simlab import __version__
+import simlab
 from simlab._checks import near
 
 from .elsewhere import hints
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(__doc__)
         return 0
     if command == "--version":
-        print(f"simlab {__version__}")
+        print(f"simlab {simlab.__version__}")
         return 0
     if command not in COMMANDS:
         print(f"simlab has no command {command!r}{near(command, COMMANDS)}", file=sys.stderr)

@@ -63,5 +63,5 @@ def _here(name: str, value: str) -> str:
     """The option of ours, with its value; "" where the name is not known."""
     if name == "arch" and value.lower().startswith(ENCODERS):
         name = "backbone"
-    shown = value or "VALUE"
-    return HERE.get(name, "").format(value=shown, name=shown.lower() if value else shown)
+    word = value or "VALUE"
+    return HERE.get(name, "").format(value=word, name=word.lower() if value else word)

@@ -274,7 +274,7 @@ class StreamedImages(Images):
         labels = self.labels.cpu()[index.cpu()]
         return Images(images, labels, self.classes, normalize=self.normalize).to(self.device)
 
-    def part(self, index: Tensor) -> Images:
+    def select(self, index: Tensor) -> Images:
         """The images at `index` [M], decoded into memory where they fit there, else streamed."""
         files = replace(self.files, paths=tuple(self.files.paths[i] for i in index.tolist()))
         if files.decoded_bytes <= FITS:

@@ -89,7 +89,7 @@ class Images:
             factors=self.factors[index] if self.factor_names else self.factors,
         )
 
-    def part(self, index: Tensor) -> "Images":
+    def select(self, index: Tensor) -> "Images":
         """As `subset`; of streamed images, which may not fit in memory, they may be streamed."""
         return self.subset(index)
 

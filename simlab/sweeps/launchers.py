@@ -21,6 +21,7 @@ from .point import Processes, Task, run_point, shell_command, versions
 Launch = Callable[[list[Task]], None]
 Launcher = contextlib.AbstractContextManager[Launch]
 SECONDS_FOR_A_SCHEDULER = 10
+SECONDS_FOR_A_WORKER = 600  # to import torch from a slow disk
 
 
 @contextlib.contextmanager
@@ -92,12 +93,15 @@ def on_dask(scheduler: Any) -> Iterator[Launch]:
 def _check_workers(client: Any) -> None:
     """Compare the versions of the workers that are there already with those of this process."""
     wanted = versions()
-    answers = client.run(versions, on_error="return")
-    if not answers:
+    workers = list(client.nthreads())
+    if not workers:
         say("the scheduler has no workers yet: the points wait for them")
-    for worker, answer in answers.items():
+    # not by client.run: while torch is imported a worker would answer nobody, and be given up
+    answers = {w: client.submit(versions, workers=[w], pure=False) for w in workers}
+    for worker, future in answers.items():
+        answer = future.exception(timeout=SECONDS_FOR_A_WORKER) or future.result()
         if answer != wanted:
-            raise RuntimeError(f"the worker {worker} answers {answer}: expected {wanted}")
+            raise RuntimeError(f"the worker {worker} answers {answer!r}: expected {wanted}")
 
 
 def run_all(executor: Executor, run: Callable[[Task], dict[str, Any]], tasks: list[Task]) -> None:

@@ -142,9 +142,9 @@ def fit(
             batches = task.views.epoch(generators, log.waiting)
             for step in range(steps):
                 done = epoch * steps + step
-                for part in range(1, config.accumulate + 1):
+                for micro_batch in range(1, config.accumulate + 1):
                     views = next(batches)
-                    with gradients.exchange(losses, is_due=part == config.accumulate):
+                    with gradients.exchange(losses, is_due=micro_batch == config.accumulate):
                         with autocast(config.precision, device):
                             terms = losses(views, generators.loss, done / total_steps)
                         loss = sums.add(terms)

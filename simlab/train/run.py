@@ -309,7 +309,7 @@ def _training_images(config: TrainConfig, data: Dataset) -> Images:
     """
     if not isinstance(config, SupervisedConfig):
         return data.pretrain
-    return data.train.part(labelled_images(config, data))
+    return data.train.select(labelled_images(config, data))
 
 
 def _build_encoder(

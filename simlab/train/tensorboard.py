@@ -33,7 +33,7 @@ class TensorBoard(Callback):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise ImportError("--tensorboard needs it: pip install 'simlab[logging]'") from error
+            raise ImportError("--tensorboard needs it: pip install tensorboard") from error
         self.make_writer: Any = SummaryWriter
         self.folder = folder
         self.every = every

@@ -183,11 +183,11 @@ def test_a_part_is_kept_in_memory_where_it_fits_and_else_streamed_as_the_same_im
     """What supervised training takes: some or all labelled images of a folder."""
     kept, streamed = both
     index = torch.tensor([3, 12, 5, 19])
-    expected = kept.train.part(index)
-    in_memory = streamed.train.part(index)
+    expected = kept.train.select(index)
+    in_memory = streamed.train.select(index)
     assert torch.equal(in_memory.images, expected.images)
     monkeypatch.setattr(folders, "FITS", 0)
-    part = streamed.train.part(index)
+    part = streamed.train.select(index)
     assert isinstance(part, StreamedImages) and torch.equal(part.labels, expected.labels)
     ((_, images),) = part.batches(torch.arange(4), 4)
     assert torch.equal(images, expected.images)

@@ -415,6 +415,18 @@ def test_the_decoder_puts_each_patch_where_it_belongs():
     assert (difference[0] > 1e-6).nonzero().flatten().tolist() == [position]
 
 
+@pytest.mark.parametrize(("name", "factor"), [("vicreg", 0.1), ("emp_ssl", 0.02)])
+def test_a_method_of_large_gradients_learns_at_a_fraction_of_the_rate(name, factor):
+    encoder = nn.Linear(4, 12)
+    encoder.bias.requires_grad_(False)
+    for text, wanted in ((name, factor), (f"{name} lr_factor=0.5", 0.5)):
+        module = parse_method(text).build(encoder, 12)
+        (group,) = module.parameter_groups()
+        assert group.lr_factor == wanted and not group.constant_lr
+        trained = [p for p in module.parameters() if p.requires_grad]
+        assert {id(p) for p in group.params} == {id(p) for p in trained}
+
+
 def test_a_rebuilt_image_is_the_true_one_where_it_was_visible_and_a_prediction_elsewhere():
     x = normal(2, 1, 16, 16).float()
     masks = random_masks(2, 4, 0.75, torch.Generator().manual_seed(0))

@@ -27,6 +27,7 @@ from simlab.methods.base import ParameterGroup
 from simlab.methods.supervised import Supervised, SupervisedModule
 from simlab.runs import Run, claim, describe_encoder, module_digest, object_digest
 from simlab.train import build_task, resolve, settled
+from simlab.train.callbacks import Watchers
 from simlab.train.loop import fit
 
 from .frozen import Row, held_out_and_rest
@@ -171,7 +172,8 @@ class FineTuning:
                 run.describe(describe_encoder(config, data, network))
                 if not run.finished:
                     run.log(f"fine-tuning starts with {config}")
-                    history = fit(task, config, run, self.device, self.progress)
+                    watchers = Watchers(run)
+                    history = fit(task, config, run, self.device, watchers, self.progress)
                     result = {
                         "final": history[-1],
                         "best": history[-1],

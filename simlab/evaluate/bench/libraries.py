@@ -116,11 +116,11 @@ def head_of(model: nn.Module, name: str) -> str:
     Raises:
         ValueError: It ends in another kind of layer.
     """
-    heads = []
+    heads: list[str] = []
     for path, layer in model.named_modules():
         is_auxiliary = "aux" in path.lower()
         if isinstance(layer, nn.Linear) and layer.out_features == CLASSES and not is_auxiliary:
-            heads.append(path)
+            heads.append(str(path))
     if not heads:
         raise ValueError(
             f"{name} does not end in a linear classifier: build it in Python without its "

@@ -87,7 +87,7 @@ def measure_sgd_probe(
 
 def _zero_mean_layer(width: int, classes: int, generator: torch.Generator) -> nn.Linear:
     """A linear layer with weights of standard deviation 0.01; the global seed is left alone."""
-    layer = nn.utils.skip_init(nn.Linear, width, classes)
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, width, classes)
     nn.init.normal_(layer.weight, std=0.01, generator=generator)
     nn.init.zeros_(layer.bias)
     return layer
