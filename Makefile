@@ -1,13 +1,17 @@
 # `make run` and `make test` do everything on a fresh machine; Python 3.11 or newer and pip will do.
 #   make run PYTHON=python3.12                      another interpreter
+#   make run TORCH=cpu                              a PyTorch without CUDA: 1.9 GB in place of 6.4
 #   make run TORCH="torch==2.14.1 torchvision==0.29.1"   particular versions, installed first
 #   make test WORKERS=8                             as many tests at once, a core for each
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?=
+WITHOUT_CUDA := torch torchvision --index-url https://download.pytorch.org/whl/cpu
+EXTRAS := book,notebooks,test
 WORKERS ?= 2
 BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 CHROMIUM := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 ROOT_USER := $(if $(filter 0,$(shell id -u)),--allow-root)  # as in containers
 # One thread for each worker: two workers' threads would wait for each other.
@@ -19,10 +23,19 @@ BOOKS ?= notebooks
 NBVAL := --dist loadfile --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg \
 	--nbval-cell-timeout 900
 
-.PHONY: run test test-notebooks test-slow check lint lab bench notebooks clean help
+# The stamp holds the TORCH of the environment, which another one does not change.
+MADE_WITH := $(shell cat $(BIN)/.ready 2>/dev/null)
+ifneq ($(and $(TORCH),$(MADE_WITH)),)
+ifneq ($(MADE_WITH),$(TORCH))
+$(warning $(VENV)/ was made with TORCH=$(MADE_WITH) and stays so: for $(TORCH) run `make clean` first, or give VENV=another)
+endif
+endif
+
+.PHONY: run book test test-notebooks test-slow check lint lab bench gpu notebooks links clean help
 
 help:
-	@echo "make run        set up, then run the course's notebooks into runs/ with an index to look at"
+	@echo "make run        set up, then run the course's notebooks and build the book, runs/book/index.html"
+	@echo "make book       set up, then build the book alone, of the lessons as they were run last"
 	@echo "make test       set up, then the tests; they run the notebooks with parameters of seconds"
 	@echo "make lab        set up, then JupyterLab at the start page"
 	@echo "make lint       ruff check, ruff format --check and mypy"
@@ -30,20 +43,25 @@ help:
 	@echo "make test-notebooks  the notebooks with their defaults, outputs compared (nbval)"
 	@echo "make test-slow  the long runs: faults, three processes, Dask, the wheel"
 	@echo "make bench      measure against other libraries (installs them)"
+	@echo "make gpu        on a CUDA GPU: its tests and its benchmark, in less than ten minutes"
 	@echo "make notebooks  execute the notebooks in place, as they are committed"
+	@echo "make links      write the notebooks' first cell and their links to the repository"
 	@echo "make clean      remove the environment, caches and runs/"
 
 # The stamp is younger than what decides the environment's content.
 $(BIN)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"simlab needs Python 3.11 or newer, and {sys.executable} is {v[0]}.{v[1]}: make $(MAKECMDGOALS) PYTHON=python3.12")'
-	@echo "Setting up the environment in $(VENV)/ (once; three to six minutes, 5 GB with PyTorch) ..."
+	@echo "Setting up the environment in $(VENV)/, once: some four minutes, 6.4 GB (1.9 GB with TORCH=cpu) ..."
 	@$(PYTHON) -m venv $(VENV)
-	@if [ -n "$(TORCH)" ]; then $(BIN)/pip install --quiet --disable-pip-version-check $(TORCH); fi
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e ".[test]"
-	@touch $@
+	@if [ -n "$(TORCH)" ]; then $(PIP) $(if $(filter cpu,$(TORCH)),$(WITHOUT_CUDA),$(TORCH)); fi
+	@$(PIP) -e ".[$(EXTRAS)]"
+	@echo "$(or $(TORCH),$(MADE_WITH),the newest)" > $@
 
 run: $(BIN)/.ready
 	@$(BIN)/python notebooks/book.py
+
+book: $(BIN)/.ready
+	@$(BIN)/python docs/build_book.py --strict
 
 test: $(BIN)/.ready
 ifeq ($(CHROMIUM),)
@@ -56,6 +74,7 @@ test-notebooks: $(BIN)/.ready
 		status=$$?; rm -rf "$$runs"; exit $$status
 
 test-slow: $(BIN)/.ready
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e ".[trackers]"
 	@$(BIN)/python -m pytest tests -m slow
 
 check: $(BIN)/.ready
@@ -71,13 +90,20 @@ lab: $(BIN)/.ready
 	@$(BIN)/jupyter lab --notebook-dir . $(ROOT_USER) --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 bench: $(BIN)/.ready
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e ".[bench]"
+	@$(PIP) -e ".[bench]"
 	@for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
+
+gpu: $(BIN)/.ready
+	@$(BIN)/python -m pytest -p no:nbval -q -m cuda tests
+	@$(BIN)/python benchmarks/bench_gpu.py
 
 # executes each in place with an empty runs folder, as a newcomer's machine would, and measures it
 notebooks: $(BIN)/.ready
 	@$(BIN)/python notebooks/book.py --refresh
 	@$(BIN)/python docs/make_figures.py
+
+links: $(BIN)/.ready
+	@$(BIN)/python notebooks/links.py
 
 clean:
 	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache

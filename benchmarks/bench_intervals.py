@@ -22,7 +22,7 @@ from simlab import similarity as s  # noqa: E402 - simlab's folder must be on th
 from simlab.similarity import gram  # noqa: E402 - the same
 from simlab.similarity.intervals import (  # noqa: E402 - the same
     groups_left_out,
-    jackknife_interval,
+    interval_of,
     random_halves,
     sums_without_each,
 )
@@ -30,6 +30,7 @@ from simlab.similarity.intervals import (  # noqa: E402 - the same
 SAMPLES = 60
 RESAMPLES = 20
 TRUTH_DRAWS = 500
+FIRST_SEED = 20_000  # of the simulations: none that the intervals were made with
 MIXING = torch.randn(8, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
@@ -69,19 +70,21 @@ MEASURES = {
 }
 
 
-def coverage_of_set(measure, draws):
+def coverage_of_set(measure, draws, jackknifed):
     """Share of intervals of one set that hold the truth, their mean width, the truth."""
     truth = np.mean([measure(*draw(seed)) for seed in range(10**6, 10**6 + TRUTH_DRAWS)])
     hits = []
     widths = []
-    for seed in range(draws):
+    for seed in range(FIRST_SEED, FIRST_SEED + draws):
         x, y = draw(seed)
-        rests = groups_left_out(SAMPLES, RESAMPLES, seed)
-        without = [measure(x[rest], y[rest]) for rest in rests]
+        without = None
+        if jackknifed:
+            rests = groups_left_out(SAMPLES, RESAMPLES, seed)
+            without = np.array([measure(x[rest], y[rest]) for rest in rests])
         cuts = random_halves(SAMPLES, RESAMPLES // 2, seed)
         halves = [[measure(x[half], y[half]) for half in cut] for cut in cuts]
         value = np.array(measure(x, y))
-        low, high = jackknife_interval(value, np.array(without), np.array(halves))
+        low, high = interval_of(value, without, np.array(halves))
         hits.append(low <= truth <= high)
         widths.append(high - low)
     return np.mean(hits), np.mean(widths), truth
@@ -102,10 +105,10 @@ def coverage_of_batches(batches, size, draws):
     truth = gram.cosine(batch_sums(10**6, 20000 // size, size).sum(0))[0, 1]
     hits = []
     widths = []
-    for seed in range(draws):
+    for seed in range(FIRST_SEED, FIRST_SEED + draws):
         sums = batch_sums(seed, batches, size)
         without = np.stack([gram.cosine(rest)[0, 1] for rest in sums_without_each(sums)])
-        low, high = jackknife_interval(gram.cosine(sums.sum(0))[0, 1], without)
+        low, high = interval_of(gram.cosine(sums.sum(0))[0, 1], without)
         hits.append(low <= truth <= high)
         widths.append(high - low)
     return np.mean(hits), np.mean(widths), truth
@@ -133,7 +136,8 @@ def main():
     names = [name for name in MEASURES if name.split(",")[0] in args.measures.split(",")]
     for name in names:
         began = time.perf_counter()
-        coverage, width, truth = coverage_of_set(MEASURES[name], args.draws)
+        jackknifed = s.MEASURES[name.split(",")[0]].jackknifed
+        coverage, width, truth = coverage_of_set(MEASURES[name], args.draws, jackknifed)
         setting = f"{SAMPLES}, resamples=20"
         lines.append(f"| {name} | {setting} | {truth:.3f} | {coverage:.3f} | {width:.3f} |")
         print(lines[-1], f"{time.perf_counter() - began:.0f} s", flush=True)

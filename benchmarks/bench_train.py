@@ -26,6 +26,7 @@ from simlab.methods import SimSiam
 from simlab.models import build_encoder
 from simlab.runs import claim
 from simlab.train import build_task, resolve
+from simlab.train.callbacks import Watchers
 from simlab.train.loop import fit
 
 RESULTS = Path(__file__).parent / "results" / "train.md"
@@ -51,7 +52,7 @@ def loop_against_bare() -> tuple[list[float], list[float], list[float]]:
     for _ in range(ROUNDS):
         with tempfile.TemporaryDirectory() as folder, claim("bench", config, {}, folder) as run:
             start = time.perf_counter()
-            fit(task, config, run, DEVICE, progress=False)
+            fit(task, config, run, DEVICE, Watchers(run), progress=False)
             loop.append(steps * config.batch_size / (time.perf_counter() - start))
         task.network.train()
         start = time.perf_counter()

@@ -44,7 +44,7 @@ SWEEPS = {
     },
     "recipe": {
         "default": {},
-        "predictor's rate x1, decaying": {"method.pred_lr": 1.0, "method.fix_pred_lr": False},
+        "predictor's learning rate x1, decaying": {"method.pred_lr": 1.0, "method.fix_pred_lr": False},
         "batch 256": {"batch_size": 256},
         "weight decay x10": {"weight_decay": 1e-2},
     },

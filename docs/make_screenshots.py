@@ -1,6 +1,6 @@
 """The README's screenshots, of this code: python docs/make_screenshots.py (it needs Chromium).
 
-JupyterLab with the start page's slider moved, and a page of the site that `make run` leaves.
+JupyterLab with the start page's slider moved, and a page of the book that `make run` leaves.
 """
 
 import io
@@ -13,9 +13,9 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT / "tests" / "course"), str(ROOT / "notebooks")]
+sys.path[:0] = [str(ROOT / "tests" / "course"), str(ROOT / "docs")]
 import browser  # noqa: E402
-import pages  # noqa: E402
+import build_book  # noqa: E402
 
 
 def save(page: Page, name: str):
@@ -41,22 +41,19 @@ def lab(page: Page, folder: Path):
         save(page, "lab.png")
 
 
-def site(page: Page, folder: Path):
-    """The committed notebook 01 as the site's page, at its neighbours."""
-    source = ROOT / "notebooks" / "01_pretraining.ipynb"
-    (folder / source.stem).mkdir()
-    shutil.copy(source, folder / source.stem)
-    card = {"name": source.stem, "source": source, "status": "done", "seconds": 0.0, "metrics": {}}
-    pages.write_site([card], folder)
-    page.goto(f"file://{folder}/{source.stem}/{source.stem}.html")
+def book(page: Page, folder: Path):
+    """The committed notebook 01 as the book's page, at its loss."""
+    build_book.build(folder)
+    page.goto(f"file://{folder}/notebooks/01_pretraining.html")
     page.locator("h2", has_text="The loss").evaluate("e => e.scrollIntoView()")
+    page.locator("mjx-container").first.wait_for()
     save(page, "site.png")
 
 
 def main():
     with sync_playwright() as p, tempfile.TemporaryDirectory() as temporary:
         chromium = p.chromium.launch(executable_path=browser.CHROMIUM, args=["--no-sandbox"])
-        for shoot in (lab, site):
+        for shoot in (lab, book):
             folder = Path(temporary, shoot.__name__)
             folder.mkdir()
             shoot(chromium.new_page(viewport={"width": 1100, "height": 760}), folder)

@@ -1,36 +1,40 @@
-"""The main job: run the course's notebooks and leave a site to browse.
+"""The main job: run the course's notebooks and leave a book to browse.
 
-    python notebooks/book.py                 all notebooks in order, into runs/book/
+    python notebooks/book.py                 all lessons in order, into runs/book/
     python notebooks/book.py 01 02           those alone
     python notebooks/book.py --refresh 03    execute in place, as committed, and measure
     python notebooks/book.py --cards         write header cards and the README's table anew
 
-Papermill runs each notebook; pages.py makes a site of what comes out, which needs no network.
+Papermill runs each notebook; docs/build_book.py makes the book of what comes out.
 """
 
 import argparse
 import json
 import os
-import re
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import papermill
 import psutil
+from jupyter_client import KernelManager
+from traitlets.config import Config
 
-sys.path.insert(0, str(Path(__file__).parent))
-import pages  # noqa: E402
+SOURCE = Path(__file__).parent
+sys.path[:0] = [str(SOURCE), str(SOURCE.parent / "docs")]
+import build_book  # noqa: E402
+import cards  # noqa: E402
+import start_page  # noqa: E402
+from executed import cleaned, headings_of, title_of  # noqa: E402
+from progress import Progress, rounded  # noqa: E402
 
 from simlab.runs import read_json, runs_folder, write_bytes  # noqa: E402
 from simlab.runs.identity import digest  # noqa: E402
-
-SOURCE = Path(__file__).parent
-# measured by --refresh on an empty runs folder: seconds, memory in GB, seconds of each run within
-DURATIONS = SOURCE / "durations.json"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,16 +44,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--refresh", action="store_true", help="execute them in place")
     parser.add_argument("--cards", action="store_true", help="write cards and tables anew")
     options = parser.parse_args(arguments)
+    if options.refresh:
+        for notebook in find_notebooks(options.numbers or ["0"]):
+            refresh(notebook)
     if options.refresh or options.cards:
-        if options.refresh:
-            for notebook in find_notebooks(options.numbers or ["0"]):
-                refresh(notebook)
-        for notebook in find_notebooks([]):  # the time after the others is shorter by their runs
-            write_card(notebook)
-        write_tables()
+        # all of them: the time after the others is shorter by their runs
+        cards.write_cards(find_notebooks([]))
         return 0
     out = Path(options.out) if options.out else runs_folder() / "book"
-    return run_book(find_notebooks(options.numbers), out)
+    try:
+        return run_book(find_notebooks(options.numbers), out)
+    except KeyboardInterrupt:
+        print("Stopped. What was trained is kept, and used when the lessons are run again.")
+        return 130
 
 
 def find_notebooks(numbers: list[str]) -> list[Path]:
@@ -67,52 +74,88 @@ def find_notebooks(numbers: list[str]) -> list[Path]:
 
 
 def run_book(notebooks: list[Path], out: Path) -> int:
-    """Execute, render and index; returns how many failed."""
-    measured = durations()
-    total = sum(measured.get(p.stem, {}).get("alone", 180) for p in notebooks)
+    """Execute the notebooks and build the book; returns how many failed."""
+    names = [path.stem for path in notebooks]
+    expected = cards.seconds_in_turn(names)
     print(f"simlab runs {len(notebooks)} notebook(s) on the bundled images:")
     for path in notebooks:
-        print(f"  {path.stem:<32} {pages.title_of(path)}")
-    print(f"About {max(1, round(total / 60))} minutes on two cores; finished runs are reused.")
-    print(f"Results go to {out}\n", flush=True)
-    cards = []
-    for path in notebooks:
-        cards.append(run_notebook(path, out / path.stem))
-        pages.write_site(cards, out)
+        print(f"  {path.stem:<32} {title_of(path)}")
+    print(f"On two cores of a recent processor they take {rounded(sum(expected))}, on an older one")
+    print(
+        "three to four times as long; the first one tells. Finished runs are reused.\n", flush=True
+    )
+    progress = Progress(names, expected)
+    runs = [run_notebook(path, out / path.stem, progress) for path in notebooks]
+    print("\nThe book is being built ...", flush=True)
+    warnings = build_book.build(out)
     print("\nResults")
-    for card in cards:
-        print(f"  {card['name']}: {card['status']} in {card['seconds']:.0f} s")
-        for name, value in card["metrics"].items():
-            print(f"      {name:<36} {pages.as_text(value)}")
+    for name, run in zip(names, runs, strict=True):
+        print(f"  {name}: {run['status']}")
+        for key, value in run["metrics"].items():
+            print(f"      {key:<36} {start_page.as_text(value)}")
+    if warnings:
+        print(f"\nWarnings of the book:\n{warnings}")
     print(f"\nLook at  {out / 'index.html'}")
     print("Next     make lab, and change a parameter")
-    return sum(card["status"] != "done" for card in cards)
+    return sum(run["status"] != "done" for run in runs)
 
 
-def run_notebook(path: Path, out: Path) -> dict:
-    """One notebook through papermill into `out`, with its metrics.json."""
+def run_notebook(path: Path, out: Path, progress: Progress) -> dict:
+    """One notebook through papermill into `out`, beside its metrics.json and a run.json."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / "metrics.json").unlink(missing_ok=True)
-    started = time.monotonic()
-    status = "done"
+    metrics = out / "metrics.json"
+    metrics.unlink(missing_ok=True)
+    headings = headings_of(nbformat.read(path, as_version=4))
+    status = "stopped"
     os.environ["SIMLAB_OUT"] = str(out)  # the notebook's kernel inherits it
+    progress.start(path.stem, cells=len(headings))
     try:
-        papermill.execute_notebook(
-            str(path), str(out / path.name), cwd=str(path.parent), kernel_name="python3"
-        )
+        execute(path, out / path.name, lambda index: progress.cell(index, headings[index]))
+        status = "done"
     except papermill.PapermillExecutionError as error:
         status = f"failed: {error.ename}: {error.evalue}"
         print(error, file=sys.stderr)
     finally:
         del os.environ["SIMLAB_OUT"]
-    metrics = out / "metrics.json"
-    return {
-        "name": path.stem,
-        "source": path,
+        seconds = progress.finish(status)
+    run = {
         "status": status,
-        "seconds": time.monotonic() - started,
+        "seconds": seconds,
         "metrics": read_json(metrics) if metrics.exists() else {},
     }
+    write_bytes(out / "run.json", json.dumps(run, indent=1).encode())
+    return run
+
+
+def execute(path: Path, target: Path, on_cell: Callable[[int], None] | None = None):
+    """One notebook through papermill, without words of the libraries that run it.
+
+    Args:
+        path: The notebook.
+        target: Where the executed one is written.
+        on_cell: Is called with a cell's index before it runs.
+    """
+    options: dict[str, Any] = {"config": quiet_kernels()}
+    if on_cell is not None:
+        options["on_cell_start"] = lambda cell, cell_index: on_cell(cell_index)
+    papermill.execute_notebook(
+        str(path), str(target), cwd=str(path.parent), kernel_name="python3", progress_bar=False,
+        **options,
+    )  # fmt: skip
+
+
+def quiet_kernels() -> Config:
+    """Settings by which a kernel starts without warnings.
+
+    Newer kernels warn of unencrypted connections to themselves, on this machine alone; where
+    they can encrypt, they are asked to. And debugpy, which nobody uses here, warns of Python's
+    frozen modules.
+    """
+    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
+    config = Config()
+    if KernelManager.class_traits().get("transport_encryption"):
+        config.KernelManager.transport_encryption = "auto"
+    return config
 
 
 # ------------------------------------------------------------------------------------ as committed
@@ -133,23 +176,21 @@ def refresh(path: Path):
         started = time.monotonic()
         try:
             with PeakMemory() as memory:
-                papermill.execute_notebook(
-                    str(path), str(executed), cwd=str(path.parent), kernel_name="python3"
-                )
+                execute(path, executed)
             seconds = round(time.monotonic() - started)
             notebook = nbformat.read(executed, as_version=4)
         finally:
             if not runs_of_caller:
                 del os.environ["SIMLAB_RUNS"]
         if empty:
-            measured = durations()
+            measured = cards.durations()
             measured[path.stem] = {
                 "alone": seconds,
                 "memory": round(memory.peak / 1e9, 1),
                 "runs": trained(runs),
             }
             text = json.dumps(measured, indent=1, sort_keys=True)
-            write_bytes(DURATIONS, f"{text}\n".encode())
+            write_bytes(cards.DURATIONS, f"{text}\n".encode())
         else:
             print(f"{path.name}: not measured, since {runs} is not empty")
     write_bytes(path, (nbformat.writes(cleaned(notebook)) + "\n").encode())
@@ -194,54 +235,6 @@ def trained(runs: Path) -> dict[str, float]:
             key = digest(json.dumps(identity, sort_keys=True).encode())
             seconds[key] = round(float(read_json(result).get("seconds", 0)), 1)
     return seconds
-
-
-def durations() -> dict[str, dict]:
-    return read_json(DURATIONS) if DURATIONS.exists() else {}
-
-
-def cleaned(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Without times, papermill's notes, widgets' states and progress bars."""
-    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
-    notebook.metadata = nbformat.from_dict(metadata)
-    for cell in notebook.cells:
-        tags = cell.metadata.get("tags", [])
-        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
-        if cell.cell_type == "code":
-            cell.outputs = pages.lasting(cell.outputs)
-    return notebook
-
-
-# ------------------------------------------------------------------------------------ header cards
-
-
-def write_card(path: Path):
-    """Put the header card, of course.json and of what was measured, below a notebook's title."""
-    notebook = nbformat.read(path, as_version=4)
-    cells = [c for c in notebook.cells if "card" not in c.metadata.get("tags", [])]
-    card = nbformat.v4.new_markdown_cell(pages.card_of(path), metadata={"tags": ["card"]})
-    card["id"] = "header-card"
-    if notebook.cells[1] != card:
-        notebook.cells = [*cells[:1], card, *cells[1:]]
-        write_bytes(path, (nbformat.writes(notebook) + "\n").encode())
-
-
-def write_tables():
-    """The course's table, between the marks in the README and on the start page."""
-    readme = SOURCE.parent / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    write_bytes(readme, with_table(text, "notebooks/").encode())
-    start = SOURCE / "00_start_here.ipynb"
-    notebook = nbformat.read(start, as_version=4)
-    for cell in notebook.cells:
-        cell.source = with_table(cell.source, "")
-    write_bytes(start, (nbformat.writes(notebook) + "\n").encode())
-
-
-def with_table(text: str, folder: str) -> str:
-    mark = r"(<!-- course -->\n).*?(<!-- end of course -->)"
-    return re.sub(mark, lambda m: m[1] + pages.course_table(folder) + m[2], text, flags=re.DOTALL)
 
 
 if __name__ == "__main__":

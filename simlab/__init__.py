@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # editors and type checkers see the names, and nothing is imp
     from simlab.similarity import compare
     from simlab.stats import paired_differences
     from simlab.sweeps import sweep
-    from simlab.train import launch, pretrain, train_supervised
+    from simlab.train import Callback, launch, pretrain, train_supervised
 
 _HOMES = {
     "load_data": "data",
@@ -49,6 +49,7 @@ _HOMES = {
     "pretrain": "train",
     "train_supervised": "train",
     "launch": "train",
+    "Callback": "train",
     "load_run": "runs",
     "features": "evaluate",
     "knn": "evaluate",

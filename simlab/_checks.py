@@ -99,12 +99,12 @@ class Kind:
     """What a field may hold: a plain type, its choices where it is a `Literal`, and its bounds."""
 
     type: type
-    choices: tuple[str, ...]
+    choices: tuple[str | int, ...]
     bounds: tuple[Bound, ...]
 
     def __str__(self) -> str:
         if self.choices:
-            return " | ".join(self.choices)
+            return " | ".join(map(str, self.choices))
         return ", ".join([self.type.__name__, *map(str, self.bounds)])
 
 

@@ -17,7 +17,9 @@ from simlab._checks import AtLeast, LessThan, MoreThan, check_fields, documented
 
 # fields that say where and how a run is computed and shown, not what it computes
 NOT_IDENTITY = frozenset(
-    {"device", "threads", "data_folder", "download", "log_every", "keep_checkpoints", "init"}
+    {"device", "threads", "decoding_threads", "data_folder", "download", "log_every"}
+    | {"keep_checkpoints", "init"}
+    | {"channels", "on_error"}  # what becomes of the images counts, by their digest
 )  # of init the weights count, wherever they lie
 
 
@@ -38,6 +40,15 @@ class TrainConfig:
 
     image_size: Annotated[int, AtLeast(0)] = 0
     """Side in pixels to which a folder's images are resized. 0: the median of their sides."""
+
+    channels: Literal[0, 1, 3] = 0
+    """1: grey images, 3: in colour. 0: as they are."""
+
+    fit: Literal["cut", "squeeze"] = "cut"
+    """How a folder's images are made square: cut to the middle, or all of each squeezed into it."""
+
+    on_error: Literal["raise", "skip"] = "raise"
+    """A folder's images that can't be decoded: name them all and stop, or leave them out."""
 
     encoder: str = "auto"
     """tiny, small, vit_tiny, resnet18, resnet34, resnet50. auto: by the image's size."""
@@ -133,6 +144,10 @@ class TrainConfig:
 
     threads: Annotated[int, AtLeast(0)] = 0
     """Threads of the CPU. 0: leave torch's number."""
+
+    decoding_threads: Annotated[int, AtLeast(0)] = 0
+    """Threads of each process that decode the images of a folder which does not fit into memory.
+    0: as many as cores are there for the process, 4 at least."""
 
     log_every: Annotated[int, AtLeast(0)] = 100
     """Steps between two lines in train.log. 0: one line an epoch alone."""
@@ -282,6 +297,20 @@ def make_config(cls: type[Config], **values: Any) -> Config:
         if name not in names:
             raise ValueError(f"{cls.__name__} has no field {name!r}{near(name, names)}")
     return cls(**values)
+
+
+def images_of(config: TrainConfig) -> dict[str, Any]:
+    """Return which images a configuration asks for, as the arguments of `simlab.data.load_data`."""
+    return {
+        "name": config.data,
+        "folder": config.data_folder,
+        "download": config.download,
+        "image_size": config.image_size,
+        "channels": config.channels,
+        "fit": config.fit,
+        "on_error": config.on_error,
+        "threads": config.decoding_threads,
+    }
 
 
 def milestones(config: TrainConfig) -> list[float]:

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from simlab.stats import interval_table, mean_and_interval
 
+from .diagrams import simsiam_diagram
 from .style import (
     BLUE,
+    CLASS_COLOURS,
     DASHES,
     FONT,
     GREEN,
@@ -25,6 +27,8 @@ from .style import (
     SKY,
     VERMILION,
     label,
+    look_of,
+    looks_of,
     new_figure,
     png,
     show,
@@ -32,6 +36,7 @@ from .style import (
 
 __all__ = [
     "BLUE",
+    "CLASS_COLOURS",
     "DASHES",
     "FONT",
     "GREEN",
@@ -45,10 +50,13 @@ __all__ = [
     "feature_map",
     "image_rows",
     "label",
+    "look_of",
+    "looks_of",
     "new_figure",
     "plot_sweep",
     "png",
     "show",
+    "simsiam_diagram",
     "training_curves",
 ]
 
@@ -106,18 +114,21 @@ def training_curves(
         baselines: kNN accuracies of encoders that were not trained, as horizontal lines.
         loss_axis: The loss in words, as `Method.loss_axis` has it.
     """
-    figure, (loss, std, knn) = new_figure(3, height=3.0)
-    for marker, (name, history) in zip(MARKERS, histories.items(), strict=False):
-        loss.plot(history["epoch"], history["loss"], label=name)
-        std.plot(history["epoch"], history["std_ratio"])
+    figure, (loss, std, knn) = new_figure(3, width=10.5, height=3.0)
+    looks = looks_of(histories)
+    for name, history in histories.items():
+        line = looks[name] | {"marker": ""}
+        loss.plot(history["epoch"], history["loss"], label=name, **line)
+        std.plot(history["epoch"], history["std_ratio"], **line)
         measured = history.reindex(columns=["epoch", "knn"]).dropna()  # without labels none is
-        knn.plot(measured["epoch"], measured["knn"], marker=marker)
-    for dashes, (name, accuracy) in zip(DASHES[1:], baselines.items(), strict=False):
-        _draw_baseline(knn, name, accuracy, dashes)
+        knn.plot(measured["epoch"], measured["knn"], **looks[name])
+    looks_of_baselines = looks_of(baselines)
+    for name, accuracy in baselines.items():
+        _draw_baseline(knn, name, accuracy, looks_of_baselines[name]["linestyle"])
     std.axhline(1, color="0.45", linestyle=":", linewidth=1)
     std.set_ylim(0, 1.15)
     label(loss, loss_axis, "epoch")
-    label(std, r"std of z, in units of $1/\sqrt{d}$", "epoch")
+    label(std, "normalised std of z", "epoch")
     label(knn, "kNN accuracy", "epoch")
     if len(histories) > 1:
         loss.legend(fontsize=FONT - 2, frameon=False)
@@ -148,7 +159,7 @@ def feature_map(points: Mapping[str, np.ndarray], labels: Tensor, classes: Seque
     for ax, (name, xy) in zip(axes, points.items(), strict=True):
         for c, class_name in enumerate(classes):
             x, y = xy[classes_of_points == c].T
-            color = PALETTE[c % len(PALETTE)]
+            color = CLASS_COLOURS[c % len(CLASS_COLOURS)]
             marker = MARKERS[c % len(MARKERS)]
             ax.scatter(
                 x, y, s=14, alpha=0.75, label=class_name, color=color, marker=marker, linewidths=0
@@ -170,10 +181,21 @@ def feature_map(points: Mapping[str, np.ndarray], labels: Tensor, classes: Seque
     return figure
 
 
-def accuracy_bars(table: pd.DataFrame, value: str, name: str, title: str = "") -> Figure:
-    """Draw horizontal bars, one for each row of `table`."""
+def accuracy_bars(
+    table: pd.DataFrame, value: str, name: str, title: str = "", half_width: str = ""
+) -> Figure:
+    """Draw horizontal bars, one for each row of `table`.
+
+    Args:
+        table: A row a bar.
+        value: The column of the bars' lengths.
+        name: The column of their names.
+        title: Of the figure.
+        half_width: The column of half the intervals' widths; empty: no intervals.
+    """
     figure, ax = new_figure(width=8, height=0.45 * len(table) + 1.1)
-    bars = ax.barh(table[name], table[value], color=SKY, height=0.65)
+    error = table[half_width] if half_width else None
+    bars = ax.barh(table[name], table[value], xerr=error, color=SKY, ecolor="0.2", height=0.65)
     ax.bar_label(bars, fmt="{:.1%}", padding=4, fontsize=FONT - 1)
     ax.invert_yaxis()  # the first row is on top
     ax.margins(x=0.12)
@@ -182,19 +204,22 @@ def accuracy_bars(table: pd.DataFrame, value: str, name: str, title: str = "") -
     return figure
 
 
-def budget_curves(table: pd.DataFrame) -> Figure:
+def budget_curves(
+    table: pd.DataFrame, title: str = "linear probe: mean and 95 % interval"
+) -> Figure:
     """Draw accuracy over the number of labels, a line an encoder with its 95 % t-interval."""
     figure, ax = new_figure(width=8, height=4.2)
-    for i, (name, rows) in enumerate(table.groupby("encoder", sort=False)):
+    groups = {str(name): rows for name, rows in table.groupby("encoder", sort=False)}
+    looks = looks_of(groups)
+    for name, rows in groups.items():
         mean, half_width = mean_and_interval(rows.groupby("labels")["accuracy"])
-        marker = MARKERS[i % len(MARKERS)]
-        ax.errorbar(mean.index, mean, yerr=half_width, label=name, capsize=3, marker=marker)
+        ax.errorbar(mean.index, mean, yerr=half_width, label=name, capsize=3, **looks[name])
     ax.set_xscale("log")
     ax.set_xticks(sorted(table["labels"].unique()), minor=False)
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.minorticks_off()
     ax.yaxis.set_major_formatter("{x:.0%}")
-    label(ax, "linear probe: mean and 95 % interval", "labelled images", "test accuracy")
+    label(ax, title, "labelled images", "test accuracy")
     figure.legend(loc="outside right center", fontsize=FONT - 1, frameon=False)
     return figure
 

@@ -1,13 +1,16 @@
 """How the course's figures look, and how they get into a notebook with their text alternative.
 
 The colours are Okabe and Ito's, which people with any colour vision can tell apart; lines differ in
-their dashes as well, so that a grey print can be read. Nothing here touches matplotlib's global
-state.
+their dashes as well, so that a grey print can be read. A method or a run looks the same in every
+figure of the course: `LOOKS` has its colour, dashes and marker. Ten classes of images have ten
+colours, `CLASS_COLOURS`. Nothing here touches matplotlib's global state.
 """
 
 import base64
 import io
-from typing import Any
+import itertools
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,7 +20,92 @@ PALETTE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E
 BLACK, BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE = PALETTE
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 3)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+# Paul Tol, "Colour Schemes", 2021, "muted", and black: ten that any two of which can be told apart
+CLASS_COLOURS = (
+    "#332288",
+    "#88CCEE",
+    "#CC6677",
+    "#117733",
+    "#DDCC77",
+    "#AA4499",
+    "#44AA99",
+    "#000000",
+    "#999933",
+    "#882255",
+)
 FONT = 11  # points; readable from the back of a room at the figures' usual width
+
+GREY, BROWN, VIOLET, TEAL = "#777777", "#8B5A2B", "#5E3C99", "#44AA99"
+SOLID, DASHED, DASHDOT, DOTTED, DASHDOTDOT, LONG, SPARSE = DASHES
+
+
+class Look(NamedTuple):
+    """How a method's or a run's line is drawn."""
+
+    color: str
+    linestyle: Any
+    marker: str
+
+
+# One look for each method and run in all figures of the course. Of a method's variants the colour
+# is the method's, and the dashes differ.
+LOOKS = {
+    "raw pixels": Look(GREY, DOTTED, "s"),
+    "raw pixels, augmented": Look(GREY, SPARSE, "D"),
+    "untrained": Look(GREY, DASHED, "o"),
+    "untrained encoder": Look(GREY, DASHED, "o"),
+    "supervised": Look(BLACK, SOLID, "^"),
+    "from scratch": Look(BLACK, DASHED, "v"),
+    "SimSiam": Look(BLUE, SOLID, "o"),
+    "SimSiam, linear probe": Look(BLUE, SOLID, "o"),
+    "SimSiam, fine-tuned": Look(BLUE, DASHED, "P"),
+    "no predictor": Look(ORANGE, DASHED, "s"),
+    "no stop-gradient": Look(VERMILION, DASHDOT, "^"),
+    "no stop-gradient, no BatchNorm": Look(VERMILION, DOTTED, "v"),
+    "no stop-gradient, no BatchNorm, weight decay x20": Look(PURPLE, DASHDOTDOT, "D"),
+    "no augmentation": Look(SKY, DASHDOT, "<"),
+    "SimSiam + SIM": Look(SKY, DASHDOT, "X"),
+    "SimCLR": Look(GREEN, DASHED, "D"),
+    "MoCo": Look(GREEN, DASHDOT, "X"),
+    "BYOL": Look(SKY, LONG, "P"),
+    "SwAV": Look(ORANGE, SOLID, "*"),
+    "DINO": Look(ORANGE, DASHDOT, "<"),
+    "BarlowTwins": Look(PURPLE, SOLID, "s"),
+    "VICReg": Look(PURPLE, DASHED, "v"),
+    "WMSE": Look(PURPLE, DASHDOT, "^"),
+    "LeJEPA": Look(PURPLE, DOTTED, ">"),
+    "EMPSSL": Look(PURPLE, LONG, "*"),
+    "MAE": Look(BROWN, SOLID, "s"),
+    "SimMIM": Look(BROWN, DASHED, "D"),
+    "IJEPA": Look(BROWN, DASHDOT, "X"),
+    "Rotation": Look(TEAL, DOTTED, ">"),
+}
+OTHER_LOOKS = (
+    Look(VIOLET, SOLID, "o"),
+    Look(TEAL, DASHED, "s"),
+    Look(BROWN, DOTTED, "^"),
+    Look(SKY, DOTTED, "D"),
+    Look(ORANGE, DASHDOTDOT, "v"),
+    Look(GREEN, LONG, "X"),
+)
+
+
+def look_of(name: str) -> dict[str, Any]:
+    """Return color, linestyle and marker of a method or run, as keywords of `ax.plot`.
+
+    Raises:
+        KeyError: It has none; `looks_of` gives one to any name.
+    """
+    return LOOKS[name]._asdict()
+
+
+def looks_of(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return the looks of several lines of one figure, by name, as keywords of `ax.plot`.
+
+    Names that `LOOKS` does not know get the looks that it does not use, in their order.
+    """
+    others = itertools.cycle(OTHER_LOOKS)
+    return {name: (LOOKS.get(name) or next(others))._asdict() for name in names}
 
 
 def new_figure(

@@ -1,11 +1,12 @@
-"""Where the notebooks' own modules are found, and which tests stay together on one worker."""
+"""Where the modules of notebooks/ and docs/ are found, and which tests stay together on one worker."""
 
 import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "notebooks"))
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT / "notebooks"), str(ROOT / "docs")]
 # jsonschema would compile a grammar of addresses, three seconds in every worker; notebooks hold none
 sys.modules.setdefault("rfc3987_syntax", None)
 

@@ -22,6 +22,7 @@ FLOORS = (
     {"simlab.__main__"},
     {"simlab.cli"},
     {"simlab.sweeps"},
+    {"simlab.evaluate.bench"},
     {"simlab.train"},
     {"simlab.methods", "simlab.runs"},
     {"simlab.evaluate"},
@@ -47,8 +48,14 @@ READING_PATH = (
 )
 
 
+# Part of a package to its users, but on a floor of its own.
+APART = "simlab.evaluate.bench"
+
+
 def room_of(module):
     """simlab.data.folders -> simlab.data; simlab_course.widgets -> simlab_course."""
+    if f"{module}.".startswith(f"{APART}."):
+        return APART
     parts = module.split(".")
     return parts[0] if parts[0] == "simlab_course" else ".".join(parts[:2])
 

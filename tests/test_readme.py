@@ -48,9 +48,10 @@ def test_the_two_commands_stand_on_the_first_screen():
 
 
 def results(name):
-    """Mean and half interval of kNN (k = 200) and probe for each encoder of a table."""
+    """Mean and half interval of both kNN accuracies and the probe for each encoder of a table."""
     table = pd.read_csv(TABLES / f"{name}.csv").groupby("encoder")
-    return {column: mean_and_interval(table[column]) for column in ("knn_200", "probe_1000")}
+    columns = ("knn_200", "knn_20", "probe_1000")
+    return {column: mean_and_interval(table[column]) for column in columns}
 
 
 def test_the_results_are_those_of_the_tables():

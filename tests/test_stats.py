@@ -9,7 +9,14 @@ import torch.nn as nn
 
 from simlab.data import Dataset, Images
 from simlab.evaluate import ridge_r2, what_is_kept
-from simlab.stats import interval_table, paired_differences
+from simlab.stats import (
+    holm_adjusted,
+    interval_table,
+    paired_differences,
+    pooled_deviation,
+    power_of,
+    seeds_for,
+)
 from simlab_course.figures import plot_sweep
 
 
@@ -66,6 +73,115 @@ def test_only_seeds_with_both_runs_count_and_groups_stay_apart():
         paired_differences(table, "beta", "scores", 0.0, group=["labels"])
     with pytest.raises(ValueError, match="never 2.0"):
         paired_differences(table, "beta", "score", 2.0, group=["labels"])
+
+
+def factorial(rng, values=3, seeds=4, tasks=2, effect=0.0, noise=1.0) -> pd.DataFrame:
+    """Each number is the sum of its task, its seed, effect * beta and noise."""
+    rows = []
+    for task in range(tasks):
+        for seed in range(seeds):
+            start = 10 * task + rng.normal(scale=5)
+            for beta in range(values):
+                score = start + effect * beta + rng.normal(scale=noise)
+                rows.append({"task": task, "seed": seed, "beta": float(beta), "score": score})
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize("effect, seeds", [(0.2, 199), (0.5, 34), (0.8, 15), (1.0, 10)])
+def test_the_seeds_are_those_of_the_tables_of_power(effect, seeds):
+    """G*Power 3.1, matched pairs, two-sided, 5 %, power .8."""
+    assert seeds_for(effect, 1.0) == seeds_for(-2 * effect, 2.0) == seeds
+    assert power_of(effect, seeds) >= 0.8 > power_of(effect, seeds - 1)
+
+
+def test_the_power_is_that_of_simulated_t_tests():
+    difference = np.random.default_rng(0).normal(0.9, 1, size=(20_000, 6))
+    t = difference.mean(axis=1) / (difference.std(axis=1, ddof=1) / 6**0.5)
+    found = np.abs(t) > 2.5705818  # t(.975; 5)
+    assert power_of(0.9, 6) == pytest.approx(found.mean(), abs=0.01)
+
+
+def test_a_difference_that_nobody_can_see_is_refused():
+    for points, sd in ((0.0, 1.0), (float("nan"), 1.0), (1.0, float("nan")), (1.0, -1.0)):
+        with pytest.raises(ValueError, match="expected a difference"):
+            seeds_for(points, sd)
+    with pytest.raises(ValueError, match="over 100000 seeds"):
+        seeds_for(1e-6, 1.0)
+    assert seeds_for(1.0, 0.0) == 2
+
+
+def test_with_two_values_the_pooled_deviation_is_that_of_the_differences():
+    table = factorial(np.random.default_rng(0), values=2, tasks=1)
+    wide = table.pivot(index="seed", columns="beta", values="score")
+    sd, freedom = pooled_deviation([wide])
+    assert sd == pytest.approx((wide[1.0] - wide[0.0]).std()) and freedom == 3
+
+
+def test_the_pooled_deviation_is_that_of_the_analysis_of_variance():
+    table = factorial(np.random.default_rng(1), values=3, seeds=5, tasks=1)
+    wide = table.pivot(index="seed", columns="beta", values="score").to_numpy()
+    residuals = wide - wide.mean(0) - wide.mean(1, keepdims=True) + wide.mean()
+    sd, freedom = pooled_deviation([pd.DataFrame(wide)])
+    assert freedom == (5 - 1) * (3 - 1)
+    assert sd == pytest.approx((2 * (residuals**2).sum() / freedom) ** 0.5)
+    gap = pd.DataFrame(wide)
+    gap.iloc[0, 0] = float("nan")
+    assert pooled_deviation([gap])[1] == freedom - 1
+    assert pooled_deviation([gap, gap])[1] == 2 * (freedom - 1)
+    with pytest.raises(ValueError, match="two seeds"):
+        pooled_deviation([pd.DataFrame(wide[:1])])
+
+
+def test_a_pooled_interval_holds_the_truth_as_often_as_it_says_and_is_shorter():
+    rng, held, widths = np.random.default_rng(2), [], []
+    for _ in range(20):
+        table = factorial(rng, effect=0.7, seeds=3)
+        for pool in (True, False):
+            rows = paired_differences(table, "beta", "score", 0.0, group=["task"], pool=pool)
+            truth = 0.7 * rows["beta"]
+            widths.append((pool, (rows["high"] - rows["low"]).mean()))
+            if pool:
+                held += list((rows["low"] <= truth) & (truth <= rows["high"]))
+    assert np.mean(held) == pytest.approx(0.95, abs=0.05)
+    pooled, single = (np.mean([w for p, w in widths if p == pool]) for pool in (True, False))
+    assert pooled < 0.7 * single
+
+
+def test_over_tasks_a_seeds_mean_is_compared():
+    table = factorial(np.random.default_rng(3))
+    row = paired_differences(table, "beta", "score", 0.0, tasks=["task"]).iloc[0]
+    means = table.groupby(["seed", "beta"])["score"].mean().unstack()
+    difference = means[1.0] - means[0.0]
+    assert (row["n"], row["mean"]) == (4, pytest.approx(difference.mean()))
+    assert row["sd"] == pytest.approx(difference.std())
+    # a seed without one of the tasks would be the mean of another set of tasks
+    lacking = table.drop(table.index[(table.seed == 0) & (table.task == 1) & (table.beta == 1)])
+    rows = paired_differences(lacking, "beta", "score", 0.0, tasks=["task"])
+    assert list(rows["n"]) == [3, 4]
+
+
+def test_holms_correction_is_the_step_down_procedure():
+    p = pd.Series([0.01, 0.04, 0.03, 0.005, float("nan")])
+    # .005 * 4, .01 * 3, .03 * 2, and .04 * 1 is no less than the one before
+    assert list(holm_adjusted(p))[:4] == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert np.isnan(holm_adjusted(p)[4])
+    assert list(holm_adjusted(pd.Series([0.9, 0.8]))) == [1.0, 1.0]
+
+
+def test_corrected_findings_are_rarely_false():
+    """Where there is no difference at all, p-values are uniform."""
+    families = np.random.default_rng(4).random((400, 6))
+    false = [(holm_adjusted(pd.Series(p)) < 0.05).any() for p in families]
+    assert np.mean(false) == pytest.approx(0.05, abs=0.03) and (families.min(1) < 0.05).mean() > 0.2
+
+
+def test_the_columns_that_nobody_asked_for_are_not_there():
+    table = factorial(np.random.default_rng(5))
+    plain = paired_differences(table, "beta", "score", 0.0, group=["task"])
+    assert list(plain) == ["task", "beta", "n", "base", "mean", "low", "high", "visible"]
+    rows = paired_differences(table, "beta", "score", 0.0, group=["task"], holm=True, points=0.5)
+    assert list(rows)[-4:] == ["sd", "p", "p_holm", "seeds"]
+    assert list(rows["seeds"]) == [seeds_for(0.5, sd) for sd in rows["sd"]]
 
 
 def results(**columns) -> pd.DataFrame:

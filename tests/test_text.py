@@ -40,9 +40,11 @@ def without_code(text):
 
 
 def anchors_of(path):
-    """The anchors that GitHub and Jupyter make of headings, in lower case."""
-    heads = re.findall(r"^#+ (.*)$", markdown_of(path), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", head).strip().replace(" ", "-").lower() for head in heads}
+    """The anchors that GitHub and Jupyter make of headings, in lower case, and those set by hand."""
+    text = markdown_of(path)
+    heads = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    anchors = {re.sub(r"[^\w\- ]", "", head).strip().replace(" ", "-").lower() for head in heads}
+    return anchors | set(re.findall(r'<a id="([^"]+)">', text))
 
 
 def wrong_links(path):

@@ -50,6 +50,18 @@ BANNED = {
     r"by heart": "overfit, memorise",
     r"said to be": "labelled, predicted",
     r"twins?": "near-duplicates (but: the untrained twin of a network)",
+    r"spread of \$?z\$?": "normalised std of z",
+    r"predictor's rate|others' rate": "learning rate",
+    r"kinds? of cloth\w*": "category, class",
+    r"the louder": "weighted by similarity",
+    r"every second time": "more than half the time, half of",
+    r"places? of their own": "cluster, separate",
+    r"straight line on": "linear probe",
+    r"begin anew": "start over",
+    r"gives? the labels away|labels away": "labels are provided",
+    r"in the eyes of": "according to",
+    r"by trying": "finite differences",
+    r"looks whether": "checks whether",
 }
 # A word that is allowed in a phrase which the field uses.
 ALLOWED = re.compile(r"untrained twin|Barlow Twins|BarlowTwins|barlow_twins|barlow-twins", re.I)

@@ -1,4 +1,4 @@
-"""The commands that evaluate a stored run."""
+"""The commands that evaluate a stored run, or any encoder."""
 
 from pathlib import Path
 from typing import Literal
@@ -26,12 +26,13 @@ def knn(
         data_folder: Where the dataset's files are; of a folder of images, where it is now.
         device: cpu, cuda, cuda:1, mps or auto.
     """
-    from simlab import evaluate, runs
+    from simlab import runs
+    from simlab.evaluate import knn_result
 
     _require_positive(k=k, temperature=temperature)
     opened = runs.load_run(run, device)
     dataset = runs.load_data_of(opened, data_folder, device, other=data)
-    result = evaluate.knn_result(opened.encoder, dataset, k, temperature)
+    result = knn_result(opened.encoder, dataset, k, temperature)
     _say_other_images(opened.folder.name, data)
     print(f"kNN accuracy     {result.accuracy:.4f}")
     print(f"k, temperature   {result.k}, {temperature}")
@@ -66,20 +67,28 @@ def probe(
         data_folder: Where the dataset's files are; of a folder of images, where it is now.
         device: cpu, cuda, cuda:1, mps or auto.
     """
-    from simlab import evaluate, runs
+    from simlab import runs
     from simlab.augment import parse_augment
+    from simlab.evaluate import encode, linear_probe
 
     _require_positive(epochs=epochs, views=views)
     opened = runs.load_run(run, device)
     dataset = runs.load_data_of(opened, data_folder, device, other=data)
     augment = parse_augment(runs.config_of(opened).augment)
-    encoded = evaluate.encode(opened.encoder, dataset, views, augment, seed)
-    result = evaluate.linear_probe(encoded, labels, seed, solver, epochs)
+    encoded = encode(opened.encoder, dataset, views, augment, seed)
+    result = linear_probe(encoded, labels, seed, solver, epochs)
     _say_other_images(opened.folder.name, data)
     for name, value in result.numbers().items():
         print(f"{name:<16} {value}")
     if per_class:
         print(result.per_class.round(4).to_string())
+
+
+def evaluate(arguments: list[str]) -> int:
+    """Judge any encoder on datasets by protocols; its flags are in `evaluate_flags`."""
+    from .evaluate_flags import run  # which knows the settings, and so needs torch
+
+    return run(arguments)
 
 
 def compare(

@@ -1,43 +1,79 @@
 """The commands for sweeps, methods, datasets and the machine."""
 
 import warnings
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tyro.conf import Positional
 
+from .training import callback_names
+
 
 def sweep(
-    notebook: Positional[str],
+    program: Positional[str],
     grid: Positional[tuple[str, ...]],
     out: str,
     jobs: int = 1,
     threads: int = 1,
     dry_run: bool = False,
     scheduler: str = "",
+    slurm: str = "",
+    recipe: str = "",
+    callback: str = "",
+    tensorboard: bool = False,
 ) -> int:
-    """Run a notebook at every point of a grid, and print one table.
+    """Train, or run a notebook, at every point of a grid, and print one table.
 
     Args:
-        notebook: The notebook's file.
+        program: pretrain, supervised, or a notebook's file.
         grid: name=values each: epochs=5,10 seed=0:3 method.temperature=.1,.2
         out: The sweep's folder.
         jobs: Number of points at once.
         threads: Threads of each point.
         dry_run: Print a command a line instead of running them.
         scheduler: Address of a Dask scheduler, tcp://...: run on its workers.
+        slurm: Write a script for sbatch with these options: "partition=gpu,gres=gpu:1,time=2:00:00"
+        recipe: A published configuration that pretrain starts from.
+        callback: What looks on at each training: tensorboard or module:Class, commas between.
+        tensorboard: The same as --callback tensorboard.
     """
     from simlab import sweeps
 
-    points: Any = grid
-    if Path(notebook).is_file():  # else `sweep` says which notebooks there are
-        points = sweeps.parse_grid(grid, sweeps.read_parameters(notebook))
-    table = sweeps.sweep(notebook, points, out, jobs, threads, dry_run, scheduler or None)
-    if dry_run:
+    callbacks = callback_names(callback, tensorboard)
+    parameters = sweeps.find_program(program, recipe, callbacks).parameters
+    table = sweeps.sweep(
+        program,
+        sweeps.parse_grid(grid, parameters),
+        out,
+        jobs,
+        threads,
+        dry_run,
+        scheduler,
+        slurm,
+        recipe=recipe,
+        callbacks=callbacks,
+    )
+    if dry_run or slurm:
         return 0
     columns = [name for name in table if not str(name).startswith("version.")]
     print(table[columns].to_string())
     return int((table["status"] != "done").any())
+
+
+def report(
+    folder: Positional[str], y: str = "", x: str = "", base: str = "", out: str = ""
+) -> None:
+    """Write a page of a sweep: its table, figure, configuration and commands.
+
+    Args:
+        folder: The sweep's folder.
+        y: The column that was measured; empty: knn, test_accuracy, or the only one.
+        x: The parameter that is compared; empty: the first that was varied.
+        base: The value of x that the others are compared with; empty: the first.
+        out: The page's folder; empty: report/ in the sweep's.
+    """
+    from simlab import sweeps
+
+    print(f"Look at  {sweeps.report(folder, y, x, base, out)}")
 
 
 def methods(name: Positional[str] = "") -> None:

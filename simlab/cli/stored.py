@@ -1,6 +1,7 @@
 """The commands that list stored runs, name them, and take an encoder elsewhere."""
 
 from pathlib import Path
+from typing import Literal
 
 from tyro.conf import Positional
 
@@ -38,16 +39,22 @@ def _rename(place: Path, name: str) -> Path:
     return place.rename(target)
 
 
-def export(run: Positional[str], folder: Positional[str], device: str = "cpu") -> None:
+def export(
+    run: Positional[str],
+    folder: Positional[str],
+    device: str = "cpu",
+    weights: Literal["pt", "safetensors"] = "pt",
+) -> None:
     """Write a run's encoder for programs that have torch and not simlab.
 
     Args:
         run: The run's folder, or its name in the runs folder.
         folder: Where to: encoder.pt2, encoder.pt, encoder.json and load_encoder.py.
         device: Where the encoder is when it is written.
+        weights: The format of its weights: encoder.pt, or encoder.safetensors.
     """
     from simlab.runs import load_run
 
-    path = load_run(run, device).export(folder)
+    path = load_run(run, device).export(folder, weights)
     for file in sorted(path.iterdir()):
         print(file)

@@ -1,7 +1,8 @@
 """Where something is computed, in which precision, and by how many processes.
 
 - `devices`: which device, which precision, and the contexts of mixed precision.
-- `distributed`: processes that train as one, started by torchrun.
+- `distributed`: processes that train as one, started by torchrun or srun.
+- `gradients`: how they share their gradients.
 """
 
 from .devices import (

@@ -1,6 +1,7 @@
 """Several processes that train as one: what the training loop needs when torchrun started it.
 
     torchrun --nproc_per_node=2 -m simlab pretrain --epochs 50
+    srun --ntasks=2 python -m simlab pretrain --epochs 50           in a Slurm job
 
 Every process holds all images and the whole network, and works on its slice of each batch.
 BatchNorm, SimCLR's negatives and the gradients are those of the whole batch, and so is each image's
@@ -11,15 +12,16 @@ writes. With one process every function here does nothing.
 import atexit
 import os
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce as all_reduce_with_gradients
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from .slurm import understand_srun
 
 # Long, since the others wait while the first downloads, or waits for another run's lock. That a
 # process died is noticed at once all the same.
@@ -29,21 +31,20 @@ Result = TypeVar("Result")
 
 
 def start() -> None:
-    """Join the processes that torchrun started, if it did; calling again does nothing.
+    """Join the processes that torchrun or srun started, if one did; again it does nothing.
 
     Raises:
-        ValueError: There are more processes on this machine than GPUs, where it has any.
+        ValueError: There are more processes on this machine than GPUs, where it has any; or srun's
+            variables make no sense.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
+    if dist.is_initialized():
+        return
+    understand_srun()
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return
     num_gpus = torch.cuda.device_count()
     if num_gpus:
-        local_rank = int(os.environ.get("LOCAL_RANK", 0))
-        if local_rank >= num_gpus:
-            raise ValueError(
-                f"process {local_rank + 1} of this machine has no GPU: there are {num_gpus}"
-            )
-        torch.cuda.set_device(local_rank)
+        torch.cuda.set_device(gpu_of_process(os.environ, num_gpus))
     store, this_rank, world_size = next(dist.rendezvous("env://"))
     if os.environ.get("LOCAL_WORLD_SIZE") == str(world_size):
         # On one machine torchrun keeps its store when it restarts the processes: the addresses of
@@ -57,6 +58,29 @@ def start() -> None:
         timeout=PATIENCE,
     )
     atexit.register(dist.destroy_process_group)
+
+
+def gpu_of_process(environment: Mapping[str, str], num_gpus: int) -> int:
+    """Choose the GPU of a process: the one of its number on this machine.
+
+    A task of srun that sees one GPU alone has been given it (`--gpus-per-task=1`); if two tasks see
+    the same one, nccl refuses that.
+
+    Args:
+        environment: Of the process.
+        num_gpus: How many GPUs it sees.
+
+    Raises:
+        ValueError: There is none left for it.
+    """
+    local_rank = int(environment.get("LOCAL_RANK", 0))
+    if num_gpus == 1 and "SLURM_GPUS_PER_TASK" in environment:
+        return 0
+    if local_rank >= num_gpus:
+        raise ValueError(
+            f"process {local_rank + 1} of this machine has no GPU: there are {num_gpus}"
+        )
+    return local_rank
 
 
 def world() -> int:
@@ -81,15 +105,6 @@ def from_first(function: Callable[[], Result]) -> Result:
     results = [function() if rank() == 0 else None]
     dist.broadcast_object_list(results)
     return results[0]  # type: ignore[return-value]  # after the broadcast it is the first one's
-
-
-def first_before_others(function: Callable[[], Result]) -> Result:
-    """Call in every process, in the first one ahead of the others: it may download."""
-    if rank() == 0:
-        result = function()
-    if world() > 1:
-        dist.barrier()
-    return function() if rank() > 0 else result
 
 
 def shard(order: Tensor, batch_size: int) -> Tensor:
@@ -131,8 +146,26 @@ def gather(x: Tensor) -> Tensor:
         return x
     zeros = x.new_zeros(world(), *x.shape)
     padded = torch.cat([zeros[: rank()], x[None], zeros[rank() + 1 :]])  # [world, N, D]
-    gathered: Tensor = all_reduce_with_gradients(padded.contiguous())
+    gathered: Tensor = _SumOfProcesses.apply(padded)
     return gathered.flatten(0, 1)
+
+
+class _SumOfProcesses(torch.autograd.Function):
+    """The sum of all processes' x, whose gradient is the sum of all processes' gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return _sum_of_processes(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _sum_of_processes(gradient)
+
+
+def _sum_of_processes(x: Tensor) -> Tensor:
+    total = x.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total
 
 
 @torch.no_grad()
@@ -147,13 +180,14 @@ def average(tensors: list[Tensor]) -> None:
         tensor.copy_(total.view_as(tensor) / world())
 
 
-def average_gradients(network: nn.Module) -> None:
-    """Average the gradients of losses whose mean over the processes is minimised.
-
-    A missing gradient stays missing.
-    """
-    if world() > 1:
-        average([p.grad for p in network.parameters() if p.grad is not None])
+def share_of_cores() -> int:
+    """Return how many cores of this machine are there for this process, at least one."""
+    if hasattr(os, "sched_getaffinity"):  # those that a container or a job may use
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return max(1, cores // local_processes)
 
 
 # -------------------------------------------------------------- BatchNorm over all processes

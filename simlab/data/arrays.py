@@ -77,7 +77,7 @@ def from_arrays(
     indices, names = index_labels(
         [_or_missing(each, x) for each, x in zip(raw_labels, pixels, strict=True)], classes, notes
     )
-    data = assemble("arrays", pixels, indices, names, groups, seed, notes)
+    data = assemble("arrays", pixels, indices, names, groups, seed, notes, fit)
     return data.to(images.device) if isinstance(images, Tensor) else data
 
 
@@ -89,6 +89,7 @@ def assemble(
     groups: Any,
     seed: int,
     notes: Notes,
+    fit: Fit,
 ) -> Dataset:
     """The dataset of one split, of which a fifth is held out, or of two."""
     splits = [Images(x, index, classes) for x, index in zip(pixels, labels, strict=True)]
@@ -107,7 +108,7 @@ def assemble(
             f"class, drawn at random (seed {seed})"
         )
     note_one_sided(train.labels, test.labels, classes, notes)
-    return Dataset(name, train, test, notes=tuple(notes.texts))
+    return Dataset(name, train, test, notes=tuple(notes.texts), fit=fit)
 
 
 def as_images(array: Any) -> Tensor:

@@ -1,6 +1,7 @@
 """A dataset: its splits and the normalisation that they share."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -86,18 +87,25 @@ class Dataset:
 
     def to(self, device: torch.device | str) -> "Dataset":
         """The same dataset on `device`."""
-        moved = Dataset(
+        return self._with_splits(lambda images: images.to(device))
+
+    def with_threads(self, threads: int) -> "Dataset":
+        """The same dataset, whose streamed images are decoded by so many threads."""
+        return self._with_splits(lambda images: images.with_threads(threads))
+
+    def _with_splits(self, change: Callable[[Images], Images]) -> "Dataset":
+        changed = Dataset(
             self.name,
-            self.train.to(device),
-            self.test.to(device),
-            None if self.unlabeled is None else self.unlabeled.to(device),
+            change(self.train),
+            change(self.test),
+            None if self.unlabeled is None else change(self.unlabeled),
             self.normalize,
             self.notes,
             self.fit,
             self.value_range,
         )
-        moved._is_measured = self._is_measured  # which is not measured again
-        return moved
+        changed._is_measured = self._is_measured  # which is not measured again
+        return changed
 
     def _has_measured_normalize(self) -> bool:
         return self._is_measured or self.normalize == Normalize(*self.pretrain.moments())

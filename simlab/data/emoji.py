@@ -10,6 +10,7 @@ augmentation makes: `views_from="thing"`. data/make_emoji.py has drawn the files
 """
 
 import csv
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -78,11 +79,15 @@ def load_emoji(folder: str, download: bool) -> Dataset:
     return Dataset("emoji", train, test)
 
 
-def read_things() -> list[dict[str, str]]:
+def read_things() -> tuple[dict[str, str], ...]:
     """Rows of data/emoji/things.csv: a thing's code points, name, category, split and sources."""
-    path = _file("things.csv")
+    return _rows_of(_file("things.csv"))
+
+
+@functools.cache
+def _rows_of(path: Path) -> tuple[dict[str, str], ...]:
     with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+        return tuple(csv.DictReader(file))
 
 
 def emoji_source(images: Images, index: int) -> str:

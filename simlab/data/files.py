@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,14 +11,24 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from simlab.compute.distributed import share_of_cores
+
 from .headers import Header, common_mode, common_size, depth_of, note_traits, read_header
 from .notes import Notes, count
-from .pixels import Fit, Range, check_choices, image_tensor, is_deep, value_range_of
+from .pixels import (
+    Fit,
+    Range,
+    check_choices,
+    image_tensor,
+    is_deep,
+    reduce_jpeg,
+    value_range_of,
+)
 
 OnError = Literal["raise", "skip"]
 Reasons = dict[int, str]  # why images can't be decoded, by their indices
 
-THREADS = 4
+LEAST_THREADS = 4  # since some of them wait for the disk
 IMAGES_OF_A_TASK = 64  # that a thread reads in one go; a task for each image would be slower
 LISTED = 20  # broken files that an error lists; more are counted
 
@@ -45,6 +55,7 @@ class ImageFiles:
         mode: PIL's, "RGB" or "L" (grey).
         fit: "cut" takes the square in the middle, "squeeze" all of an image.
         value_range: the values that become 0 and 255, in images of more than 8 bits.
+        threads: how many of them read; no part of what is read.
     """
 
     paths: tuple[Path, ...]
@@ -52,6 +63,7 @@ class ImageFiles:
     mode: str
     fit: Fit = "cut"
     value_range: Range | None = None
+    threads: int = field(default=LEAST_THREADS, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -89,21 +101,31 @@ class ImageFiles:
         def read_into(index: int) -> None:
             images[index] = self._decode(index)
 
-        _, reasons = in_threads(read_into, len(self), label)
+        _, reasons = in_threads(read_into, len(self), label, self.threads)
         return images, reasons
 
     def broken(self, label: str = "") -> Reasons:
         """Why images can't be decoded, by their indices: every image is decoded once."""
-        _, reasons = in_threads(lambda index: _ignore(self._decode(index)), len(self), label)
+
+        def decode(index: int) -> None:
+            self._decode(index)  # the image is dropped, so that memory holds few
+
+        _, reasons = in_threads(decode, len(self), label, self.threads)
         return reasons
 
     def _decode(self, index: int) -> Tensor:
         with Image.open(self.paths[index]) as image:
+            reduce_jpeg(image, self.size)
             return image_tensor(image, self.size, self.mode, self.fit, self.value_range)
 
 
 def image_files(
-    paths: Sequence[Path], notes: Notes, image_size: int = 0, channels: int = 0, fit: Fit = "cut"
+    paths: Sequence[Path],
+    notes: Notes,
+    image_size: int = 0,
+    channels: int = 0,
+    fit: Fit = "cut",
+    threads: int = 0,
 ) -> tuple[ImageFiles, Reasons]:
     """The files, to be read at one size and in one mode that are chosen from all their headers.
 
@@ -113,16 +135,23 @@ def image_files(
         image_size: side in pixels; 0: the median of the shorter sides.
         channels: 1 for grey, 3 for colour, 0 for colour where any image has it.
         fit: see `ImageFiles`.
+        threads: how many of them read; 0: as many as cores are there for this process, 4 at least.
 
     Returns:
         The files, and why some of them have no header.
 
     Raises:
-        ValueError: for a choice that does not exist, and for integers beside floats.
+        ValueError: for a choice that does not exist, a negative number of threads, and for
+            integers beside floats.
         BrokenImageError: where not one file has a header.
     """
     check_choices(channels, fit)
-    results, reasons = in_threads(lambda index: read_header(paths[index]), len(paths))
+    if threads < 0:
+        raise ValueError(f"threads={threads}: expected at least 0")
+    threads = threads or max(share_of_cores(), LEAST_THREADS)
+    results, reasons = in_threads(
+        lambda index: read_header(paths[index]), len(paths), threads=threads
+    )
     headers: list[Header] = [header for header in results if header is not None]
     if not headers:
         raise BrokenImageError(paths, reasons)
@@ -134,11 +163,11 @@ def image_files(
     if depth:
         deep = [p for p, h in zip(paths, results, strict=True) if h is not None and is_deep(h.mode)]
         value_range = _common_range(deep, depth, notes)
-    return ImageFiles(tuple(paths), size, mode, fit, value_range), reasons
+    return ImageFiles(tuple(paths), size, mode, fit, value_range, threads), reasons
 
 
 def in_threads(
-    function: Callable[[int], Any], number: int, label: str = ""
+    function: Callable[[int], Any], number: int, label: str = "", threads: int = LEAST_THREADS
 ) -> tuple[list[Any], Reasons]:
     """The function of 0 .. number - 1, by threads, with a progress bar where there is a label.
 
@@ -161,7 +190,7 @@ def in_threads(
         for start in range(0, number, IMAGES_OF_A_TASK)
     ]
     bar = tqdm(total=number, desc=label, unit=" images", disable=not label, leave=False)
-    with ThreadPoolExecutor(THREADS) as pool, bar:
+    with ThreadPoolExecutor(threads) as pool, bar:
         for done in pool.map(do_block, blocks):
             bar.update(done)
     return results, dict(sorted(reasons.items()))
@@ -195,7 +224,3 @@ def _reason(error: Exception) -> str:
             "PIL.Image.MAX_IMAGE_PIXELS to more than its pixels before you load"
         )
     return str(error) or type(error).__name__
-
-
-def _ignore(_: object) -> None:
-    """Drop a result, so that it is not kept in memory."""

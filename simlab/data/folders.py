@@ -25,7 +25,6 @@ from simlab.augment import Normalize
 from .dataset import Dataset
 from .file_digests import file_digests
 from .files import (
-    THREADS,
     BrokenImageError,
     ImageFiles,
     OnError,
@@ -54,6 +53,7 @@ def load_folder(
     channels: int = 0,
     fit: Fit = "cut",
     on_error: OnError = "raise",
+    threads: int = 0,
 ) -> Dataset:
     """Load the images below `folder`; see the module's head.
 
@@ -65,6 +65,8 @@ def load_folder(
         channels: 1 for grey, 3 for colour; 0 for colour where any image has it.
         fit: "cut" takes the square in the middle of an image, "squeeze" all of it.
         on_error: "raise" names all images that can't be decoded, "skip" leaves them out.
+        threads: how many of them read images; 0: as many as cores are there for this process, 4 at
+            least.
 
     Returns:
         The dataset; its notes say what was left out, converted or chosen.
@@ -85,7 +87,7 @@ def load_folder(
     labels = {name: _labels(files, classes) for name, files in splits.items()}
 
     paths = [path for files in splits.values() for path, _ in files]
-    files, reasons = image_files(paths, notes, image_size, channels, fit)
+    files, reasons = image_files(paths, notes, image_size, channels, fit, threads)
     pixels = None
     is_streamed = files.decoded_bytes > fits
     if not is_streamed:
@@ -246,7 +248,7 @@ class StreamedImages(Images):
 
     def batches(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Give (index, uint8 images) for one batch of `order` [M] after the other, read ahead."""
-        pool = ThreadPoolExecutor(THREADS)
+        pool = ThreadPoolExecutor(self.files.threads)
         started: deque[tuple[Tensor, list[Future]]] = deque()
 
         def oldest() -> tuple[Tensor, Tensor]:
@@ -271,6 +273,14 @@ class StreamedImages(Images):
             raise BrokenImageError(paths, reasons)
         labels = self.labels.cpu()[index.cpu()]
         return Images(images, labels, self.classes, normalize=self.normalize).to(self.device)
+
+    def select(self, index: Tensor) -> Images:
+        """The images at `index` [M], decoded into memory where they fit there, else streamed."""
+        files = replace(self.files, paths=tuple(self.files.paths[i] for i in index.tolist()))
+        if files.decoded_bytes <= FITS:
+            return self.subset(index)
+        labels = self.labels[index.to(self.device)]
+        return StreamedImages(files, labels, self.classes, self.normalize)
 
     def check_files(self) -> None:
         """Decode every image once.
@@ -299,6 +309,11 @@ class StreamedImages(Images):
         for digest in file_digests(self.files.paths):
             h.update(digest.encode())
         return h.hexdigest()[:DIGEST_LENGTH]
+
+    def with_threads(self, threads: int) -> "StreamedImages":
+        """The same images, decoded by so many threads."""
+        files = replace(self.files, threads=threads)
+        return StreamedImages(files, self.labels, self.classes, self.normalize)
 
     def with_normalize(self, normalize: Normalize) -> "StreamedImages":
         """The same images, to be normalised by `normalize`."""

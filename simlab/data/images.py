@@ -89,6 +89,10 @@ class Images:
             factors=self.factors[index] if self.factor_names else self.factors,
         )
 
+    def select(self, index: Tensor) -> "Images":
+        """As `subset`; of streamed images, which may not fit in memory, they may be streamed."""
+        return self.subset(index)
+
     def factor_targets(self) -> dict[str, Tensor]:
         """Each factor that is a quantity by its name, as a regression's targets [N, T].
 
@@ -117,6 +121,10 @@ class Images:
         h.update(self.images.cpu().contiguous().numpy().data)
         h.update(self.labels.cpu().contiguous().numpy().data)
         return h.hexdigest()[:DIGEST_LENGTH]
+
+    def with_threads(self, threads: int) -> "Images":
+        """The same images: those in memory need no threads, unlike streamed ones."""
+        return self
 
     def with_normalize(self, normalize: Normalize) -> "Images":
         """The same images, to be normalised by `normalize`."""

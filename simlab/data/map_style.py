@@ -41,6 +41,9 @@ def from_dataset(
 ) -> Dataset:
     """A dataset of simlab's from one with a length and an index, read once into memory as uint8.
 
+    What does not fit there is refused: write it into a folder with one folder for each class, which
+    `load_data` streams from the disk.
+
     Its items are (image, label, ...), an image alone, or rows: dictionaries, as Hugging Face's
     datasets have them. An image is PIL's, or an array or tensor of 0 .. 255 or of floats in 0 .. 1;
     leave out random augmentation and normalisation: simlab has both.
@@ -83,7 +86,7 @@ def from_dataset(
     pixels = [with_channels(images, width) for images in pixels]
     names = classes or _known_classes(dataset, sources[0].label_key)
     indices, names = index_labels(labels, names, notes)
-    return assemble(type(dataset).__name__, pixels, indices, names, groups, seed, notes)
+    return assemble(type(dataset).__name__, pixels, indices, names, groups, seed, notes, fit)
 
 
 @dataclass(frozen=True)
@@ -211,7 +214,8 @@ def _check_size(plan: Plan, number: int, fits: int) -> None:
         raise ValueError(
             f"{number:,} images at image_size={plan.size} take up to {needed / 2**30:.1f} GB: "
             f"expected at most {fits / 2**30:.1f} GB; give a smaller image_size, a larger fits, or "
-            "load a folder of image files, which is streamed"
+            'write them into a folder, image.save(f"photos/{label}/{index}.png"), and load that: '
+            "load_data streams it"
         )
 
 

@@ -3,6 +3,10 @@
 PIL would show an image that says "rotate me" as it is stored, let the hidden colours behind
 transparency show, and cut values above 255 off. Here the orientation in EXIF is applied, what is
 transparent is composed on white, and values of more than 8 bits are scaled by a stated range.
+
+A JPEG file that is much larger than the square that it becomes is decoded at a half, a quarter or
+an eighth of its size, which JPEG's blocks of 8 x 8 pixels allow: a photo of 4000 x 3000 pixels then
+takes 0.6 MB of memory in the place of 36, and a fraction of the time.
 """
 
 import contextlib
@@ -17,6 +21,7 @@ Fit = Literal["cut", "squeeze"]
 Range = tuple[float, float]  # values that become 0 and 255
 
 GREY_MODES = ("1", "L", "LA", "La")
+JPEG_REDUCED_TO = 4  # times the side wanted: what is left to resize is antialiased as ever
 ORIENTATION_KEYS = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 
 
@@ -50,6 +55,17 @@ def image_tensor(
     return torch.from_numpy(pixels.reshape(size, size, -1)).permute(2, 0, 1)  # [H, W, C] -> C first
 
 
+def reduce_jpeg(image: Image.Image, size: int) -> None:
+    """Let a JPEG file that was just opened be decoded smaller; nothing happens to other images.
+
+    Args:
+        image: changed in place, so one that nobody else has.
+        size: side in pixels of the square that will be made of it.
+    """
+    at_least = JPEG_REDUCED_TO * size
+    image.draft(None, (at_least, at_least))
+
+
 def eight_bits(image: Image.Image, mode: str, value_range: Range | None = None) -> Image.Image:
     """The image upright and in one of the modes "L" (grey) and "RGB".
 
@@ -64,7 +80,7 @@ def eight_bits(image: Image.Image, mode: str, value_range: Range | None = None) 
     image.load()
     if any(key in image.info for key in ORIENTATION_KEYS):
         with contextlib.suppress(Exception):  # a damaged EXIF block says nothing; PIL raises a lot
-            ImageOps.exif_transpose(image, in_place=True)
+            image = ImageOps.exif_transpose(image)  # the one given stays as it is
     if is_deep(image.mode):
         if value_range is None:
             raise ValueError(f"an image of mode {image.mode} needs value_range=(low, high)")

@@ -39,6 +39,7 @@ def load_data(
     channels: int = 0,
     fit: Fit = "cut",
     on_error: OnError = "raise",
+    threads: int = 0,
 ) -> Dataset:
     """Load a dataset by name, or a folder of images by its path.
 
@@ -53,6 +54,8 @@ def load_data(
         fit: for a folder's images: "cut" takes the square in the middle, "squeeze" all of each.
         on_error: for a folder's images: "raise" names all that can't be decoded, "skip" leaves them
             out.
+        threads: for a folder's images: how many threads read them. 0: as many as cores are there
+            for this process, 4 at least.
 
     Returns:
         The dataset; its `notes` say what was left out, converted or chosen.
@@ -69,7 +72,15 @@ def load_data(
         _check_named(data, image_size, fit, on_error)
         return _with_channels(data, channels).to(device)
     if _is_path(name):
-        return load_folder(name, image_size, device, channels=channels, fit=fit, on_error=on_error)
+        return load_folder(
+            name,
+            image_size,
+            device,
+            channels=channels,
+            fit=fit,
+            on_error=on_error,
+            threads=threads,
+        )
     raise ValueError(
         f"dataset {name!r} is unknown{near(name, DATASETS)}; a folder of images is given by its "
         "path"

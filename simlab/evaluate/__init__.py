@@ -7,7 +7,12 @@
 - `collapse`: measures of a feature matrix; `diagnosis`: the same in words.
 - `readout`: what a linear map can read from each layer.
 - `stitching`: one network's first half with another one's second half.
+- `bench`: `evaluate` judges any encoder by all of this, and by fine-tuning. It stands above
+  `simlab.train`, so it is imported when its names are first used.
 """
+
+import importlib
+from typing import TYPE_CHECKING
 
 from .collapse import alignment, collapse_metrics, effective_rank, raw_std, spectrum
 from .diagnosis import (
@@ -33,16 +38,22 @@ from .probe import Features, Probe, encode, linear_probe, predictions, probe_tab
 from .readout import factor_scores, ridge_r2, what_is_kept
 from .stitching import Stitched, StitchedNetwork, stitch
 
+if TYPE_CHECKING:
+    from .bench import Evaluation, Input, Settings, evaluate
+
 __all__ = [
     "COMPLETE_STD_RATIO",
     "WARN_STD_RATIO",
     "Counted",
     "Diagnosis",
+    "Evaluation",
     "Features",
+    "Input",
     "KnnResult",
     "LinearProbe",
     "Probe",
     "SGDProbe",
+    "Settings",
     "Stitched",
     "StitchedNetwork",
     "accuracy",
@@ -52,6 +63,7 @@ __all__ = [
     "diagnose",
     "effective_rank",
     "encode",
+    "evaluate",
     "factor_scores",
     "features",
     "has_labels",
@@ -74,3 +86,14 @@ __all__ = [
     "stratified",
     "what_is_kept",
 ]
+
+_OF_BENCH = ("Evaluation", "Input", "Settings", "evaluate")
+
+
+def __getattr__(name: str) -> object:
+    """Import a name of `bench` when it is first used (PEP 562)."""
+    if name not in _OF_BENCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.bench"), name)
+    globals()[name] = value
+    return value

@@ -7,6 +7,7 @@
 - `run`: the folder of one run.
 - `neighbours`, `reuse`: stored runs that are nearly the one asked for, and going on from one.
 - `store`: where runs are kept, and how one is claimed by its configuration.
+- `config_file`: a configuration from a file, such as that of a stored run.
 - `load`: open a finished run with its encoder and its dataset; `description`: how it is built.
 - `preprocessing`, `export`: what an encoder expects of images; what uses it without simlab.
 - `comparing`: how similar the layers of finished runs are.
@@ -15,6 +16,7 @@
 
 from .code import object_digest
 from .comparing import compare_runs
+from .config_file import read_config
 from .description import describe_encoder
 from .files import digest, read_json, write_bytes, write_json
 from .identity import SOURCES_AT_IMPORT, code_digest, training_sources
@@ -43,6 +45,7 @@ __all__ = [
     "load_run",
     "module_digest",
     "object_digest",
+    "read_config",
     "read_json",
     "runs_folder",
     "save_metrics",

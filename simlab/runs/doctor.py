@@ -11,9 +11,10 @@ import torch
 from simlab.compute import resolve_device, resolve_precision
 from simlab.data import DATASETS, load_data
 
+from .sources import simlab_version
 from .store import runs_folder
 
-PACKAGES = ("simlab", "torch", "torchvision", "numpy", "jupyterlab", "papermill")
+PACKAGES = ("torch", "torchvision", "numpy", "jupyterlab", "papermill")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 OPTIONAL = {"dask": "sweeps on several machines", "pytest": "the tests"}
 
@@ -24,7 +25,7 @@ def report() -> str:
     fast = resolve_precision("auto", device)
     precisions = ", ".join(dict.fromkeys(["float32", fast]))
     backends = "gloo and nccl" if torch.cuda.is_available() else "gloo"
-    facts = {"python": sys.version.split()[0]}
+    facts = {"python": sys.version.split()[0], "simlab": simlab_version()}
     facts |= {name: _version(name) for name in PACKAGES}
     facts |= {
         "devices": f"{', '.join(_devices())}; auto is {device}",
@@ -41,9 +42,10 @@ def report() -> str:
 
 
 def _version(package: str) -> str:
-    if importlib.util.find_spec(package) is None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
         return "not installed"
-    return importlib.metadata.version(package)
 
 
 def _devices() -> list[str]:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from simlab.compute import channels_last, resolve_device
-from simlab.config import PretrainConfig, SupervisedConfig, TrainConfig, make_config
+from simlab.config import PretrainConfig, SupervisedConfig, TrainConfig, images_of, make_config
 from simlab.data import DATASETS, Dataset, load_data
 
 from .description import build_described
@@ -62,7 +62,12 @@ def load_data_of(run: Run, folder: str = "", device: str = "auto", other: str = 
     config = config_of(run)
     is_folder = config.data not in DATASETS
     name = _folder_of_images(run, folder) if is_folder else config.data
-    data = load_data(name, "" if is_folder else folder, False, config.image_size, where)
+    arguments = images_of(config) | {"name": name, "download": False}
+    arguments["folder"] = "" if is_folder else folder
+    arguments["channels"] = run.description.get("preprocessing", {}).get("channels", 0)
+    if is_folder:
+        arguments["on_error"] = "skip"  # as perhaps then: the digest tells whether all are there
+    data = load_data(**arguments, device=where)
     if data.digest() != run.identity.get("data"):
         raise ValueError(
             f"{name} is not the dataset that {run.folder} learned from: its images differ. Other "
@@ -92,10 +97,13 @@ def _folder_of_images(run: Run, folder: str) -> str:
 def _other_data(run: Run, name: str, folder: str, device: torch.device) -> Dataset:
     """Other images, as the run's encoder expects them."""
     expected = run.preprocessing
-    size = 0 if name in DATASETS else expected.size
-    data = load_data(name, folder, image_size=size, device=device)
+    if name in DATASETS:
+        data = load_data(name, folder, device=device)
+    else:
+        data = load_data(name, folder, image_size=expected.size, device=device, fit=expected.fit)
     train, test = expected.split(data.train), expected.split(data.test)
-    return Dataset(data.name, train, test, normalize=expected.normalize).to(device)
+    normalize = expected.normalize
+    return Dataset(data.name, train, test, normalize=normalize, fit=expected.fit).to(device)
 
 
 def config_of(run: Run) -> TrainConfig:

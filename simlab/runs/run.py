@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from simlab.evaluate import features
 
-from .export import export_encoder
+from .export import Weights, export_encoder
 from .files import (
     digest,
     name_in_errors,
@@ -165,17 +165,18 @@ class Run:
         split = self.preprocessing.split(images).to(device)
         return features(self.encoder, split, batch_size)
 
-    def export(self, folder: str | Path) -> Path:
+    def export(self, folder: str | Path, weights: Weights = "pt") -> Path:
         """Write the encoder for programs that have torch and not simlab.
 
         Args:
             folder: Where to: encoder.pt2, encoder.pt, encoder.json and load_encoder.py.
+            weights: "pt", or "safetensors" for encoder.safetensors in the place of encoder.pt.
 
         Returns:
             The folder.
         """
         _ = self.preprocessing
-        return export_encoder(self.encoder, self.description, folder)
+        return export_encoder(self.encoder, self.description, folder, weights)
 
     # ---------------------------------------------------------------------------------- writing
 

@@ -131,9 +131,14 @@ class LossSimTracker:
                 cosines[name] = cosine
         return cosines
 
-    def collapse_warning(self) -> str | None:
-        """Word which blocks' projectors have collapsed; None where none has."""
-        collapsed = self.collapsed()
+    def collapse_warning(self, collapsed: dict[str, float] | None = None) -> str | None:
+        """Word which blocks' projectors have collapsed; None where none has.
+
+        Args:
+            collapsed: What `collapsed` has found, where it is at hand.
+        """
+        if collapsed is None:
+            collapsed = self.collapsed()
         return worded(collapsed) if collapsed else None
 
     def draw_from(self, generator: torch.Generator | None) -> None:

@@ -13,7 +13,8 @@ Reading order:
 - comparison: `compare` as a few steps, of
   plan (what is computed), batches (the samples), passes (the models), sums (one pass over batches),
   sample_set (all samples at once), nulls (permutations), reasons (why something is NaN)
-- intervals: how sure a value is; positions: convolutional maps, each position a sample
+- pooling: flattened, averaged, cut into positions; positions: the same of maps that are at hand
+- intervals: how sure a value is
 - result and info: what comes back; figures: how it is drawn
 - preview: a look at the layers before anything runs; compat: simtorch's API
 """

@@ -17,8 +17,9 @@ from .info import Info
 from .inputs import Batch, Forward, joined
 from .intervals import groups_left_out, random_halves
 from .nulls import permuted_products
-from .passes import Passes, Pick, Pool
+from .passes import Passes, Pick
 from .plan import Confounder, Plan
+from .pooling import Pool
 from .reader import Reading, Wanted
 from .reasons import explain
 from .registry import Measures, resolve_measures
@@ -73,7 +74,9 @@ def compare(
             do.
         pool: "flatten", "mean" (over positions or tokens, wherever the channels lie), "mean_first"
             or "mean_last" (where it is not known: they are the first or the last axis), "cls" or a
-            function of the output; or {model's name: pool}.
+            function of the output; or {model's name: pool}. "positions" makes every position of a
+            map, or token, a sample and the channels its features; "positions 4" averages maps onto
+            a grid of 4 x 4 first, which layers of different sizes need.
         samples: take the first that many samples as one set, which all measures but the CKA family
             need; None for one pass over all batches, and for all samples of stored features.
         null: number of permutations of the samples for a null distribution; needs `samples`.
@@ -113,6 +116,8 @@ def compare(
         confounder = aligned_confounder(confounder, entries)
     plan = Plan(chosen, options, estimator, confounder, samples, null, resamples)
     passes = Passes(entries.models, layers, entries.streams, pool)
+    if plan.regresses_confounder and passes.takes_positions:
+        raise ValueError('deconfounded_cka is of whole images, and pool="positions" is not')
     if samples is not None and samples == entries.samples:
         _check_memory(passes, samples, memory)
     sums = KernelSums(plan)
@@ -128,8 +133,8 @@ def compare(
             _add_values(result, plan, sums, set_measures)
             _add_nulls(result, plan, sums.centred, set_measures, seed)
             if resamples:
-                values_of = partial(_values_of_subset, result, plan, passes, batches, memory)
-                _add_resampled(result, values_of, resamples, seed)
+                values_of = partial(_values_of_subset, result, passes, batches, memory)
+                _add_resampled(result, plan, values_of, seed)
     explain(result, plan, sums)
     return result
 
@@ -182,7 +187,8 @@ def _stream(passes: Passes, batches: Batches, sums: KernelSums) -> None:
         return gram.centred_gram(features)
 
     for batch in batches:
-        grams, units = stacked_grams(passes.forward(batch, to_gram), len(batch[0]))
+        layers = passes.forward(batch, to_gram)
+        grams, units = stacked_grams(layers, passes.rows_of(len(batch[0])))
         sums.add(grams, batch[0].first, units)
 
 
@@ -244,8 +250,13 @@ def _add_nulls(
 ) -> None:
     """Add every measure's values [P, T, T] with the second layer's samples permuted."""
     generator = torch.Generator().manual_seed(seed)
-    n = set_measures.sample_set.n
-    orders = [torch.randperm(n, generator=generator) for _ in range(plan.null)]
+    n = result.info.samples
+    positions = set_measures.sample_set.n // n  # of one image stay together
+    orders = []
+    for _ in range(plan.null):
+        order = torch.randperm(n, generator=generator)
+        rows = order[:, None] * positions + torch.arange(positions)  # [n, positions]
+        orders.append(rows.flatten())
     for name, measure in plan.measures.items():
         if not orders:
             continue
@@ -261,23 +272,29 @@ def _add_nulls(
 
 
 def _add_resampled(
-    result: Result, values_of: Callable[[Tensor], Values], resamples: int, seed: int
+    result: Result, plan: Plan, values_of: Callable[[Plan, Tensor], Values], seed: int
 ) -> None:
-    """Add every measure's values of all samples but one group each, and of halves of them."""
+    """Add every measure's values of halves of the samples, and of all but one group each."""
     n = result.info.samples
-    without = [values_of(rest) for rest in groups_left_out(n, resamples, seed)]
-    halves = [list(map(values_of, cut)) for cut in random_halves(n, resamples // 2, seed)]
+    rests = groups_left_out(n, plan.resamples, seed)
+    cuts = random_halves(n, plan.resamples // 2, seed)
+    halves = [[values_of(plan, half) for half in cut] for cut in cuts]
     for name in result.values:
-        result.without[name] = np.stack([values[name] for values in without])
         result.halves[name] = np.array([[half[name] for half in cut] for cut in halves])
+    jackknifed = {name: m for name, m in plan.measures.items() if m.jackknifed}
+    if not jackknifed:
+        return
+    without = [values_of(plan.only(jackknifed), rest) for rest in rests]
+    for name in jackknifed:
+        result.without[name] = np.stack([values[name] for values in without])
 
 
 def _values_of_subset(
     result: Result,
-    plan: Plan,
     passes: Passes,
     batches: list[list[Batch]],
     memory: int,
+    plan: Plan,
     index: Tensor,
 ) -> Values:
     """Compute every measure's values [T, T] of the samples at `index` alone."""

@@ -12,6 +12,13 @@ twice (Efron & Stein 1981). So this is estimated as well, and subtracted once: c
 halves, a mean of single samples has the same mean over both halves whatever the cut, and one of
 pairs has not. The variance of that mean from cut to cut is the pairs' share.
 
+Where a few samples decide what the others contribute, leaving some out says little of what other
+samples would do. A sample's nearest neighbours change with each that goes, which the jackknife
+counts as often as there are neighbours; and other samples are held out of a regression when the
+folds are drawn anew. Intervals of such measures rest on the halves alone, which are independent
+sets of n/2 samples: half their mean squared difference estimates the variance at n/2 samples, and
+half of that the variance at n, as it falls with 1/n for them (subsampling: Politis & Romano 1994).
+
 The true value that an interval is for is the mean of the measure over all sets of as many samples.
 Several measures depend on this number (mutual kNN, CCA, all biased ones); an interval does not take
 that away.
@@ -86,18 +93,33 @@ def jackknife_variance(
     return variance, np.maximum(degrees, 1)
 
 
-def jackknife_interval(
+def halving_variance(halves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Estimate the variance of a value from those of halves of the samples.
+
+    Args:
+        halves: of both halves of R cuts [R, 2, ...].
+
+    Returns:
+        The variance and its degrees of freedom, [...] each; NaN where one of the values is.
+    """
+    difference = halves[:, 0] - halves[:, 1]  # [R, ...]
+    variance = (difference**2).mean(0) / 4
+    return variance, np.full_like(variance, len(halves))
+
+
+def interval_of(
     value: np.ndarray,
-    without: np.ndarray,
+    without: np.ndarray | None,
     halves: np.ndarray | None = None,
     level: float = 0.95,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Make an interval around a value of all samples; see `jackknife_variance`.
+    """Make an interval around a value of all samples, from values of parts of them.
 
     Args:
         value: of all samples [...].
-        without: without one of G groups each [G, ...].
-        halves: of both halves of R cuts [R, 2, ...], or None.
+        without: without one of G groups each [G, ...], see `jackknife_variance`; None of a measure
+            that is not `jackknifed`.
+        halves: of both halves of R cuts [R, 2, ...]; None of groups that are batches.
         level: how often such intervals are to hold the true value.
 
     Returns:
@@ -110,6 +132,10 @@ def jackknife_interval(
 
     if not 0 < level < 1:
         raise ValueError(f"level={level}: expected a share between 0 and 1, such as 0.95")
-    variance, degrees = jackknife_variance(without, halves)
+    if without is not None:
+        variance, degrees = jackknife_variance(without, halves)
+    else:
+        assert halves is not None
+        variance, degrees = halving_variance(halves)
     half_width = stdtrit(degrees, (1 + level) / 2) * np.sqrt(variance)
     return value - half_width, value + half_width

@@ -24,72 +24,18 @@ from .blame import blamed
 from .features import FeatureTable
 from .info import Layer
 from .inputs import Batch, Forward
+from .pooling import (
+    NEEDS_CHANNELS,
+    Pool,
+    PositionsPool,
+    pooled,
+    read_pool,
+    refuse_mixed_positions,
+    unknown_channels,
+)
 
-Pool = str | Callable[[Tensor], Tensor]
 Use = Callable[[int, Tensor], Any]
-POOLS = ("flatten", "mean", "mean_first", "mean_last", "cls")
 MAX_LISTED = 5  # layers in an error
-
-
-def pooled(x: Tensor, pool: Pool, channels: int | None = None) -> Tensor:
-    """Pool an output over its positions or tokens.
-
-    Args:
-        x: [n, C, *positions] or [n, *positions, C], [n, D] or [n].
-        pool: "flatten": as it is; "mean": over all positions or tokens (global average);
-            "mean_first" and "mean_last": likewise, for channels that are the first axis behind the
-            samples or the last one, whatever `channels` says; "cls": the first token of
-            [n, tokens, D]; or a function of the output.
-        channels: the axis of channels; None if not known.
-
-    Returns:
-        [n, ...], with at least two dimensions unless a function says otherwise.
-
-    Raises:
-        ValueError: an unknown name, "cls" for a map, or channels that are not known.
-    """
-    if callable(pool):
-        return pool(x.contiguous())  # it may use `view`
-    one_of(pool, POOLS, "pool")
-    if x.dim() == 1:
-        return x[:, None]
-    if pool == "flatten" or x.dim() == 2:
-        return x
-    if pool == "mean_first":
-        channels = 1
-    elif pool == "mean_last":
-        channels = x.dim() - 1
-    elif channels is None:
-        raise ValueError(unknown_channels(pool, x))
-    if pool == "cls":
-        return _first_token(x, channels)
-    if channels == 1:
-        return x.flatten(2).mean(2)
-    positions = [axis for axis in range(1, x.dim()) if axis != channels]
-    return x.mean(positions)
-
-
-def unknown_channels(pool: str, x: Tensor) -> str:
-    """Say what to pass where it cannot be known which axis holds the channels."""
-    shape = ", ".join(["n", *map(str, x.shape[1:])])
-    hint = 'pool="mean_last" or "mean_first", if they are the last or the first one'
-    if pool == "cls":
-        hint = "pool=lambda x: x[:, 0], if the tokens are the first one"
-    return (
-        f"pool={pool!r}: which axis of its output [{shape}] holds the channels is not known; "
-        f"give {hint}, or choose a tensor [n, D] with pick="
-    )
-
-
-def _first_token(x: Tensor, channels: int) -> Tensor:
-    """[n, tokens, D] -> [n, D]."""
-    if x.dim() > 3 or channels == 1:
-        raise ValueError(
-            f'pool="cls" takes the first token of [n, tokens, D], got {tuple(x.shape)} with '
-            f"channels in axis {channels}; "
-            'give each model its own: pool={"vit": "cls", "resnet": "mean"}'
-        )
-    return x[:, 0]
 
 
 @dataclass
@@ -135,6 +81,8 @@ class Passes:
         watched_as: {model's name: its index in `watched`}.
         rows: {(index in `watched`, layer): row}, in the order of the rows.
         notes: {(index in `watched`, layer): what went wrong with it}.
+        positions: how many rows of features each sample has: 1, or its positions where each of them
+            is a sample; None before the first layer has told.
     """
 
     def __init__(
@@ -150,6 +98,7 @@ class Passes:
         self.notes: dict[tuple[int, str], str] = {}
         self._uncalled: set[tuple[int, str]] = set()
         self.batches = 0
+        self.positions: int | None = None
         self._formats: list[torch.memory_format] = []
         self._forwards: list[Callable[..., None]] = []
         for name, model in models.items():
@@ -159,13 +108,14 @@ class Passes:
             watched = WatchedModel(
                 unwrap(model),
                 stream=streams[name],
-                pool=_of_model(pool, name, models, "pool"),
+                pool=read_pool(_of_model(pool, name, models, "pool")),
                 names=names,
                 left_out=left_out_layers(model) if of_model is None else None,
             )
             if watched not in self.watched:
                 self.watched.append(watched)
             self.watched_as[name] = self.watched.index(watched)
+        refuse_mixed_positions({name: self.watched[i].pool for name, i in self.watched_as.items()})
         for index, watched in enumerate(self.watched):
             for layer in watched.names:
                 self.notes[index, layer] = why_not_called(watched.model, layer)
@@ -275,10 +225,17 @@ class Passes:
         row.shape = tuple(output.shape[1:])
         row.channels = axes.channels
         pool = self.watched[index].pool
-        if axes.channels is None and output.dim() > 2 and pool in ("mean", "cls"):
+        if isinstance(pool, PositionsPool):
+            note = pool.unsuited(output, axes.channels)
+            if note:
+                self.notes.setdefault(key, note)
+                return
+        elif axes.channels is None and output.dim() > 2 and pool in NEEDS_CHANNELS:
             self.notes.setdefault(key, unknown_channels(pool, output))
             return
+        samples = len(output)
         output = pooled(output, pool, axes.channels)
+        self._count_positions(len(output) // samples, pool)
         size = output[0].numel()
         if self._one_set and row.size not in (0, size):
             raise ValueError(
@@ -287,6 +244,23 @@ class Passes:
             )
         row.size = size
         self._results[row.index] = self._use(row.index, output)
+
+    def _count_positions(self, positions: int, pool: Pool) -> None:
+        """Refuse a layer with other positions than the layers before it, or with too many."""
+        if not isinstance(pool, PositionsPool):
+            return
+        if self.positions is None:
+            self.positions = positions
+        pool.check(positions, self.positions, self._batch_size)
+
+    @property
+    def takes_positions(self) -> bool:
+        """Whether each position of a map is a sample."""
+        return any(isinstance(watched.pool, PositionsPool) for watched in self.watched)
+
+    def rows_of(self, samples: int) -> int:
+        """How many rows of features that many samples have."""
+        return samples * (self.positions or 1)
 
     def layers(self) -> list[Layer]:
         """One entry for each model and layer, in order of first execution."""

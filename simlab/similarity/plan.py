@@ -55,6 +55,10 @@ class Plan:
             confounder = confounder[index]
         return replace(self, confounder=confounder, null=0, resamples=0)
 
+    def only(self, measures: Mapping[str, Measure]) -> Self:
+        """The same of some of the measures."""
+        return replace(self, measures=measures)
+
     def option(self, measure: str, name: str, default: Any) -> Any:
         """A measure's option, or its default."""
         return self.options.get(measure, {}).get(name, default)

@@ -16,8 +16,8 @@ def positions_as_samples(
         x, y = positions_as_samples(map_of_one_layer, map_of_another, count=1000)
         cka_similarity(x, y)
 
-    Positions of one image are not independent: intervals and null distributions, which take rows
-    for independent, come out too narrow.
+    (`compare(..., pool="positions")` does so to all layers.) Positions of one image are not
+    independent: a null distribution that permutes rows comes out too narrow.
 
     Args:
         maps: [N, C, H, W] each; C may differ.
@@ -38,7 +38,7 @@ def positions_as_samples(
         if len(one) != len(maps[0]):
             raise ValueError(f"the images must correspond: {len(maps[0])} and {len(one)}")
     if size is not None:
-        maps = tuple(_averaged(one, size) for one in maps)
+        maps = tuple(averaged(one, size) for one in maps)
     sizes = {tuple(one.shape[2:]) for one in maps}
     if len(sizes) > 1:
         text = " and ".join(f"{height} x {width}" for height, width in sorted(sizes))
@@ -56,7 +56,7 @@ def positions_as_samples(
     return [one[chosen.to(one.device)] for one in rows]
 
 
-def _averaged(one: Tensor, size: int) -> Tensor:
+def averaged(one: Tensor, size: int) -> Tensor:
     """Average a map over the parts of a grid [size, size]; it is never enlarged."""
     height, width = one.shape[2:]
     if not 1 <= size <= min(height, width):

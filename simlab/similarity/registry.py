@@ -59,6 +59,8 @@ class Measure:
         features: whether it needs the features themselves and not only their Gram.
         logits: whether it is of classifiers' outputs, and not of any features.
         cosine: whether matrices of samples are divided by their norms.
+        jackknifed: whether intervals come from leaving samples out; else from halves of them alone,
+            see `intervals`.
     """
 
     function: MeasureFunction | None = None
@@ -74,6 +76,7 @@ class Measure:
     features: bool = False
     logits: bool = False
     cosine: bool = True
+    jackknifed: bool = True
 
     def __post_init__(self) -> None:
         one_of(self.kind, KINDS, "kind")
@@ -142,9 +145,15 @@ MEASURES: dict[str, Measure] = {
     # where Y has as many features as there are samples
     "regression": Measure(kind="similarity", limits=(0, 1), pair=regression_similarity),
     # the same on samples held out from a ridge regression, and its correlation (Schrimpf 2018)
-    "predictivity": Measure(kind="similarity", limits=(0, 1), pair=predictivity_r2),
+    "predictivity": Measure(
+        kind="similarity", limits=(0, 1), pair=predictivity_r2, jackknifed=False
+    ),
     "predictivity_pearson": Measure(
-        kind="similarity", limits=(0, 1), pair=predictivity_pearson, features=True
+        kind="similarity",
+        limits=(0, 1),
+        pair=predictivity_pearson,
+        features=True,
+        jackknifed=False,
     ),
     # Spearman's correlation of the distances between samples (Kriegeskorte 2008)
     "rsa": Measure(kind="similarity", limits=(0, 1), sample_matrix=comparison_matrix),
@@ -160,7 +169,11 @@ MEASURES: dict[str, Measure] = {
     "rsa_kendall": Measure(kind="similarity", limits=(0, 1), symmetric=True, pair=rsa_kendall),
     # share of the k nearest neighbours in common (Huh 2024)
     "mutual_knn": Measure(
-        kind="similarity", limits=(0, 1), sample_matrix=shared_neighbours, cosine=False
+        kind="similarity",
+        limits=(0, 1),
+        sample_matrix=shared_neighbours,
+        cosine=False,
+        jackknifed=False,
     ),
     "mutual_knn_cosine": Measure(
         kind="similarity",
@@ -168,9 +181,12 @@ MEASURES: dict[str, Measure] = {
         sample_matrix=shared_neighbours,
         metric="cosine",
         cosine=False,
+        jackknifed=False,
     ),
     # CKA of the cosines of common nearest neighbours (Huh 2024)
-    "cknna": Measure(kind="similarity", limits=(0, 1), pair=cknna, metric="cosine"),
+    "cknna": Measure(
+        kind="similarity", limits=(0, 1), pair=cknna, metric="cosine", jackknifed=False
+    ),
     # share of samples with different predicted classes
     "disagreement": Measure(
         kind="distance",

@@ -11,7 +11,7 @@ import numpy as np
 from ..layers import one_of
 from . import gram, storage, tables
 from .info import Info, Layer
-from .intervals import MIN_GROUPS, jackknife_interval, sums_without_each
+from .intervals import MIN_GROUPS, interval_of, sums_without_each
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +34,7 @@ class Result:
         info: how it was made.
         group_sums: {measure of the CKA family: [G, T, T]}, sums over groups of batches.
         nulls: {measure: [P, T, T]}, with the samples permuted.
-        without: {measure: [G, T, T]}, without one of G groups of the samples each.
+        without: {measure that is `jackknifed`: [G, T, T]}, without one of G groups of samples each.
         halves: {measure: [R, 2, T, T]}, of both halves of R random cuts of the samples.
         reasons: {"model/layer": why its values are NaN, or why it has no row}.
         left_out: {"model/layer": why `layers=None` did not choose it}.
@@ -113,7 +113,7 @@ class Result:
 
     def has_interval(self, measure: str) -> bool:
         """Whether `interval` can be had: with resamples=, or CKA and its like of ten batches."""
-        return measure in self.without or (
+        return measure in self.halves or (
             measure in self.group_sums and self.info.batches >= MIN_GROUPS
         )
 
@@ -148,10 +148,10 @@ class Result:
             )
         value = self.values[measure]
         without = self.without.get(measure)
-        if without is None:
+        if measure not in self.halves:
             sums = sums_without_each(self.group_sums[measure])
             without = np.stack([self.values_from_sums(measure, rest) for rest in sums])
-        low, high = jackknife_interval(value, without, self.halves.get(measure), level)
+        low, high = interval_of(value, without, self.halves.get(measure), level)
         ends = self.info.limits[measure]
         if ends is not None and self.info.kinds[measure] != "measure":
             high = np.minimum(high, ends[1])

@@ -29,7 +29,7 @@ class SampleSet:
     Attributes:
         layers: by row, for each metric that measures of pairs need; and the euclidean one.
         matrices: {measure with a `sample_matrix`: the layers' [n, n] by row}.
-        n: number of samples.
+        n: number of samples: of images, or of their positions.
     """
 
     layers: list[ByMetric]
@@ -66,10 +66,10 @@ def represent(passes: Passes, batches: list[list[Batch]], plan: Plan, memory: in
     Raises:
         ValueError: the memory does not suffice.
     """
-    n = sum(len(batch[0]) for batch in batches)
     keep_features = any(measure.features for measure in plan.measures.values())
     # A first batch tells the shapes and types, which decide what fits.
     dtypes = passes.forward(batches[0], lambda row, output: output.dtype)
+    n = passes.rows_of(sum(len(batch[0]) for batch in batches))
     _refuse_other_than_logits(passes, plan)
     sizes = []
     for row, dtype in zip(passes.rows.values(), dtypes, strict=True):
@@ -151,7 +151,7 @@ def _features(
     dtypes: list[torch.dtype | None],
 ) -> Iterator[Tensor | None]:
     """Features [n, d] of the rows in `group`; None where they are missing or not finite."""
-    n = sum(len(batch[0]) for batch in batches)
+    n = passes.rows_of(sum(len(batch[0]) for batch in batches))
     buffers: dict[int, Tensor] = {}
     filled = dict.fromkeys(group, 0)  # samples so far
 

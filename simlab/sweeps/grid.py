@@ -1,6 +1,6 @@
-"""A sweep's grid: the points that words or values make of a notebook's parameters.
+"""A sweep's grid: the points that words or values make of a program's parameters.
 
-A name with a dot is an option of a method: method.temperature=.1,.2 runs the notebook with
+A name with a dot is an option of a method: method.temperature=.1,.2 runs the program with
 method="simclr temperature=0.1" and "simclr temperature=0.2", and is a column of numbers in the
 table.
 """
@@ -28,7 +28,7 @@ Point = dict[str, Any]
 
 
 def parse_grid(words: Iterable[str], parameters: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Read a grid from shell words, typed by the defaults of the notebook.
+    """Read a grid from shell words, typed by the defaults of what runs.
 
     `epochs=5,10`; `seed=0:3` and `0:10:2`, ranges without their end (int parameters only);
     `flag=true,false`; `name=a,b` or, where one is empty or has a comma, `name="a,b",""`; lists and
@@ -36,7 +36,7 @@ def parse_grid(words: Iterable[str], parameters: Mapping[str, Any]) -> dict[str,
 
     Args:
         words: name=values each.
-        parameters: The notebook's, with their defaults.
+        parameters: Of what runs, with their defaults.
 
     Returns:
         The values by name.
@@ -63,7 +63,7 @@ def _default_of(name: str, parameters: Mapping[str, Any]) -> Any:
     """Return the default of a parameter, or of an option of the method."""
     parameter, dot, option = name.partition(".")
     if parameter not in parameters:
-        raise ValueError(f"the notebook has no parameter {name!r}{near(parameter, parameters)}")
+        raise ValueError(f"there is no parameter {name!r}{near(parameter, parameters)}")
     if not dot:
         return parameters[name]
     if parameter != METHOD:
@@ -118,7 +118,7 @@ def grid_points(grid: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[
 
     Args:
         grid: By name a list, tuple or range of values; anything else is one value.
-        parameters: The notebook's, with their defaults.
+        parameters: Of what runs, with their defaults.
 
     Raises:
         ValueError: A name is unknown, a value is there twice, or there are no points or too many.

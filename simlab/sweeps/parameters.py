@@ -5,13 +5,13 @@ Strict, since papermill is not: it only warns of a misspelled parameter and runs
 
 import ast
 import contextlib
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
-import nbformat
-import papermill
-
+# what runs notebooks; simlab is loaded without them
+NOTEBOOK_PACKAGES = {"papermill": "papermill", "yaml": "pyyaml"}
 TYPES: dict[str, type] = {t.__name__: t for t in (bool, int, float, str, list, dict)}
 COLUMNS = ("point", "status", "duration", "error")  # the table's own names, which no parameter has
 
@@ -30,7 +30,11 @@ def read_parameters(notebook: str | Path) -> dict[str, Any]:
 
     Raises:
         ValueError: There is not one such cell, or a line in it is unclear.
+        ImportError: What runs notebooks is not installed.
     """
+    require_notebook_packages()
+    import papermill
+
     source = _parameters_cell(notebook)
     line = "..."
     parameters: dict[str, Any] = {}
@@ -53,7 +57,23 @@ def read_parameters(notebook: str | Path) -> dict[str, Any]:
     return parameters
 
 
+def require_notebook_packages() -> None:
+    """Check that notebooks can run here.
+
+    Raises:
+        ImportError: A package is missing; the message says how all of them are installed.
+    """
+    missing = [name for name in NOTEBOOK_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        install = " ".join(NOTEBOOK_PACKAGES.values())
+        raise ImportError(
+            f"a sweep over a notebook needs {', '.join(missing)}: pip install {install}"
+        )
+
+
 def _parameters_cell(notebook: str | Path) -> str:
+    import nbformat
+
     cells = []
     for cell in nbformat.read(notebook, 4).cells:
         if cell.cell_type == "code" and "parameters" in cell.metadata.get("tags", []):

@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.metadata
-import math
 import os
 import shlex
 import shutil
@@ -15,11 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import yaml
 
 from simlab.runs import code_digest, read_json, write_json
-
-from .parameters import papermill_path
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -27,28 +23,34 @@ THREAD_VARIABLES = (
     "OPENBLAS_NUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )
+PLACES = ("SIMLAB_RUNS", "SIMLAB_DATA")  # another machine's points shall find the same ones
 LONGEST_TRACEBACK = 20_000  # characters of a failed point's log that its status keeps
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a process, here or on a worker, needs to know to run one point.
+    """What a process, here or on another machine, needs to know to run one point.
 
     Attributes:
         folder: The point's folder.
-        notebook: The copy that runs.
-        cwd: The folder in which it runs, its original's.
-        changes: The parameters that differ from the notebook's defaults.
+        module: Of `python -m`: papermill or simlab.
+        arguments: The words behind it.
+        cwd: The folder in which it runs.
         parameters: All parameters.
-        threads: Threads of the process.
+        environment: Variables that its process gets beside those of whoever starts it.
     """
 
     folder: str
-    notebook: str
+    module: str
+    arguments: list[str]
     cwd: str
-    changes: dict[str, Any]
     parameters: dict[str, Any]
-    threads: int
+    environment: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        """The point's name."""
+        return Path(self.folder).name
 
 
 class Processes:
@@ -75,7 +77,7 @@ class Processes:
 
 
 def run_point(task: Task, processes: Processes | None = None) -> dict[str, Any]:
-    """Run one point in a process of its own, here or on a Dask worker.
+    """Run one point in a process of its own, here or on another machine.
 
     Args:
         task: The point.
@@ -101,7 +103,7 @@ def run_point(task: Task, processes: Processes | None = None) -> dict[str, Any]:
         "traceback": log[-LONGEST_TRACEBACK:] if error else None,
         "duration": time.time() - started,
         "started": started,
-        "threads": task.threads,
+        "threads": int(task.environment["OMP_NUM_THREADS"]),
         "versions": versions(),
     }
     write_json(folder / "status.json", status)
@@ -119,9 +121,9 @@ def start_process(task: Task) -> subprocess.Popen[bytes]:
     script = Path(__file__).with_name("point_process.py")
     with open(folder / "log", "wb") as log:
         return subprocess.Popen(
-            [sys.executable, str(script), str(lock), *papermill_arguments(task)],
-            cwd=folder,
-            env=os.environ | environment_of(task),
+            [sys.executable, str(script), str(lock), task.module, *task.arguments],
+            cwd=task.cwd,
+            env=os.environ | task.environment,
             stdout=log,
             stderr=log,
             stdin=subprocess.PIPE,
@@ -139,51 +141,35 @@ def _error_of(exit_code: int, folder: Path, log: str) -> str | None:
         last_line = log.splitlines()[-1] if log else "it said nothing"
         return f"{last_line} (exit code {exit_code})"
     if not read_object(folder / "metrics.json"):
-        return "the notebook wrote no metrics.json, a JSON object, to $SIMLAB_OUT"
+        return "it wrote no metrics.json, a JSON object, to $SIMLAB_OUT"
     return None
 
 
-def environment_of(task: Task) -> dict[str, str]:
-    """Return the environment variables of a point's process."""
-    return {
-        "SIMLAB_OUT": task.folder,
-        **dict.fromkeys(THREAD_VARIABLES, str(task.threads)),
-        # of several kernels that are called python3 this interpreter's
-        "JUPYTER_PREFER_ENV_PATH": "1",
-    }
+def environment_of(folder: Path, threads: int) -> dict[str, str]:
+    """Return the variables of a point's process, wherever it runs.
 
-
-def papermill_arguments(task: Task) -> list[str]:
-    """Return papermill's arguments.
-
-    The parameters are YAML by its own writer: with -p 'true' is a string, and JSON's 1e-05 is one
-    to papermill's YAML.
+    Args:
+        folder: The point's folder.
+        threads: Threads of the process.
     """
-    style: dict[str, Any] = {"default_flow_style": True, "width": math.inf, "sort_keys": False}
-    text = yaml.safe_dump(task.changes, **style).strip()
-    if "\n" in text:  # a line break inside of a string
-        text = yaml.safe_dump(task.changes, **style, default_style='"').strip()
-    executed = f"{task.folder}/notebook.ipynb"
-    kernel = ["--kernel", "python3", "--language", "python", "--no-progress-bar"]
-    return [
-        *kernel,
-        "--cwd",
-        task.cwd,
-        "-y",
-        text,
-        papermill_path(task.notebook),
-        papermill_path(executed),
-    ]
+    variables = dict.fromkeys(THREAD_VARIABLES, str(threads))
+    variables["SIMLAB_OUT"] = str(folder)
+    # of several kernels that are called python3 this interpreter's
+    variables["JUPYTER_PREFER_ENV_PATH"] = "1"
+    for name in PLACES:
+        if name in os.environ:
+            variables[name] = os.environ[name]
+    return variables
 
 
 def shell_command(task: Task) -> str:
     """Return a line for bash that does what `run_point` does, and leaves the shortest status."""
-    environment = [f"{name}={shlex.quote(value)}" for name, value in environment_of(task).items()]
-    words = shlex.join([sys.executable, "-m", "papermill", *papermill_arguments(task)])
+    environment = [f"{name}={shlex.quote(value)}" for name, value in task.environment.items()]
+    words = shlex.join([sys.executable, "-m", task.module, *task.arguments])
     folder = shlex.quote(task.folder)
     return (
-        f"mkdir -p {folder} && {' '.join(environment)} {words} && test -s {folder}/metrics.json && "
-        f'echo \'{{"status": "done"}}\' > {folder}/status.json'
+        f"mkdir -p {folder} && cd {shlex.quote(task.cwd)} && {' '.join(environment)} {words} && "
+        f'test -s {folder}/metrics.json && echo \'{{"status": "done"}}\' > {folder}/status.json'
     )
 
 

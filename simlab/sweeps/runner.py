@@ -1,103 +1,119 @@
-"""Sweeps: a strict, small front end to papermill; a grid in, executed notebooks and one table out.
+"""Sweeps: a grid in; many runs, and one table out.
 
-    simlab sweep NOTEBOOK.ipynb epochs=5,10 lr=0.03,0.1 seed=0:3 --out DIR --jobs 2
+    simlab sweep pretrain lr=.03,.1 seed=0:5 --out DIR --jobs 2
+    simlab sweep NOTEBOOK.ipynb epochs=5,10 seed=0:3 --out DIR
 
-or `sweep("NOTEBOOK.ipynb", {"epochs": [5, 10], "seed": range(3)}, out="DIR", jobs=2)`.
+or `sweep("pretrain", {"lr": [0.03, 0.1], "seed": range(5)}, out="DIR", jobs=2)`. `pretrain` and
+`supervised` are the commands of that name: a parameter is a field of the configuration, and the
+metrics are the last row of the run's history.
 
 What a notebook does for it: one code cell tagged `parameters`, one literal a line
 (`epochs: int = 5  # passes`), and at its end `metrics.json`, one JSON object, in the folder
 `os.environ.get("SIMLAB_OUT", ".")`. It runs in its own folder, in this interpreter's kernel.
 
-DIR holds `sweep.json` (the plan), `notebook.ipynb` (the copy that runs), `table.csv` and, in
-`points/NAME/`, parameters.json, notebook.ipynb, metrics.json, log and, written last, status.json: a
-point without it is half done and runs again, as a failed one does; a finished one never.
+DIR holds `sweep.json` (the plan), `table.csv`, of a notebook the copy that runs and, in
+`points/NAME/`, parameters.json, metrics.json, log and, written last, status.json: a point without
+it is half done and runs again, as a failed one does; a finished one never.
 """
 
 import contextlib
 import json
 import shlex
-import sys
 import warnings
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import filelock
-import nbformat
 import pandas as pd
-from tqdm.auto import tqdm
 
-from simlab._checks import near
 from simlab.runs import write_bytes, write_json
 
-from .grid import Point, grid_points, hash_of, notebook_parameters
-from .parameters import read_parameters
-from .point import Processes, Task, read_object, run_point, shell_command, versions
+from .grid import Point, grid_points, notebook_parameters
+from .launchers import Launcher, here, on_dask, printed, say
+from .point import Task, environment_of, read_object, versions
+from .programs import Program, find_program
+from .slurm import slurm_script
 from .table import collect
 
 
 def sweep(
-    notebook: str | Path,
+    program: str | Path,
     grid: Mapping[str, Any],
     out: str | Path,
     jobs: int = 1,
     threads: int = 1,
     dry_run: bool = False,
-    scheduler: str | None = None,
+    scheduler: Any = None,
+    slurm: str = "",
+    *,
+    recipe: str = "",
+    callbacks: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Run a notebook at every point of a grid. What is finished in `out` stays.
+    """Run a training command or a notebook at every point of a grid. What is finished stays.
 
     A failed point is a row of the table and stops no other.
 
     Args:
-        notebook: The notebook's file.
+        program: "pretrain", "supervised", or a notebook's file.
         grid: By name a list, tuple or range of a parameter's values; anything else is one value.
         out: The sweep's folder.
-        jobs: Number of points at once, each in a process of its own.
+        jobs: Number of points at once, each in a process of its own. Where there are GPUs each
+            point sees one of them.
         threads: Threads of each process.
         dry_run: Start nothing: write the plan, and print shell commands, one a line, for what is
             left.
-        scheduler: Address of a Dask scheduler: run on its workers, which must see the same files,
-            as many at once as they have threads.
+        scheduler: A Dask scheduler, by its address or as a Client: run on its workers, which must
+            see the same files, as many at once as they have threads.
+        slurm: Start nothing: write a script for `sbatch` with these options, such as
+            "partition=gpu,gres=gpu:1,time=2:00:00", for what is left.
+        recipe: A published configuration that "pretrain" starts from.
+        callbacks: Of a training command, by name: "tensorboard", or "module:Class".
 
     Returns:
         These points' rows of `collect(out)`.
 
     Raises:
-        ValueError: The grid is wrong, or the notebook's code has changed since `out` was begun.
-        TypeError: A value has another type than the notebook's default.
-        RuntimeError: Another sweep works in `out`. Nothing has started after any of these.
+        ValueError: The grid is wrong, or what runs has changed since `out` was begun.
+        TypeError: A value has another type than the parameter's default.
+        RuntimeError: Another sweep works in `out`, or no scheduler answers. Nothing has started
+            after any of these.
     """
-    notebook, out = Path(notebook).resolve(), Path(out).resolve()
-    _require_notebook(notebook)
+    out = Path(out).resolve()
     if any(type(number) is not int or number < 1 for number in (jobs, threads)):
         raise ValueError(f"jobs={jobs!r}, threads={threads!r}: expected integers from 1 on")
-    parameters = read_parameters(notebook)
-    points = grid_points(grid, parameters)
-    (out / "points").mkdir(parents=True, exist_ok=True)
-    with _alone_in(out):
-        _write_plan(notebook, out, grid, points, parameters, jobs, threads)
-        tasks = _unfinished_tasks(notebook, out, points, parameters, threads)
-        if dry_run:
-            for task in tasks:
-                print(shell_command(task))
-        else:
-            print(
-                f"{len(points)} points, {len(tasks)} to run, {jobs} at once with {threads} "
-                f"thread(s) each: {out}",
-                file=sys.stderr,
-            )
-            _run(tasks, jobs, scheduler)
-        table = collect(out)
-        write_bytes(out / "table.csv", table.to_csv(index=False).encode())
+    what_runs = find_program(program, recipe, callbacks)
+    points = grid_points(grid, what_runs.parameters)
+    for point in points.values():
+        what_runs.check(notebook_parameters(point, what_runs.parameters))
+    with _launcher(out, jobs, threads, dry_run, scheduler, slurm) as launch:
+        (out / "points").mkdir(parents=True, exist_ok=True)
+        with _alone_in(out):
+            _write_plan(what_runs, out, grid, points, jobs, threads)
+            tasks = _unfinished_tasks(what_runs, out, points, threads)
+            if not dry_run:
+                say(f"{len(points)} points, {len(tasks)} to run: {out}")
+            launch(tasks)
+            table = collect(out)
+            write_bytes(out / "table.csv", table.to_csv(index=False).encode())
     return table[table["point"].isin(points)].reset_index(drop=True)
 
 
-def _require_notebook(notebook: Path) -> None:
-    if not notebook.is_file():
-        names = [path.name for path in notebook.parent.glob("*.ipynb")]
-        raise FileNotFoundError(f"no notebook {notebook}{near(notebook.name, names)}")
+def _launcher(
+    out: Path, jobs: int, threads: int, dry_run: bool, scheduler: Any, slurm: str
+) -> Launcher:
+    """Choose where the points run."""
+    ways = {"dry_run": bool(dry_run), "scheduler": bool(scheduler), "slurm": bool(slurm)}
+    chosen = [name for name, is_chosen in ways.items() if is_chosen]
+    if len(chosen) > 1:
+        raise ValueError(f"{' and '.join(chosen)}: expected one of them")
+    if dry_run:
+        return printed()
+    if scheduler:
+        return on_dask(scheduler)
+    if slurm:
+        return slurm_script(out, slurm, jobs, threads)
+    return here(jobs, threads)
 
 
 def _alone_in(out: Path) -> contextlib.AbstractContextManager[object]:
@@ -107,49 +123,43 @@ def _alone_in(out: Path) -> contextlib.AbstractContextManager[object]:
         raise RuntimeError(f"another sweep is working in {out}") from None
 
 
-# ---------------------------------------------------------------------------------------- the plan
-
-
 def _write_plan(
-    notebook: Path,
+    program: Program,
     out: Path,
     grid: Mapping[str, Any],
     points: dict[str, Point],
-    parameters: dict[str, Any],
     jobs: int,
     threads: int,
 ) -> None:
-    """Write sweep.json and the copy that runs; points of earlier calls stay in the plan."""
+    """Write sweep.json, and keep what runs; points of earlier calls stay in the plan."""
     plan = read_object(out / "sweep.json")
-    code = _code_digest(notebook)
-    if plan.get("digest", code) != code:
+    begun = plan.get("program", plan.get("notebook", program.name))  # the older name of the key
+    if begun != program.name:
+        raise ValueError(f"{out} is a sweep of {begun}: take another folder")
+    if plan.get("digest", program.digest) != program.digest:
         raise ValueError(
-            f"the code of {notebook.name} changed since {out} was begun: take another folder, or "
-            "remove this one"
+            f"the code or the recipe of {program.name} changed since {out} was begun: take another "
+            "folder, or remove this one"
         )
     current = versions()
     if plan.get("versions", current) != current:
         warnings.warn(f"{out} was begun with other versions: {plan['versions']}", stacklevel=3)
     words = _grid_as_words(grid, points)
     numbers = ["--jobs", str(jobs), "--threads", str(threads)]
-    command = ["simlab", "sweep", notebook.name, *words, "--out", out.name, *numbers]
-    write_bytes(out / "notebook.ipynb", notebook.read_bytes())
+    command = ["simlab", "sweep", program.name, *words, "--out", out.name]
+    text = shlex.join([*command, *program.options, *numbers])
+    program.keep(out)
     content = {
-        "notebook": notebook.name,
-        "digest": code,
+        "program": program.name,
+        "digest": program.digest,
         "grid": words,
         "versions": current,
-        "command": shlex.join(command),
-        "defaults": parameters,
+        "command": text,
+        "commands": list(dict.fromkeys([*plan.get("commands", []), text])),
+        "defaults": program.parameters,
         "points": plan.get("points", {}) | points,
     }
     write_json(out / "sweep.json", content)
-
-
-def _code_digest(notebook: Path) -> str:
-    """Return a digest of the code alone: a corrected sentence must not undo a night's sweep."""
-    cells = nbformat.read(notebook, 4).cells
-    return hash_of([cell.source for cell in cells if cell.cell_type == "code"])
 
 
 def _grid_as_words(grid: Mapping[str, Any], points: dict[str, Point]) -> list[str]:
@@ -161,78 +171,21 @@ def _grid_as_words(grid: Mapping[str, Any], points: dict[str, Point]) -> list[st
 
 
 def _unfinished_tasks(
-    notebook: Path,
-    out: Path,
-    points: dict[str, Point],
-    parameters: dict[str, Any],
-    threads: int,
+    program: Program, out: Path, points: dict[str, Point], threads: int
 ) -> list[Task]:
     tasks = []
     for name, point in points.items():
         folder = out / "points" / name
         if read_object(folder / "status.json").get("status") == "done":
             continue
-        changes = notebook_parameters(point, parameters)
+        changes = notebook_parameters(point, program.parameters)
         task = Task(
             folder=str(folder),
-            notebook=str(out / "notebook.ipynb"),
-            cwd=str(notebook.parent),
-            changes=changes,
-            parameters=parameters | changes,
-            threads=threads,
+            module=program.module,
+            arguments=program.arguments(out, folder, changes),
+            cwd=program.cwd,
+            parameters=program.parameters | changes,
+            environment=environment_of(folder, threads),
         )
         tasks.append(task)
     return tasks
-
-
-# --------------------------------------------------------------------------------------- the points
-
-
-def _run(tasks: list[Task], jobs: int, scheduler: str | None) -> None:
-    """Run the tasks, here or on Dask's workers, with a bar; a failed one is named."""
-    make_executor = _on_dask(scheduler) if scheduler and tasks else _here(jobs)
-    with make_executor as (executor, processes):
-        futures: dict[Future[dict[str, Any]], Task] = {}
-        for task in tasks:
-            arguments = (task,) if processes is None else (task, processes)
-            futures[executor.submit(run_point, *arguments)] = task
-        with tqdm(total=len(tasks)) as bar:
-            for future in as_completed(futures):
-                status = _status_of(future, futures[future])
-                bar.update()
-                if status["status"] == "failed":
-                    bar.write(f"failed: {status['error']}", sys.stderr)
-
-
-def _status_of(future: Future[dict[str, Any]], task: Task) -> dict[str, Any]:
-    """Return a point's status; where its worker died, write one that says so."""
-    error = future.exception()
-    if error is None:
-        return future.result()
-    status = {"status": "failed", "error": repr(error)}
-    write_json(Path(task.folder, "status.json"), status)
-    return status
-
-
-@contextlib.contextmanager
-def _here(jobs: int) -> Iterator[tuple[Executor, Processes | None]]:
-    """Run `jobs` points at once in processes of this machine; when stopped, end them all."""
-    processes = Processes()
-    executor = ThreadPoolExecutor(jobs)  # a thread waits for each process
-    try:
-        yield executor, processes
-    finally:
-        executor.shutdown(wait=False, cancel_futures=True)
-        processes.stop()
-        executor.shutdown(wait=True)
-
-
-@contextlib.contextmanager
-def _on_dask(scheduler: str) -> Iterator[tuple[Executor, Processes | None]]:
-    """Run points on the workers of a Dask scheduler."""
-    try:
-        from dask.distributed import Client
-    except ImportError as error:
-        raise ImportError("scheduler= needs Dask: pip install 'simlab[cluster]'") from error
-    with Client(scheduler) as client:
-        yield client.get_executor(pure=False), None

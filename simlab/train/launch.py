@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from simlab.config import PretrainConfig, SupervisedConfig, TrainConfig
+from simlab.config import PretrainConfig, SupervisedConfig, TrainConfig, images_of
 from simlab.data import Dataset, load_data
 from simlab.runs import SOURCES_AT_IMPORT, Run, training_sources
 
@@ -50,7 +50,7 @@ def launch(
         raise RuntimeError(
             "simlab's sources were changed since they were imported: restart the kernel"
         )
-    data = load_data(config.data, config.data_folder, config.download, config.image_size)
+    data = load_data(**images_of(config))
     batch_size = fitting_batch_size(config, number_of_images(config, data), processes)
     config = dataclasses.replace(config, batch_size=batch_size)  # the same for one process
     command = "pretrain" if isinstance(config, PretrainConfig) else "supervised"
@@ -101,6 +101,7 @@ def _environment(processes: int, folder: str) -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(package), os.environ.get("PYTHONPATH", "")]),
     }
+    environment.pop("SIMLAB_OUT", None)  # a swept notebook's own metrics go there
     if folder:
         environment["SIMLAB_RUNS"] = str(folder)
     return environment

@@ -7,20 +7,20 @@ differ in what `network.loss` and `network.after_step` do, and in nothing else.
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from simlab.compute import autocast, distributed
+from simlab.compute import autocast, distributed, gradients
 from simlab.config import TrainConfig
 from simlab.methods.base import MethodModule, Views
 from simlab.models import keep_frozen
 from simlab.runs import Run
 from simlab.sim import LossSimTracker
 
+from .callbacks import Watchers
 from .monitor import (
     LossSums,
     Pretraining,
@@ -31,6 +31,7 @@ from .monitor import (
 )
 from .optim import build_optimizer, set_lr
 from .progress import Row, averaged, postfix, progress_bar, record
+from .resolve import check_batch_size
 from .seeds import EpochGenerators, seed_epoch
 from .views import ViewMaker
 
@@ -91,10 +92,10 @@ class Task:
         ratios = [row.get(name, math.inf) for name in ("std_ratio", "scale_ratio")]
         sentences = [collapse_warning(row["loss"], self.loss_at_collapse, *ratios)]
         if self.sim is not None:
-            collapsed = frozenset(self.sim.collapsed())
-            if not collapsed <= self.collapsed:  # once for a block, not after every epoch
-                sentences.append(self.sim.collapse_warning())
-            self.collapsed |= collapsed
+            collapsed = self.sim.collapsed() if row.get("sim_collapsed") else {}
+            if not collapsed.keys() <= self.collapsed:  # once for a block, not after every epoch
+                sentences.append(self.sim.collapse_warning(collapsed))
+            self.collapsed |= collapsed.keys()
         return [warning for warning in sentences if warning]
 
 
@@ -103,8 +104,8 @@ def fit(
     config: TrainConfig,
     run: Run,
     device: torch.device,
+    watchers: Watchers,
     progress: bool = True,
-    on_epoch: Callable[[list[Row]], None] | None = None,
 ) -> list[Row]:
     """Train from the newest checkpoint, or from the start.
 
@@ -113,8 +114,8 @@ def fit(
         config: Resolved.
         run: Where log, history and checkpoints go.
         device: Where it is computed.
+        watchers: What looks on.
         progress: Whether a bar is shown.
-        on_epoch: Called with the history after every epoch.
 
     Returns:
         The history, a row an epoch.
@@ -122,10 +123,12 @@ def fit(
     check_batch_size(config)
     network = task.network.to(device).to(memory_format=torch.channels_last)
     distributed.with_global_batch_norm(network, device)  # in place: the network is no BatchNorm
+    losses = gradients.data_parallel(network, task.losses, device)
     optimizer = build_optimizer(config, network.parameter_groups(), network.encoder)
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
     stored = task.parts_with_state | {"optimizer": optimizer, "scaler": scaler}
     history = resume(run, stored)
+    watchers.replay(history)
 
     _into_training_mode(network)
     start = time.monotonic() - (history[-1]["seconds"] if history else 0)
@@ -139,19 +142,21 @@ def fit(
             batches = task.views.epoch(generators, log.waiting)
             for step in range(steps):
                 done = epoch * steps + step
-                for _ in range(config.accumulate):
+                for micro_batch in range(1, config.accumulate + 1):
                     views = next(batches)
-                    with autocast(config.precision, device):
-                        terms = task.losses(views, generators.loss, done / total_steps)
-                    loss = sums.add(terms)
-                    scaler.scale(loss / config.accumulate).backward()
+                    with gradients.exchange(losses, is_due=micro_batch == config.accumulate):
+                        with autocast(config.precision, device):
+                            terms = losses(views, generators.loss, done / total_steps)
+                        loss = sums.add(terms)
+                        scaler.scale(loss / config.accumulate).backward()
                 lr = set_lr(optimizer, config, epoch + step / steps)
-                distributed.average_gradients(network)
+                gradients.average_gradients(losses)
                 scaler.step(optimizer)
                 scaler.update()
                 optimizer.zero_grad()
                 with torch.no_grad():
                     network.after_step((done + 1) / total_steps)
+                watchers.step(done + 1, loss, lr)
 
                 if step % CHECK_EVERY == 0 or step == steps - 1:
                     where = f"by step {step + 1} of epoch {epoch + 1}"
@@ -167,35 +172,24 @@ def fit(
             row["seconds"] = time.monotonic() - start
             history.append(row)
             record(run, row, config.epochs, task.warnings(row))
-            run.save_history(history)
-            state = {name: module.state_dict() for name, module in stored.items()}
-            state |= {"epoch": epoch + 1, "history": history}
-            run.save_checkpoint(epoch + 1, state, config.keep_checkpoints)
-            if on_epoch:
-                on_epoch(history)
+            save(run, stored, history, config.keep_checkpoints)
+            watchers.epoch(history)
     return history
-
-
-def check_batch_size(config: TrainConfig) -> None:
-    """Refuse a batch that cannot be cut into equal parts for every process.
-
-    Raises:
-        ValueError: It cannot.
-    """
-    batch_size = config.batch_size
-    parts = config.accumulate
-    world = distributed.world()
-    if batch_size % (parts * world) or batch_size == parts:
-        raise ValueError(
-            f"batch_size={batch_size} can't be cut into {parts} (accumulate) x {world} "
-            "(processes) equal parts; one of `accumulate` parts needs at least two images"
-        )
 
 
 def _into_training_mode(network: MethodModule) -> None:
     """Put a network into training mode, but for the frozen parts of its encoder."""
     network.train()
     keep_frozen(network.encoder)
+
+
+def save(run: Run, stored: dict[str, Any], history: list[Row], keep_checkpoints: int) -> None:
+    """Write the history, and a checkpoint of all that `resume` loads again."""
+    epoch = len(history)
+    run.save_history(history)
+    state = {name: module.state_dict() for name, module in stored.items()}
+    state |= {"epoch": epoch, "history": history}
+    run.save_checkpoint(epoch, state, keep_checkpoints)
 
 
 def resume(run: Run, stored: dict[str, Any]) -> list[Row]:

@@ -41,11 +41,17 @@ def resolve(
             on; or the run of config.init does not fit.
     """
     config = with_initial_encoder(config, encoder)
+    if config.channels not in (0, data.train.channels):
+        raise ValueError(
+            f"channels={config.channels}, but the images given have {data.train.channels}: "
+            f"load_data(..., channels={config.channels}) makes them so"
+        )
     size = data.train.size
     images = number_of_images(config, data)
     changes: dict[str, Any] = {
         "data": data.name,
         "image_size": size,
+        "fit": data.fit,
         "augment": _augmentation(config.augment, data),
         "precision": resolve_precision(config.precision, resolve_device(config.device)),
         "batch_size": fitting_batch_size(config, images, distributed.world()),
@@ -161,3 +167,19 @@ def fitting_batch_size(config: TrainConfig, images: int, processes: int) -> int:
             stacklevel=2,
         )
     return fitting
+
+
+def check_batch_size(config: TrainConfig) -> None:
+    """Refuse a batch that cannot be cut into equal parts for every process.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    batch_size = config.batch_size
+    parts = config.accumulate
+    world = distributed.world()
+    if batch_size % (parts * world) or batch_size == parts:
+        raise ValueError(
+            f"batch_size={batch_size} can't be cut into {parts} (accumulate) x {world} "
+            "(processes) equal parts; one of `accumulate` parts needs at least two images"
+        )

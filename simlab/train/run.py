@@ -8,7 +8,7 @@ import contextlib
 import copy
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,12 +16,13 @@ from torch import nn
 
 from simlab.compute import channels_last, distributed, environment, resolve_device
 from simlab.config import PretrainConfig, SupervisedConfig, TrainConfig
-from simlab.data import Dataset, Images, load_data
+from simlab.data import Dataset, Images
 from simlab.methods.base import Method, MethodModule
 from simlab.models import build_encoder
 from simlab.runs import Run, claim, describe_encoder
 from simlab.sim import detach_sim
 
+from .callbacks import Callback, OnEpoch, Watchers, make_callbacks
 from .custom import (
     Parts,
     Stored,
@@ -32,6 +33,7 @@ from .custom import (
     replace_field,
 )
 from .initial import start_from_run, weights_digest, with_initial_encoder
+from .loading import checked_dataset, load_once
 from .loop import Row, Task, fit
 from .monitor import Pretraining, SupervisedTraining
 from .progress import say
@@ -49,7 +51,8 @@ def pretrain(
     encoder: nn.Module | str | None = None,
     fresh: bool = False,
     progress: bool = True,
-    on_epoch: Callable[[list[Row]], None] | None = None,
+    on_epoch: OnEpoch | None = None,
+    callbacks: Sequence[Callback | str] = (),
     folder: str = "",
     reuse: str = "",
     name: str = "",
@@ -67,7 +70,9 @@ def pretrain(
         encoder: In place of config.encoder: a module [N, C, H, W] -> [N, D], or a name.
         fresh: Delete what is stored of this run, and start anew.
         progress: Show a bar.
-        on_epoch: Called with the history after every epoch.
+        on_epoch: Called with the history after every epoch that is trained now.
+        callbacks: What looks on, also at a stored run: see `Callback`. By name: "tensorboard", or
+            "module:Class" of yours.
         folder: Where runs are kept; empty: see `simlab.runs.runs_folder`.
         reuse: A stored run, by folder or name, from which a new one goes on: it may have been
             trained by another simlab, or (schedules "constant" and "step") for fewer epochs.
@@ -98,7 +103,7 @@ def pretrain(
         replace_field(config, "method", type(method).__name__)
     parts = Parts(data, method, augment, encoder, name)
     stored = Stored(folder, fresh, reuse)
-    return _train("pretrain", config, parts, stored, progress, on_epoch)
+    return _train("pretrain", config, parts, stored, progress, make_callbacks(callbacks), on_epoch)
 
 
 def train_supervised(
@@ -108,7 +113,8 @@ def train_supervised(
     encoder: nn.Module | str | None = None,
     fresh: bool = False,
     progress: bool = True,
-    on_epoch: Callable[[list[Row]], None] | None = None,
+    on_epoch: OnEpoch | None = None,
+    callbacks: Sequence[Callback | str] = (),
     folder: str = "",
     reuse: str = "",
     name: str = "",
@@ -121,7 +127,8 @@ def train_supervised(
         encoder: In place of config.encoder.
         fresh: Delete what is stored of this run.
         progress: Show a bar.
-        on_epoch: Called with the history after every epoch.
+        on_epoch: Called with the history after every epoch that is trained now.
+        callbacks: What looks on, as in `pretrain`.
         folder: Where runs are kept.
         reuse: A stored run from which a new one goes on.
         name: Stands for what can't be digested in an encoder of yours.
@@ -138,7 +145,9 @@ def train_supervised(
     config, encoder = checked_encoder(config, encoder)
     parts = Parts(data, None, None, encoder, name)
     stored = Stored(folder, fresh, reuse)
-    return _train("supervised", config, parts, stored, progress, on_epoch)
+    return _train(
+        "supervised", config, parts, stored, progress, make_callbacks(callbacks), on_epoch
+    )
 
 
 def untrained(config: TrainConfig, data: Dataset) -> nn.Module:
@@ -184,6 +193,8 @@ def build_task(
         The network on the CPU, and its images on the device.
     """
     method = resolve_method(config, data, method)
+    if config.decoding_threads:
+        data = data.with_threads(config.decoding_threads)
     images = _training_images(config, data)
     network_encoder, feature_dim = _build_encoder(config, data, encoder)
     sim = with_sim(config, data, network_encoder)
@@ -210,10 +221,11 @@ def _train(
     parts: Parts,
     stored: Stored,
     progress: bool,
-    on_epoch: Callable[[list[Row]], None] | None,
+    callbacks: list[Callback],
+    on_epoch: OnEpoch | None,
 ) -> Run:
     distributed.start()
-    data = _load(config, parts.data)
+    data = load_once(config) if parts.data is None else checked_dataset(parts.data)
     config = _resolve(config, data, parts)
     device = resolve_device(config.device)
     with settled(config, device):  # before the first weight is drawn
@@ -229,11 +241,14 @@ def _train(
         )
         with claim(kind, config, identity, stored.folder, stored.fresh, stored.reuse) as run:
             run.describe(describe_encoder(config, data, parts.encoder))
-            _fit_unless_finished(task, config, run, device, progress, on_epoch)
+            watchers = Watchers(run, callbacks, on_epoch)
+            watchers.start()
+            _fit_unless_finished(task, config, run, device, progress, watchers)
             weights: Any = distributed.from_first(run.load_encoder_state)
             encoder.load_state_dict(weights)
     # laid out as in training whether it was trained or loaded: the same bits come out
     run.encoder = channels_last(encoder, device).eval()
+    watchers.end()
     return run
 
 
@@ -243,7 +258,7 @@ def _fit_unless_finished(
     run: Run,
     device: torch.device,
     progress: bool,
-    on_epoch: Callable[[list[Row]], None] | None,
+    watchers: Watchers,
 ) -> None:
     """Train and store the result; a finished run stays as it is."""
     encoder = task.network.encoder
@@ -254,7 +269,9 @@ def _fit_unless_finished(
         if task.sim is not None:
             run.log(f"SIM is on {', '.join(name for name, _ in task.sim.holders)}")
         say(run, task.monitor.remark())
-        history = fit(task, config, run, device, progress, on_epoch)
+        history = fit(task, config, run, device, watchers, progress)
+    else:
+        watchers.replay_stored()
     if task.sim is not None:
         detach_sim(encoder)
     if history:
@@ -275,19 +292,6 @@ def _fit_unless_finished(
         run.finish(encoder.state_dict(), result)
 
 
-def _load(config: TrainConfig, data: Dataset | None) -> Dataset:
-    if data is None:
-        where = (config.data, config.data_folder, config.download, config.image_size)
-        loaded: Any = distributed.first_before_others(lambda: load_data(*where))
-        data = loaded
-    if not isinstance(data, Dataset):
-        raise TypeError(
-            f"data is a {type(data).__name__}: expected a Dataset of simlab's; see from_arrays, "
-            "and from_dataset for torch's and other datasets (of a DataLoader: its dataset)"
-        )
-    return data
-
-
 def _resolve(config: TrainConfig, data: Dataset, parts: Parts) -> TrainConfig:
     """Resolve all but the name of an augmentation of the user's, which stays."""
     if parts.augment is None:
@@ -305,7 +309,7 @@ def _training_images(config: TrainConfig, data: Dataset) -> Images:
     """
     if not isinstance(config, SupervisedConfig):
         return data.pretrain
-    return data.train.subset(labelled_images(config, data))
+    return data.train.select(labelled_images(config, data))
 
 
 def _build_encoder(

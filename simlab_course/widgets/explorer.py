@@ -87,8 +87,9 @@ class Explorer(ipywidgets.VBox):
         """Display one output for both: what shows no widget shows the image and its alternative."""
         from IPython.display import display
 
-        live = "application/vnd.jupyter.widget-view+json"
-        data = {live: self._repr_mimebundle_()[live]}
+        # what a front end takes for a widget, by the protocol's version 2: of ipywidgets 7 and 8
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
+        data: dict[str, Any] = {"application/vnd.jupyter.widget-view+json": view}
         if self.png:
             data |= {"text/plain": self.alt, "image/png": self.png}
         display(data, raw=True, metadata={"image/png": {"alt": self.alt}})

@@ -157,13 +157,16 @@ def _make_clickable(explorer: Explorer, rows: int, columns: int) -> None:
     """Lay transparent buttons over the cells of the heat map, the figure's first axes."""
     flat = ipywidgets.Layout(width="auto", height="auto", min_width="0", margin="0", padding="0")
     clear = ipywidgets.ButtonStyle(button_color="transparent")
+    for_the_mouse = {}  # the Tab key passes the cells over, since two sliders do the same
+    if "tabbable" in ipywidgets.Button.class_trait_names():  # from ipywidgets 8 on
+        for_the_mouse["tabbable"] = False
 
     def pick(row: int, column: int, button: Any) -> None:
         explorer.move(row=row, column=column)
 
     cells = []
     for row, column in product(reversed(range(rows)), range(columns)):  # the first layer is below
-        cell = ipywidgets.Button(layout=flat, style=clear, tabbable=False)
+        cell = ipywidgets.Button(layout=flat, style=clear, **for_the_mouse)
         cell.on_click(partial(pick, row, column))
         cells.append(cell)
     here = "1 / 1 / 2 / 2"  # image and buttons share one cell of a grid

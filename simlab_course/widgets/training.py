@@ -94,7 +94,8 @@ def epoch_scrubber(
         )
         return figure, alt
 
-    return Explorer(draw, epoch=steps("epoch", sorted(maps)))
+    # at first the last epoch: what a page without controls shows
+    return Explorer(draw, epoch=steps("epoch", sorted(maps), index=len(maps) - 1))
 
 
 def _same_class_next_to_it(xy: np.ndarray, labels: Tensor) -> float:

@@ -1,170 +1,288 @@
-"""The pages that `make run` leaves: whole, readable without a network, and honest about failures."""
+"""The book that `make run` leaves: whole, readable without a network, with every reference right."""
 
+import base64
+import hashlib
+import html
+import importlib
+import io
 import json
 import re
-import subprocess
-import sys
-from pathlib import Path
 
-import book
+import api_pages
+import browser
+import build_book
 import nbformat
-import pages
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+import start_page
+from nbformat.v4 import new_code_cell, new_output
+from PIL import Image
 
-NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+import simlab
 
-CODE = "import os, json\nfrom pathlib import Path\n"
-WRITE = (
-    "Path(os.environ['SIMLAB_OUT'], 'metrics.json').write_text(json.dumps({'found': 0.5, 'n': 3}))"
-)
-
-
-@pytest.fixture
-def lesson(tmp_path):
-    cells = [
-        new_markdown_cell(
-            "# A lesson\n\nLet $a < b$ and\n\n$$\\frac{a}{b}$$\n\nbut `$x$` is code."
-        ),
-        new_code_cell(CODE + WRITE + "\nprint('seen')"),
-    ]
-    path = tmp_path / "01_lesson.ipynb"
-    nbformat.write(new_notebook(cells=cells), path)
-    return path
+pytestmark = pytest.mark.long
+LESSON = "01_pretraining"
 
 
-@pytest.mark.notebook
-def test_a_notebook_becomes_a_page_and_a_card_with_its_metrics(lesson, tmp_path, capsys):
-    assert book.run_book([lesson], tmp_path / "out") == 0
-    page = (tmp_path / "out/01_lesson/01_lesson.html").read_text()
-    assert "seen" in page and "<math" in page and "<mfrac" in page
-    index = (tmp_path / "out/index.html").read_text()
-    assert "A lesson" in index and "0.500" in index and "01_lesson/01_lesson.html" in index
-    told = capsys.readouterr().out
-    assert "minutes" in told and str(tmp_path / "out" / "index.html") in told
+def png(shade):
+    """A small image, as base64."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 20), (shade, shade, shade)).save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
-@pytest.mark.notebook
-def test_a_failing_notebook_is_reported_and_its_page_shows_the_error(lesson, tmp_path):
-    notebook = nbformat.read(lesson, as_version=4)
-    notebook.cells.append(new_code_cell("1 / 0"))
-    nbformat.write(notebook, lesson)
-    assert book.run_book([lesson], tmp_path / "out") == 1
-    assert "ZeroDivisionError" in (tmp_path / "out/01_lesson/01_lesson.html").read_text()
-    assert "failed" in (tmp_path / "out/index.html").read_text()
-
-
-def test_a_page_needs_no_network(lesson):
-    page = pages.page_of(lesson)
-    assert not re.findall(r"""(?:src|href)=["']https?://""", page)
-    assert not re.findall(r"@import|url\(['\"]?https?://", page)
-    assert "<script" not in page
-
-
-def test_formulas_become_mathml_and_code_stays():
-    out = pages.with_mathml("$x^2$ `$y$`\n```\n$z$\n```\ncosts 5 $ only")
-    assert "<math" in out and "`$y$`" in out and "$z$" in out and "5 $ only" in out
-
-
-def test_cleaning_takes_out_times_widgets_and_progress():
-    cell = new_code_cell("x", metadata={"tags": ["parameters"], "papermill": {"duration": 3}})
-    cell.outputs = [
-        nbformat.v4.new_output("stream", name="stderr", text="10%"),
-        nbformat.v4.new_output("stream", name="stdout", text="kept"),
-    ]
-    clean = book.cleaned(new_notebook(cells=[cell], metadata={"papermill": {}, "widgets": {}}))
-    assert set(clean.metadata) == {"kernelspec", "language_info"}
-    assert clean.cells[0].metadata == {"tags": ["parameters"]}
-    assert [o.text for o in clean.cells[0].outputs] == ["kept"]
-
-
-def test_an_unknown_number_is_refused_with_what_there_is():
-    with pytest.raises(SystemExit, match="01_pretraining"):
-        book.find_notebooks(["99"])
-    assert [p.stem[:2] for p in book.find_notebooks([])] == [
-        "01",
-        "02",
-        "03",
-        "04",
-        "05",
-        "06",
-        "07",
-    ]
-    assert [p.stem for p in book.find_notebooks(["00"])] == ["00_start_here"]
-
-
-def test_links_between_sources_lead_to_the_pages_of_the_site(tmp_path):
-    lesson = NOTEBOOKS / "01_pretraining.ipynb"
-    places = pages.site_of([{"name": lesson.stem, "source": lesson}])
-    out = pages.with_links("[g](../docs/glossary.md#words) [e](exercises/01_pretraining.ipynb) "
-                           "[code](../simlab/train.py) [w](https://a.org)", lesson, places)  # fmt: skip
-    assert out == "[g](../glossary.html#words) [e](exercises.html) code [w](https://a.org)"
+def cell_with_figures():
+    """A cell of three figures: one with a text, one without, one that can be played with."""
+    view = "application/vnd.jupyter.widget-view+json"
+    texts = ({"alt": "The first figure's own text"}, {}, {"alt": "What the widget's picture shows"})
+    outputs = []
+    for shade, text in zip((10, 120, 240), texts):
+        data = {"image/png": png(shade), "text/plain": "a figure"}
+        outputs.append(new_output("display_data", data, metadata={"image/png": text}))
+    outputs[2].data[view] = {"model_id": "x"}
+    return new_code_cell("draw_three()", outputs=outputs)
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """The site of the committed notebooks, as if they had just been run."""
-    out = tmp_path_factory.mktemp("site")
-    cards = []
-    for path in book.find_notebooks([]):
-        (out / path.stem).mkdir()
-        (out / path.stem / path.name).write_bytes(path.read_bytes())
-        cards.append({"name": path.stem, "source": path, "status": "done", "seconds": 1.0,
-                      "metrics": {"found": 0.5}})  # fmt: skip
-    pages.write_site(cards, out)
-    return out
+def book(tmp_path_factory):
+    """The book of the committed notebooks, one of them as if it had just been run: folder, warnings."""
+    out = tmp_path_factory.mktemp("book")
+    notebook = nbformat.read(build_book.ROOT / "notebooks" / f"{LESSON}.ipynb", as_version=4)
+    notebook.cells.insert(1, cell_with_figures())
+    notebook.cells.append(new_code_cell("1 / 0", outputs=[
+        new_output("error", ename="ZeroDivisionError", evalue="division by zero",
+                   traceback=["ZeroDivisionError: division by zero"])]))  # fmt: skip
+    notebook.metadata["widgets"] = {"state": {}}
+    folder = out / LESSON
+    folder.mkdir()
+    nbformat.write(notebook, folder / f"{LESSON}.ipynb")
+    run = {
+        "status": "failed: ZeroDivisionError",
+        "seconds": 83.4,
+        "metrics": {"found": 0.5, "n": 3},
+    }
+    (folder / "run.json").write_text(json.dumps(run))
+    return out, build_book.build(out)
 
 
-def test_every_link_of_the_site_leads_to_a_page_and_none_to_the_network(site):
-    found = list(site.rglob("*.html"))
-    assert len(found) >= 2 * len(book.find_notebooks([])) + 4
-    for page in found:
-        text = page.read_text(encoding="utf-8")
-        assert "<script" not in text
-        alts = re.findall(r"<img[^>]*?alt=\"([^\"]*)\"", text)
-        assert len(alts) == text.count("<img") and all(len(alt) > 40 for alt in alts)
-        assert "No description" not in text, "nbconvert's words where it finds no text alternative"
-        assert not re.findall(r"""(?:src)=["']https?://""", text)
-        for target in re.findall(r"""(?:href|src)=["']([^"'#]+?)(?:#[^"']*)?["']""", text):
-            if not re.match(r"(https?|data|mailto):", target):
-                assert (page.parent / target).exists(), f"{page.name} -> {target}"
+def page(book, name):
+    return (book[0] / f"{name}.html").read_text(encoding="utf-8")
 
 
-def test_the_site_shows_exercises_with_folded_solutions_figures_and_words(site):
-    index = (site / "index.html").read_text(encoding="utf-8")
-    assert "figure.png" in index and "Which path is yours" in index and "<table" in index
-    exercises = (site / "01_pretraining/exercises.html").read_text(encoding="utf-8")
-    assert exercises.count("<summary>Solution</summary>") == 3 and "<math" in exercises
-    # tags hold what they are about: a fold folds, a fraction has its numbers
+def written_pages(book):
+    return [p for p in book[0].rglob("*.html") if "_static" not in p.parts]
+
+
+def text_of(markup):
+    """Without tags, as it is read."""
+    return html.unescape(re.sub(r"<[^>]+>", "", markup))
+
+
+# ------------------------------------------------------------------------------------ what is in it
+
+
+def test_it_is_built_without_a_warning(book):
+    assert not book[1]
+
+
+def test_every_lesson_exercise_document_and_package_has_a_page(book):
+    files = [path for pattern in build_book.NOTEBOOKS for path in build_book.ROOT.glob(pattern)]
+    files += [path for pattern in build_book.TEXTS for path in build_book.ROOT.glob(pattern)]
+    assert len(files) > 25
+    for file in files:
+        name = file.relative_to(build_book.ROOT).with_suffix(".html")
+        assert (book[0] / name).exists(), name
+        assert name.as_posix() in page(book, "index"), f"the contents lack {name}"
+    for package in api_pages.PACKAGES:
+        assert (book[0] / "api" / f"{package}.html").exists()
+    contents = page(book, "index").split("<nav")[1].split("</nav>")[0]
+    for exercises in (build_book.ROOT / "notebooks" / "exercises").glob("*.ipynb"):
+        assert f"exercises/{exercises.stem}.html" in contents
+
+
+def test_the_start_page_has_the_course_and_what_each_lesson_found(book):
+    text = text_of(page(book, "index"))
+    assert "Which path is yours" in text and "A first slider" not in text
+    assert "failed: ZeroDivisionError in 1:23" in text and re.search(r"found\s+0\.500", text)
+    assert text.count("was not run here") == len(start_page.lessons()) - 1
+    figures = re.findall(r'<img[^>]*class="finding[^>]*>', page(book, "index"))
+    assert len(figures) == len(start_page.lessons())
+    assert all(len(re.search(r'alt="([^"]*)"', figure)[1]) > 20 for figure in figures)
+
+
+def test_a_failed_lesson_shows_its_error(book):
+    assert "division by zero" in text_of(page(book, f"notebooks/{LESSON}"))
+
+
+def test_solutions_are_folded_and_formulas_whole(book):
+    exercises = page(book, f"notebooks/exercises/{LESSON}")
+    assert exercises.count("<summary>Solution</summary>") == 3
     assert re.search(r"<details><summary>Hint 1</summary>\s*<p>.*?</details>", exercises, re.S)
-    assert re.search(r"<mfrac>.*?<mn>1</mn>.*?<mn>2</mn>.*?</mfrac>", exercises)
     assert not re.search(r"<details><summary>[^<]*</summary>\s*</details>", exercises)
-    assert "Stop-gradient" in (site / "glossary.html").read_text(encoding="utf-8")
-    for page in site.rglob("*.html"):
-        assert 'class="course"' in page.read_text(encoding="utf-8"), f"{page} has no navigation"
+    assert re.search(r'<(div|span) class="math[^"]*">\s*\\[\[(].*?\\frac', exercises, re.S)
 
 
-def test_time_after_the_others_leaves_out_what_they_have_trained(tmp_path, monkeypatch):
-    monkeypatch.setattr(pages, "SOURCE", tmp_path)
-    (tmp_path / "durations.json").write_text(
-        '{"01_a": {"alone": 100, "runs": {"x": 90}},'
-        ' "02_b": {"alone": 300, "memory": 1.5, "runs": {"x": 90, "y": 100}}}'
-    )
-    assert pages.measured("01_a") == (100, 100, 0)
-    assert pages.measured("02_b") == (300, 210, 1.5)
-    assert pages.time_of("02_b") == "5 min, 4 min after those before it"
+def test_every_figure_keeps_its_own_text_whatever_stands_around_it(book):
+    markup = page(book, f"notebooks/{LESSON}")
+    texts = {}
+    for tag in re.findall(r"<img[^>]+>", markup):
+        file = re.search(r'src="[^"]*/([0-9a-f]{64})\.png"', tag)
+        if file:
+            texts[file[1]] = html.unescape(re.search(r'alt="([^"]*)"', tag)[1])
+    notebook = nbformat.read(book[0] / LESSON / f"{LESSON}.ipynb", as_version=4)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    figures = [output for output in outputs if "image/png" in output.get("data", {})]
+    assert len(figures) > 8
+    for figure in figures:
+        digest = hashlib.sha256(base64.b64decode(figure.data["image/png"])).hexdigest()
+        alt = figure.metadata["image/png"].get("alt", "A figure without a text alternative")
+        assert texts[digest] == alt
 
 
-def test_the_most_memory_of_a_child_is_measured():
-    code = "import time; x = bytearray(200_000_000); time.sleep(1.5)"
-    with book.PeakMemory() as memory:
-        subprocess.run([sys.executable, "-c", code], check=True)
-    assert 200e6 < memory.peak < 600e6
+# --------------------------------------------------------------------------------------- reference
 
 
-def test_runs_are_told_apart_by_what_they_train_and_not_by_the_codes_digest(tmp_path):
-    for name, code, epochs in (("a", "1", 5), ("b", "2", 5), ("c", "1", 6)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text(json.dumps({"code": code, "epochs": epochs}))
-        (tmp_path / name / "metrics.json").write_text('{"seconds": 7}')
-    assert sorted(book.trained(tmp_path).values()) == [7, 7]
+def public_names():
+    """What each page of the reference must have an entry for."""
+    for package in api_pages.PACKAGES:
+        module = importlib.import_module(package)
+        sources = api_pages.imported_from(module) if hasattr(module, "__path__") else {}
+        for name in getattr(module, "__all__", []):
+            home = sources.get(name, package)
+            if home.startswith(package):
+                yield package, f"{package}.{name}"
+
+
+def test_the_reference_leaves_out_no_package():
+    packages = set()
+    for folder in (build_book.ROOT / "simlab", build_book.ROOT / "simlab_course"):
+        names = {path.stem for path in folder.iterdir() if path.suffix in (".py", "")}
+        packages |= {f"{folder.name}.{name}" for name in names if name[0] != "_"}
+    assert packages - {"simlab.cli"} == set(api_pages.PACKAGES), "the commands have a page in docs/"
+
+
+def test_every_public_name_has_an_entry_with_its_source(book):
+    names = list(public_names())
+    assert len(names) > 150
+    for package, name in names:
+        markup = page(book, f"api/{package}")
+        assert f'id="{name}"' in markup, name
+        value = getattr(importlib.import_module(package), name.rpartition(".")[2])
+        if hasattr(value, "__module__") and callable(value):
+            entry = markup.split(f'id="{name}"')[1][:6000]
+            assert 'href="../_modules/' in entry, f"{name} has no link to its source"
+
+
+def test_the_reference_lists_the_names_of_simlab_and_the_packages_in_order(book):
+    markup = page(book, "api/index").split("<article")[1]
+    for name in simlab.__all__:
+        assert re.search(rf'href="[^"]*#simlab\.[a-z.]*{name}"', markup), name
+    places = [markup.index(f'href="{package}.html"') for package in api_pages.PACKAGES]
+    assert places == sorted(places)
+    described = re.findall(r"^    ([a-z, ]+?)  ", simlab.__doc__, re.M)
+    said = [f"simlab.{name}" for line in described for name in line.split(", ")]
+    assert [package for package in api_pages.PACKAGES if package in said] == said
+
+
+def test_code_and_words_of_lessons_lead_to_the_reference_and_to_the_source(book):
+    lesson = page(book, f"notebooks/{LESSON}")
+    assert 'href="../api/simlab.train.html#simlab.train.pretrain"' in lesson
+    assert 'href="../api/simlab.data.html#simlab.data.load_data"' in lesson
+    readme = page(book, "README")
+    assert 'href="_modules/simlab/methods/byol.html"' in readme
+    assert 'href="api/simlab.sim.html"' in readme, "a package's file: what its docstring says"
+    assert 'href="api/simlab.evaluate.html#simlab.evaluate.knn_result"' in readme
+
+
+# ---------------------------------------------------------------------------- links, and no network
+
+
+def test_every_link_leads_to_a_page_and_a_place_on_it(book):
+    pages = {path: path.read_text(encoding="utf-8") for path in written_pages(book)}
+    ids = {path: set(re.findall(r"""\bid=["']([^"']+)""", text)) for path, text in pages.items()}
+    assert len(pages) > 60
+    for path, text in pages.items():
+        for target in set(re.findall(r"""<[^>]+?\b(?:href|src)=["']([^"']*)["']""", text)):
+            file, _, place = html.unescape(target).partition("#")
+            if re.match(r"[a-z]+:", file):
+                continue
+            leads_to = (path.parent / file.partition("?")[0]).resolve() if file else path
+            assert leads_to.exists(), f"{path.relative_to(book[0])} -> {target}"
+            if place and leads_to in ids:
+                assert place in ids[leads_to], f"{path.relative_to(book[0])} -> {target}"
+
+
+def test_nothing_that_a_page_loads_is_on_the_network(book):
+    for path in written_pages(book):
+        text = path.read_text(encoding="utf-8")
+        loaded = re.findall(r"<(?:script|link|img|iframe|source|video)\b[^>]*>", text)
+        assert loaded
+        for tag in loaded:
+            assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//""", tag), (
+                f"{path.name}: {tag}"
+            )
+    for style in book[0].rglob("*.css"):
+        text = style.read_text(encoding="utf-8")
+        assert not re.search(r"""(?:url\(|@import)\s*["']?(?:https?:)?//""", text), style.name
+
+
+# ------------------------------------------------------------------------------------- in a browser
+
+needs_browser = pytest.mark.skipif(not browser.RUNS, reason="no Chromium: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path=browser.CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.mark.browser
+@needs_browser
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_lesson_is_read_from_the_disk_without_a_network(book, chromium, theme):
+    context = chromium.new_context(offline=True, color_scheme=theme)
+    tab, asked, failed = context.new_page(), [], []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.on("requestfailed", lambda request: failed.append(request.url))
+    tab.goto(f"file://{book[0]}/notebooks/{LESSON}.html")
+    tab.locator("mjx-container svg").first.wait_for(state="attached", timeout=30_000)
+    assert not tab.locator("mjx-merror, .MathJax_Error").count()
+    assert tab.evaluate("[...document.images].every(i => i.naturalWidth && i.alt)")
+    ground = Image.open(io.BytesIO(tab.screenshot())).convert("L").getpixel((640, 3))
+    assert (ground < 60) == (theme == "dark"), f"not {theme}: {ground}"
+    assert len(asked) > 5 and not failed
+    assert all(url.startswith(("file:", "data:")) for url in asked), asked
+    context.close()
+
+
+@pytest.mark.browser
+@needs_browser
+def test_the_search_finds_a_word_without_a_network(book, chromium):
+    context = chromium.new_context(offline=True)
+    tab = context.new_page()
+    tab.goto(f"file://{book[0]}/search.html?q=collapse")
+    tab.locator("#search-results li a", has_text="collapse lab").first.wait_for(timeout=30_000)
+    context.close()
+
+
+@pytest.mark.browser
+@needs_browser
+@pytest.mark.parametrize("name", ["index", f"notebooks/{LESSON}", "docs/glossary"])
+def test_axe_finds_no_serious_violation(book, chromium, name):
+    from axe_playwright_python.sync_playwright import Axe
+
+    context = chromium.new_context(offline=True)
+    tab = context.new_page()
+    tab.goto(f"file://{book[0]}/{name}.html")
+    tab.wait_for_timeout(500)
+    found = Axe().run(tab).response["violations"]
+    serious = [
+        (violation["id"], [node["html"][:160] for node in violation["nodes"][:3]])
+        for violation in found if violation["impact"] in ("serious", "critical")
+    ]  # fmt: skip
+    assert not serious
+    context.close()

@@ -1,18 +1,13 @@
 """Every widget in JupyterLab, in a real browser, its controls moved by keyboard."""
 
-import io
-import re
-import shutil
 from pathlib import Path
 
 import browser
 import explorers
 import lessons
 import nbformat
-import pages
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
-from PIL import Image
 
 pytestmark = [
     pytest.mark.browser,
@@ -172,48 +167,3 @@ def test_each_lesson_runs_to_its_end_and_every_control_moves(path, lab, chromium
     for place in places.values():
         move_all(page, page.locator(".jp-CodeCell").nth(place))
     browser.close(page)
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """What `make run` leaves, of two committed notebooks."""
-    out = tmp_path_factory.mktemp("site")
-    cards = []
-    for name in ("01_pretraining", "05_comparing_representations"):
-        source = ROOT / "notebooks" / f"{name}.ipynb"
-        (out / name).mkdir()
-        shutil.copy(source, out / name)
-        cards.append({"name": name, "source": source, "status": "done", "seconds": 1.0,
-                      "metrics": {"found": 0.5}})  # fmt: skip
-    pages.write_site(cards, out)
-    return out
-
-
-@pytest.mark.xdist_group("site")  # not with the notebooks: it needs no JupyterLab
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_the_site_is_read_without_a_network_in_either_theme(site, chromium, theme):
-    context = chromium.new_context(offline=True, color_scheme=theme)
-    page, failed, ahead, seen = context.new_page(), [], ["index.html"], set()
-    page.on("requestfailed", lambda request: failed.append(request.url))
-    while ahead:
-        target = ahead.pop()
-        if target in seen:
-            continue
-        seen.add(target)
-        page.goto(f"file://{site}/{target}")
-        assert page.evaluate("[...document.images].every(i => i.naturalWidth && i.alt.length > 40)")
-        ink = page.evaluate("getComputedStyle(document.querySelector('h1')).color")
-        ink = sum(map(int, re.findall(r"\d+", ink)[:3])) / 3
-        ground = Image.open(io.BytesIO(page.screenshot())).convert("L").getpixel((3, 3))
-        assert abs(ink - ground) > 150, f"{target}: {ink} on {ground}"
-        assert (ground < 60) == (theme == "dark"), f"{target} is not {theme}: {ground}"
-        fold = page.query_selector("details:not([open]) > summary")
-        if fold:
-            fold.focus()
-            page.keyboard.press("Enter")
-            assert fold.evaluate("e => e.parentElement.open"), f"{target}: a fold stays shut"
-        links = page.evaluate("[...document.links].map(a => a.href)")
-        ahead += [link.split("#")[0].removeprefix(f"file://{site}/") for link in links
-                  if link.startswith("file:") and ".html" in link]  # fmt: skip
-    assert len(seen) >= 8 and not failed
-    context.close()

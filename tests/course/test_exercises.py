@@ -71,7 +71,7 @@ def test_each_exercise_has_all_its_parts(path):
 
 
 def test_every_lesson_has_its_exercises():
-    lessons = {p.stem for p in FOLDER.parent.glob("0[1-9]*.ipynb")}
+    lessons = {p.stem for p in FOLDER.parent.glob("0[1-9]_*.ipynb")}  # 03b is an appendix
     assert lessons <= {p.stem for p in NOTEBOOKS}
 
 
@@ -89,26 +89,6 @@ def test_a_check_answers_whatever_it_is_given(key, junk, capsys):
         key, f"import torch\n{name} = {'lambda *inputs: ' if called else ''}{junk}", capsys
     )
     assert "Not yet: " in said and "Right." not in said
-
-
-COSINE = "    D = lambda p, z: -F.cosine_similarity(p, z.detach(), dim=-1).mean()\n"
-VIEW = """def two_views(x, generator):
-    def one():
-        flip = {flip}
-        factor = {factor}
-        return torch.where(flip[:, None, None, None], x.flip(-1), x) * factor
-    return {views}
-"""
-FLIP = "torch.rand(len(x), generator=generator) < 0.5"
-FACTOR = "0.6 + 0.8 * torch.rand(len(x), 1, 1, 1, generator=generator)"
-
-
-def loss(body, setup=COSINE):
-    return f"def simsiam_loss(p1, p2, z1, z2):\n{setup}    return {body}\n"
-
-
-def views(flip=FLIP, factor=FACTOR, views="one(), one()"):
-    return VIEW.format(flip=flip, factor=factor, views=views)
 
 
 def vote(cosines="F.normalize(queries, dim=1) @ F.normalize(bank, dim=1).T", largest=True,
@@ -145,28 +125,79 @@ def wrong(name, code, why):
     return pytest.param(name, code, why, id=f"{name}: {why}")
 
 
-ONE_DRAW = "(torch.rand(1, generator=generator) < 0.5).expand(len(x))"
+STEP = "cosine12 = F.cosine_similarity(p1, t2, dim=-1).mean()"
+STEP2 = "cosine21 = F.cosine_similarity(p2, t1, dim=-1).mean()"
+FOLLOW = ALL[BY_NAME["step"]][3].split("optimizer.step()\n")[1].split("    return")[0]
+
+
+def step(*pairs):
+    return replaced("step", *pairs)
+
+
 WRONG = [
-    wrong("loss", loss("(D(p1, z2) + D(p2, z1)) / 2", COSINE.replace(".detach()", "")),
-          "a gradient flows into z"),
-    wrong("loss", loss("(D(z2, p1) + D(z1, p2)) / 2"), "no gradient reaches the predictions"),
-    wrong("loss", loss("-(D(p1, z2) + D(p2, z1)) / 2"), "It is the *negative* cosine"),
-    wrong("loss", loss("D(p1, z2) + D(p2, z1)"), "each counts one half"),
-    wrong("loss", loss("D(p1, z2)"), "add the other direction"),
-    wrong("loss", loss("(D(p1, z1) + D(p2, z2)) / 2"), "compared with the same view"),
-    wrong("loss", loss("-((p1 * z2).sum(1) + (p2 * z1).sum(1)).mean() / 2"), "divide by the norms"),
-    wrong("loss", loss("(D(p1, z2) + D(p2, z1)) / 2", COSINE.replace("mean", "sum")), "their mean"),
-    wrong("loss", loss("(D(p1, z2) + D(p2, z1)) / 2", COSINE.replace(".mean()", "")), "the shape"),
-    wrong("loss", loss("q / 2"), "stopped with NameError"),
-    wrong("views", views(flip=ONE_DRAW), "Each needs its own draw"),
-    wrong("views", views(factor=FACTOR.replace("len(x)", "1")), "one factor for each"),
-    wrong("views", views(FLIP.replace(", generator=generator", "")), "gives other views"),
-    wrong("views", views(views="(one(),) * 2"), "Draw twice"),
-    wrong("views", views(factor="x.mul_(1.1)[:, :, :1, :1] * 0 + 1.1"), "themselves were changed"),
-    wrong("views", views(flip=FLIP.replace("0.5", "0.9")), "one half was asked"),
-    wrong("views", views(factor=FACTOR.replace("0.6", "0.2")), "0.6 to 1.4 was asked"),
-    wrong("views", views(factor=FACTOR.replace("(len(x), 1, 1, 1", "(x.shape")),
-          "times one factor"),
+    wrong("step", step(("loss = -(", "loss = (")), "the wrong sign"),
+    wrong("step", step((" / 2\n", "\n")), "it is twice as large"),
+    wrong("step", step((".mean()", ".sum()")), "sum over the batch"),
+    wrong("step", step(("dim=-1", "dim=0")), "taken over the batch (dim=0)"),
+    wrong("step", step((STEP, "cosine12 = F.cosine_similarity(p1.flatten(), t2.flatten(), dim=0)"),
+          (STEP2, "cosine21 = F.cosine_similarity(p2.flatten(), t1.flatten(), dim=0)")),
+          "one cosine of the whole flattened batch"),
+    wrong("step", step((STEP, "cosine12 = (F.normalize(p1, dim=0) * F.normalize(t2, dim=0)).sum(1).mean()"),
+          (STEP2, "cosine21 = (F.normalize(p2, dim=0) * F.normalize(t1, dim=0)).sum(1).mean()")),
+          "batch and feature axes are swapped"),
+    wrong("step", step(("(p1, t2", "(p1, t1"), ("(p2, t1, dim", "(p2, t2, dim")), "never meet"),
+    wrong("step", step(("t1, t2 = teacher(x1), teacher(x2)", "t1, t2 = student(x1), student(x2)")),
+          "that is SimSiam"),
+    wrong("step", step(("predictor(student(x1)), predictor(student(x2))", "student(x1), student(x2)")),
+          "the predictor is not used"),
+    wrong("step", step(("-(cosine12 + cosine21) / 2", "-cosine12")), "Add that of p2"),
+    wrong("step", step(("-(cosine12 + cosine21) / 2", "-cosine21")), "Add that of p1"),
+    wrong("step", step(("    optimizer.step()\n", "")), "the student has not moved"),
+    wrong("step", step(("    optimizer.zero_grad()\n", "")), "zero_grad() is missing"),
+    wrong("step", step((FOLLOW, "")), "the teacher has not moved"),
+    wrong("step", step(("mul_(momentum).add_(weight, alpha=1 - momentum)",
+          "mul_(1 - momentum).add_(weight, alpha=momentum)")), "the wrong way round"),
+    wrong("step", step((FOLLOW, ""), ("    optimizer.zero_grad()\n", FOLLOW + "    optimizer.zero_grad()\n")),
+          "of before the step"),
+    wrong("step", step(("    with torch.no_grad():\n        t1, t2 = ", "    t1, t2 = ")),
+          "a gradient reaches the teacher"),
+    wrong("step", step(("zip(teacher.parameters(), student.parameters())",
+          "[(teacher.weight, student.weight)]")), "and its bias not"),
+    wrong("step", step(("return loss.item()", "return loss.item() + 1")), "expected"),
+    wrong("direct", replaced("direct", ("u.T @ u", "u @ u.T"), ("z.shape[1]", "len(z)")),
+          "[50, 50] of all pairs of images"),
+    wrong("direct", replaced("direct", ("F.normalize(z.detach(), dim=1)", "z.detach()")),
+          "not divided by their lengths"),
+    wrong("direct", replaced("direct", ("z.detach(), dim=1", "z.detach(), dim=0")), "(dim=0)"),
+    wrong("direct", replaced("direct", ("torch.linalg.matrix_norm(C, 2)", "C.norm()")), "Frobenius"),
+    wrong("direct", replaced("direct", ("C / torch.linalg.matrix_norm(C, 2)", "C")),
+          "not divided by its largest eigenvalue"),
+    wrong("direct", replaced("direct", ("* torch.eye(z.shape[1])", "")), "added to every entry"),
+    wrong("direct", replaced("direct", ("    C = ", "    u = u - u.mean(0)\n    C = ")), "covariance"),
+    wrong("direct", replaced("direct", ("z.detach()", "z")), "a gradient flows"),
+    wrong("broken", replaced("broken", ("D(p, z):\n", "D(p, z):\n        z = z.detach()\n")),
+          "it does not collapse"),
+    wrong("broken", replaced("broken", ("-F.cosine_similarity(p, z, dim=-1)",
+          "-F.cosine_similarity(p, p.mean(0, keepdim=True), dim=-1)")), "no longer have the loss -1"),
+    wrong("broken", replaced("broken", ("-F.cosine_similarity(p, z, dim=-1)",
+          "-F.cosine_similarity(p, p, dim=-1)")), "no longer asks the views to agree"),
+    wrong("broken", replaced("broken", ('"C"', '""')), "still blank. Write the letter"),
+    wrong("broken", replaced("broken", ('"C"', '"A"')), "pushes no image away"),
+    wrong("broken", replaced("broken", ('"C"', '"B"')), "the same lowest value"),
+    wrong("broken", replaced("broken", ("answer = (broken_loss, reason)", "answer = broken_loss")),
+          "a pair was expected"),
+    wrong("augmentation", "def augment(images, generator):\n    return images.clone()",
+          "the image itself"),
+    wrong("augmentation", "def augment(images, generator):\n    return images.mul_(0.9)",
+          "themselves were changed"),
+    wrong("augmentation", replaced("augmentation", ("n, 1, 1, 1, generator=generator", "n, 1, 1, 1")),
+          "another view"),
+    wrong("augmentation", replaced("augmentation", ("torch.rand(3, n, 1, 1, 1,", "torch.rand(3, 1, 1, 1, 1,"),
+          ("torch.randn(images.shape,", "torch.randn((1, 1, 8, 8),")), "the same draw"),
+    wrong("augmentation", replaced("augmentation", (" + light", "")), "In what do two images"),
+    wrong("augmentation", replaced("augmentation", ("return images + light + noise",
+          "flip = torch.rand(n, generator=generator)[:, None, None, None] < 0.5\n"
+          "    return torch.where(flip, images.flip(3), images) + light + noise")), "mirror image"),
     wrong("vote", vote(largest=False), "the least similar"),
     wrong("vote", vote(result="places[:, 0]"), "not its class"),
     wrong("vote", vote(cosines="queries @ bank.T"), "Divide them by their norms"),
@@ -191,14 +222,31 @@ WRONG = [
     wrong("compare", replaced("compare", ('("A", "B")', '"no pair"')), "Look again"),
     wrong("compare", replaced("compare", ('"no pair"', '("D", "E")')), "confounded"),
     wrong("compare", replaced("compare", ('("A", "B")', '("A", "Z")')), "no pair of runs"),
-    wrong("ablations", replaced("ablations", ("True", "False")), "The loss is then smallest"),
-    wrong("ablations", replaced("ablations", ('predictor": True', 'predictor": False')),
-          "the stop-gradient alone does not help"),
+    wrong("vote", vote(cosines="F.normalize(bank, dim=1) @ F.normalize(queries, dim=1).T")
+          .replace("topk(k", "topk(min(k, 2)"),
+          "queries and bank are swapped"),
+    wrong("ablations", replaced("ablations", ("True", "False")), "drift to one point together"),
+    wrong("ablations", replaced("ablations", ('with the predictor": False',
+          'with the predictor": True')), "That is BYOL"),
+    wrong("ablations", replaced("ablations", ('slowly": False', 'slowly": True')), "a fixed random one"),
     wrong("ablations", replaced("ablations", ('128": False', '128": True')), "no negatives"),
-    wrong("spread", replaced("spread", ("F.normalize(z, dim=1)", "z")), "divide each z by its norm"),
-    wrong("spread", replaced("spread", (" * z.shape[1] ** 0.5", "")), "Multiply by sqrt(d)"),
-    wrong("spread", replaced("spread", (".std(0)", ".std(1)")), "over the images"),
-    wrong("spread", replaced("spread", (".mean()", "")), "one number was expected"),
+    wrong("nt_xent", replaced("nt_xent", (".fill_diagonal_(-torch.inf)", "")), "with itself"),
+    wrong("nt_xent", replaced("nt_xent", ("F.normalize(torch.cat([z1, z2]), dim=1)",
+          "torch.cat([z1, z2])")), "and no cosines"),
+    wrong("nt_xent", replaced("nt_xent", ("dim=1", "dim=0")), "(dim=0)"),
+    wrong("nt_xent", replaced("nt_xent", ("/ temperature", "* temperature")), "Divide: a low one"),
+    wrong("nt_xent", replaced("nt_xent", ("other_view)", 'other_view, reduction="sum")')),
+          "sum over the 2N rows"),
+    wrong("nt_xent", replaced("nt_xent", ("return F", "return -F")), "the wrong sign"),
+    wrong("nt_xent", "def nt_xent(z1, z2, temperature):\n"
+          "    logits = F.normalize(z1, dim=1) @ F.normalize(z2, dim=1).T / temperature\n"
+          "    return F.cross_entropy(logits, torch.arange(len(z1)))", "all 2N - 2 others"),
+    wrong("nt_xent", "def nt_xent(z1, z2, temperature):\n"
+          "    logits = F.normalize(z1, dim=1).T @ F.normalize(z2, dim=1) / temperature\n"
+          "    return F.cross_entropy(logits, torch.arange(z1.shape[1]))", "those of channels"),
+    wrong("nt_xent", replaced("nt_xent", (".roll(n)", "")), "N rows further"),
+    wrong("nt_xent", replaced("nt_xent", ("[z1, z2]", "[z1, z2.detach()]")), "a gradient is missing"),
+    wrong("rank", replaced("rank", ("svdvals(z)", "svdvals(z - z.mean(0))")), "the mean was subtracted"),
     wrong("rank", replaced("rank", ("torch.exp(", "(")), "Take its exponential"),
     wrong("rank", replaced("rank", ("svdvals(z)", "svdvals(z).square()")), "*squared*"),
     wrong("rank", replaced("rank", ("s / s.sum()", "s")), "Divide the singular values"),

@@ -1,17 +1,14 @@
 """What every committed notebook must be, before nbval runs it."""
 
 import ast
-import importlib.util
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import cards
 import explorers
 import lessons
 import nbformat
-import pages
 import papermill
 import pytest
 
@@ -100,58 +97,17 @@ def test_code_cells_are_short(path):
         assert len(cell.source.splitlines()) <= 40, cell.source[:60]
 
 
-FIRST = next(c.source for c in code_cells(COURSE[0]) if "setup" in c.metadata.get("tags", []))
-OUR_FIRST_CELL = "# Anywhere: find simlab around this notebook"
-
-
-@pytest.mark.parametrize(
-    "path", [START, *COURSE, *(ROOT / "notebooks/exercises").glob("*.ipynb")], ids=lambda p: p.stem
-)
-def test_the_first_cell_finds_simlab_anywhere(path):
-    cells = [c for c in code_cells(path) if "parameters" not in c.metadata.get("tags", [])]
-    assert cells[0].source == FIRST and FIRST.startswith(OUR_FIRST_CELL)
-
-
-def run_first_cell(folder, monkeypatch, found, asked):
-    """The first cell in `folder`, with packages `found`; returns the search path it leaves."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name in found or None)
-    monkeypatch.setattr(subprocess, "run", lambda words, check: asked.append(words))
-    exec(FIRST, {})
-    return list(sys.path)
-
-
-NEEDS = {"torchvision", "pandas", "sklearn", "matplotlib", "ipywidgets", "filelock", "papermill",
-         "psutil", "tqdm"}  # fmt: skip
-
-
-def test_the_first_cell_installs_what_is_missing_and_is_harmless_twice(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    (tmp_path / "simlab" / "simlab").mkdir(parents=True)
-    (tmp_path / "simlab" / "simlab" / "__init__.py").touch()
-    asked = []
-    once = run_first_cell(tmp_path, monkeypatch, NEEDS - {"sklearn"}, asked)
-    assert once[0] == str(tmp_path / "simlab"), "a clone beside the notebook is found"
-    assert [words[-1] for words in asked] == ["scikit-learn"]
-    assert run_first_cell(tmp_path, monkeypatch, NEEDS, asked) == once and len(asked) == 1
-
-
-def test_the_first_cell_says_what_to_do_where_there_is_no_simlab(tmp_path, monkeypatch):
-    with pytest.raises(AssertionError, match="git clone"):
-        run_first_cell(tmp_path, monkeypatch, NEEDS, [])
-
-
 @every_lesson
 def test_lesson_has_a_header_card_of_what_was_measured(path):
-    cards = [
+    tagged = [
         (i, c) for i, c in enumerate(nbformat.read(path, as_version=4).cells)
         if "card" in c.metadata.get("tags", [])
     ]  # fmt: skip
-    assert len(cards) == 1 and cards[0][0] == 1, "make it: python notebooks/book.py --cards"
-    for row in ("Goals", "Before you start", "Time", "Data", "Exercises"):
-        assert f"**{row}**" in cards[0][1].source
-    assert cards[0][1].source == pages.card_of(path), "python notebooks/book.py --cards"
-    assert "not measured" not in cards[0][1].source
+    assert len(tagged) == 1 and tagged[0][0] == 1, "make it: python notebooks/book.py --cards"
+    for row in ("Goals", "Before you start", "Your time", "Computing time", "Data", "Words"):
+        assert f"**{row}**" in tagged[0][1].source
+    assert tagged[0][1].source == cards.card_of(path), "python notebooks/book.py --cards"
+    assert "not measured" not in tagged[0][1].source
 
 
 def test_readme_and_start_page_show_the_whole_course():

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from pages import lasting
+from executed import lasting
 from PIL import Image
 
 from simlab.augment import RECIPES, Augment, Normalize
@@ -75,12 +75,30 @@ def test_image_and_text_are_those_of_the_pure_function(name, every):
 def test_a_notebook_shows_the_widget_and_everything_else_its_image(name, monkeypatch, every):
     seen = []
     monkeypatch.setattr("IPython.display.display", lambda data, **more: seen.append((data, more)))
+    bundle = every[name]._repr_mimebundle_()
+    monkeypatch.delattr(ipywidgets.Widget, "_repr_mimebundle_")  # as in ipywidgets 7, Colab's
     every[name]._ipython_display_()
     (data, more), view = seen[0], "application/vnd.jupyter.widget-view+json"
+    assert data[view] == bundle[view]
     assert {view, "image/png", "text/plain"} == set(data)
     assert more["metadata"]["image/png"]["alt"] == data["text/plain"] == every[name].alt
     kept = lasting([{"data": data}, {"data": {view: {}}}, {"name": "stderr"}])
     assert len(kept) == 1 and set(kept[0]["data"]) == {"image/png", "text/plain"}
+
+
+def test_widgets_are_made_without_what_ipywidgets_7_does_not_know(monkeypatch):
+    class OldButton(ipywidgets.Button):
+        @classmethod
+        def class_trait_names(cls, **metadata):
+            return [name for name in super().class_trait_names(**metadata) if name != "tabbable"]
+
+        def __init__(self, **values):
+            assert set(values) <= set(self.class_trait_names()), "a warning, and later an error"
+            super().__init__(**values)
+
+    monkeypatch.setattr(ipywidgets, "Button", OldButton)
+    heatmap = explorers.every()["layer_heatmap"]
+    assert heatmap.children[1].children[1].children, "the buttons over the map are there"
 
 
 def test_no_widget_uses_an_output_area(every):

@@ -137,6 +137,7 @@ def test_a_list_of_arrays_of_several_sizes():
     )
     assert cut.tolist() == list(range(16, 24))
     assert squeezed[0] < 5 and squeezed[-1] > 35
+    assert whole(wide, image_size=8, fit="squeeze").fit == "squeeze"  # for what a run encodes later
 
 
 # ------------------------------------------------------------------------------------------- labels

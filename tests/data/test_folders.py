@@ -1,5 +1,6 @@
 """Folders of images: which layouts are understood, how images are cut, and streaming."""
 
+import os
 import threading
 import tracemalloc
 
@@ -9,6 +10,7 @@ import torch
 from data_images import write_image
 from PIL import Image
 
+from simlab.compute.distributed import share_of_cores
 from simlab.data import files, folders, held_out, load_data
 from simlab.data.folders import StreamedImages, load_folder
 
@@ -175,6 +177,23 @@ def test_streamed_batches_are_the_same_batches_in_the_same_order(both, batch_siz
         assert torch.equal(index_a, index_b) and torch.equal(images_a, images_b)
 
 
+def test_a_part_is_kept_in_memory_where_it_fits_and_else_streamed_as_the_same_images(
+    both, monkeypatch
+):
+    """What supervised training takes: some or all labelled images of a folder."""
+    kept, streamed = both
+    index = torch.tensor([3, 12, 5, 19])
+    expected = kept.train.select(index)
+    in_memory = streamed.train.select(index)
+    assert torch.equal(in_memory.images, expected.images)
+    monkeypatch.setattr(folders, "FITS", 0)
+    part = streamed.train.select(index)
+    assert isinstance(part, StreamedImages) and torch.equal(part.labels, expected.labels)
+    ((_, images),) = part.batches(torch.arange(4), 4)
+    assert torch.equal(images, expected.images)
+    assert part.normalize == streamed.normalize
+
+
 def test_asking_for_all_streamed_images_says_what_to_do_instead(both):
     with pytest.raises(
         AttributeError, match=r"20 images are streamed.*batches\(\), or subset\(index\)"
@@ -240,3 +259,31 @@ def test_a_streamed_image_that_cannot_be_read_is_named_in_training_too(both, two
     (two_splits / "train" / "dog" / "05.png").write_bytes(b"broken meanwhile")
     with pytest.raises(ValueError, match=r"cannot decode the image .*dog.05.png"):
         list(both[1].train.batches(torch.arange(20), 4))
+
+
+def test_as_many_threads_decode_as_were_asked_for(two_splits, monkeypatch):
+    meeting = threading.Barrier(3, timeout=20)
+    read = files.ImageFiles.read
+
+    def meet(self, index):
+        meeting.wait()  # until three of them are here
+        return read(self, index)
+
+    data = load_folder(str(two_splits), fits=0, threads=3)
+    assert data.train.files.threads == data.to("cpu").test.files.threads == 3
+    monkeypatch.setattr(files.ImageFiles, "read", meet)
+    list(data.train.batches(torch.arange(3), 3))
+    meeting = threading.Barrier(2, timeout=0.2)
+    with pytest.raises(threading.BrokenBarrierError):
+        list(data.with_threads(1).train.batches(torch.arange(2), 2))
+    assert data.digest() == data.with_threads(1).digest()
+    with pytest.raises(ValueError, match="threads=-1: expected at least 0"):
+        load_folder(str(two_splits), threads=-1)
+
+
+def test_threads_of_a_process_share_the_cores_with_the_others_on_the_machine(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(24)), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert share_of_cores() == 12
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "48")
+    assert share_of_cores() == 1

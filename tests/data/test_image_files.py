@@ -8,8 +8,9 @@ import torch
 from data_images import write_folders, write_image
 from PIL import Image
 
-from simlab.data import StreamedImages, domain_folder, load_data
+from simlab.data import StreamedImages, domain_folder, files, load_data
 from simlab.data.folders import load_folder
+from simlab.data.pixels import image_tensor
 
 
 def first_image(folder, **options):
@@ -321,3 +322,60 @@ def test_domains_are_read_by_the_same_rules(tmp_path):
     (tmp_path / "toy" / "dog" / "1.png").write_bytes(b"")
     with pytest.raises(ValueError, match="cannot decode 2 images"):
         domain_folder(tmp_path)
+
+
+# ------------------------------------------------------------------------------------ large photos
+
+
+def photo(path, width, height):
+    """A photo: smooth, with some noise."""
+    draw = np.random.default_rng(0)
+    small = Image.fromarray(draw.integers(0, 256, (6, 8, 3), np.uint8))
+    smooth = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC)).astype(int)
+    noisy = smooth + draw.integers(-5, 6, (height, width, 1))
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path, quality=90)
+
+
+def whole_photo(path, size, mode, fit):
+    """The photo decoded whole; what was given stays as it was."""
+    with Image.open(path) as image:
+        full = image.size
+        tensor = image_tensor(image, size, mode, fit)
+        assert image.size == full
+        return tensor
+
+
+@pytest.mark.parametrize("fit", ["cut", "squeeze"])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_large_jpeg_file_is_decoded_at_a_part_of_its_size(tmp_path, fit, mode, monkeypatch):
+    photo(tmp_path / "large.jpg", 1200, 800)
+    expected = whole_photo(tmp_path / "large.jpg", 40, mode, fit)
+    sizes = []
+
+    def noting(image, *args):
+        tensor = image_tensor(image, *args)
+        sizes.append(image.size)
+        return tensor
+
+    monkeypatch.setattr(files, "image_tensor", noting)
+    got = files.ImageFiles((tmp_path / "large.jpg",), 40, mode, fit).read(0)
+    assert sizes == [(300, 200)]  # a quarter: an eighth has not four times 40 pixels
+    difference = (got.int() - expected.int()).abs().float()
+    assert difference.mean() < 0.5 and difference.max() <= 2
+
+
+def test_a_jpeg_file_that_is_not_large_is_decoded_whole(tmp_path):
+    photo(tmp_path / "small.jpg", 300, 200)
+    expected = whole_photo(tmp_path / "small.jpg", 40, "RGB", "cut")
+    got = files.ImageFiles((tmp_path / "small.jpg",), 40, "RGB").read(0)
+    assert torch.equal(got, expected)
+
+
+def test_an_image_that_is_given_is_not_turned_in_place():
+    image = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
+    image.info["exif"] = b""
+    image.getexif()[0x0112] = 6
+    before = np.asarray(image).copy()
+    turned = image_tensor(image, 8, "L")
+    assert np.array_equal(np.asarray(image), before)
+    assert np.array_equal(turned[0].numpy(), np.rot90(before, -1))

@@ -148,8 +148,11 @@ def test_memory_holds_the_small_images_and_one_large_one():
         sorted(image.unique().item() for image in data.train.images)[:3]
         == sorted({image.unique().item() for image in data.train.images})[:3]
     )
-    with pytest.raises(ValueError, match="40 images at image_size=16 take .*a larger fits"):
+    with pytest.raises(
+        ValueError, match="40 images at image_size=16 take .*a larger fits.*streams it"
+    ):
         from_dataset(Large(), image_size=16, fits=1000)
+    assert from_dataset(Large(), image_size=16, fit="squeeze").fit == "squeeze"
 
 
 class Stream(IterableDataset):

@@ -386,8 +386,8 @@ def test_every_patch_is_a_target_and_a_context_patch_about_as_often():
 
 def test_blocks_are_drawn_again_where_targets_cover_all_of_an_image():
     """Four of 3 x 3 can cover 6 x 6 patches, which are those of the default images."""
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(1500):
+    generator = torch.Generator().manual_seed(5)  # at the eighth step
+    for _ in range(12):
         _, kept = draw_blocks(64, 6, 4, generator)
         assert kept.shape[1] >= 1
 

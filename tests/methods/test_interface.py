@@ -1,23 +1,27 @@
-"""Methods that simlab does not have run on its interface: a file and a line each.
+"""Every method runs on one interface, also those that simlab does not have: a file, a line each."""
 
-Run as a script by torchrun, this file is the training of its tests.
-"""
-
-import linecache
 import os
-import re
-import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from interface_runs import (
+    FAMILY,
+    ROOT,
+    RUNS,
+    SKETCHES,
+    SMALL,
+    STOPPED,
+    SpareLayer,
+    data,
+    stop,
+    train,
+)
 from torch import nn
 
 from simlab import methods
 from simlab.config import PretrainConfig
-from simlab.data import from_arrays
 from simlab.evaluate import WARN_STD_RATIO, diagnose
 from simlab.methods.base import (
     Crops,
@@ -29,90 +33,9 @@ from simlab.methods.base import (
 )
 from simlab.runs import config_of
 from simlab.sim import attach_sim
-from simlab.train import build_task, load_module, loop, loss_terms, optim, pretrain
+from simlab.train import build_task, load_module, loss_terms, pretrain
 
-ROOT = Path(__file__).parents[2]
-# the line that each of them is
-SKETCHES = {
-    "masked": methods.Entry("sketch_masked", "Masked", "hidden pixels are predicted"),
-}
-SMALL = {
-    "encoder": "tiny", "view_size": 8, "epochs": 3, "batch_size": 16,
-    "lr": 0.05, "precision": "float32", "device": "cpu", "threads": 1, "monitor_every": 3,
-    "knn_k": 5,
-}  # fmt: skip
-HEADS = "hidden_dim=16 proj_dim=8"
-FAMILY = {
-    "barlow_twins": f"barlow_twins {HEADS}",
-    "byol": f"byol {HEADS} momentum=0.5",
-    "dino": "dino hidden_dim=16 bottleneck_dim=8 outputs=12 momentum=0.5 local_views=2 freeze=0.2"
-    " student_temperature=0.5 teacher_temperature=0.2",
-    "emp_ssl": f"emp_ssl {HEADS} views=3 weight=2 lr_factor=1",
-    "lejepa": f"lejepa {HEADS} directions=16",
-    "ijepa": "ijepa targets=2 predictor_width=12 predictor_depth=1 momentum=0.5",
-    "mae": "mae decoder_width=12 decoder_depth=1 ratio=0.5",
-    "moco": f"moco {HEADS} queue=24 momentum=0.5",
-    "rotation": "rotation",
-    "simclr": "simclr proj_dim=8 head_bn=hidden",
-    "simmim": "simmim hidden_dim=16 patch=2",
-    "swav": f"swav {HEADS} prototypes=12 local_views=1 queue=20 freeze=0.2",
-    "vicreg": f"vicreg {HEADS} lr_factor=1",
-    "w_mse": "w_mse hidden_dim=16 proj_dim=2 epsilon=0.1",
-}
-VIT = {"encoder": "vit_tiny", "view_size": 16}  # in 4 x 4 patches
-RUNS = {name: {"method": text} for name, text in FAMILY.items()} | {
-    "ijepa": {"method": FAMILY["ijepa"]} | VIT,
-    "mae": {"method": FAMILY["mae"]} | VIT,
-    # (few standardised tokens are little more than signs: rounding would change them)
-    "byol with SIM": {
-        "method": FAMILY["byol"], "sim_layers": "blocks.0", "sim_tokens": 8.0, "sim_loss": "mse",
-    },
-    "byol in parts": {"method": FAMILY["byol"], "accumulate": 2},
-    "dino in parts": {"method": FAMILY["dino"], "accumulate": 2},
-    "moco in parts": {"method": FAMILY["moco"] + " symmetric=true", "accumulate": 2},
-    "swav in parts": {"method": FAMILY["swav"], "accumulate": 2},
-    "masked": {"method": "masked ratio=0.25"},
-    "the README's": {},
-    "the README's view": {"method": "simsiam proj_dim=16 pred_dim=8"},
-    "the README's loss": {},
-}  # fmt: skip
-
-
-def data():
-    """Images so uneven that a loss which loses those of the other process is another one."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (56, 3, 8, 8), generator=generator)
-    brightness = torch.rand(56, 1, 1, 1, generator=generator)
-    images = (images * brightness).to(torch.uint8)
-    labels = torch.arange(56) % 4
-    return from_arrays(images[:48], labels[:48], images[48:], labels[48:])
-
-
-def of_the_readme(heading, name):
-    """What a block of the README's section defines, as if it stood in a file of its own."""
-    section = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## A method, a view")[1]
-    blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    (block,) = [text for text in blocks if heading in text]
-    definitions = block.split("\nimages = load_data")[0]
-    scope = {"__name__": "readme"}
-    file = f"<{heading}>"
-    # where inspect finds the source, as it finds that of a notebook's cell
-    linecache.cache[file] = (len(definitions), None, definitions.splitlines(keepends=True), file)
-    exec(compile(definitions, file, "exec"), scope)
-    return scope[name]
-
-
-def train(name, folder, **options):
-    if name == "the README's":
-        options["method"] = of_the_readme("class Spread", "Spread")(weight=2.0, dim=8)
-    if name == "the README's view":
-        options["augment"] = of_the_readme("def erase", "erase")
-    if name == "the README's loss":
-        smooth = of_the_readme("class Smooth", "SmoothSimSiam")
-        options["method"] = smooth(beta=0.5, proj_dim=16, pred_dim=8)
-    recipe = {} if "augment" in options else {"augment": "simsiam-cifar"}
-    config = PretrainConfig(**SMALL | recipe | RUNS[name])
-    return pretrain(config, data(), folder=str(folder), progress=False, **options)
+WORK = str(ROOT / "tests" / "methods" / "interface_runs.py")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -152,9 +75,6 @@ def test_it_trains_is_stored_and_is_loaded_again(name, alone):
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_stopped_run_ends_in_the_same_bits(name, alone, tmp_path):
-    def stop(history):
-        raise KeyboardInterrupt
-
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             train(name, tmp_path, on_epoch=stop)
@@ -168,7 +88,7 @@ def test_a_stopped_run_ends_in_the_same_bits(name, alone, tmp_path):
 @pytest.mark.long
 def test_a_run_that_is_killed_within_an_epoch_ends_in_the_same_bits(alone, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, __file__, str(tmp_path), "killed"]
+    command = [sys.executable, WORK, str(tmp_path), "killed"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     for name in FAMILY:
@@ -181,52 +101,89 @@ def test_a_run_that_is_killed_within_an_epoch_ends_in_the_same_bits(alone, tmp_p
         assert all(torch.equal(value, network_of_one[key]) for key, value in network.items())
 
 
-def train_killed_and_resumed(name, folder):
-    """Train in a process that is killed in the second epoch, and then to the end in this one."""
-    child = os.fork()
-    if child == 0:
-        steps = iter(range(4))
-
-        def set_lr(*arguments):
-            if next(steps) == 3:  # of three steps an epoch
-                os.kill(os.getpid(), signal.SIGKILL)
-            return optim.set_lr(*arguments)
-
-        loop.set_lr = set_lr
-        train(name, folder)
-        os._exit(1)  # it should not live that long
-    _, status = os.waitpid(child, 0)
-    assert os.WTERMSIG(status) == signal.SIGKILL, f"{name}: {status}"
-    train(name, folder)
-
-
-@pytest.mark.distributed
-def test_two_processes_train_as_one(alone, tmp_path):
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """The folder in which two processes have trained all runs, by each exchange of gradients."""
+    folder = tmp_path_factory.mktemp("together")
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-        __file__, str(tmp_path),
+        WORK, str(folder),
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def run_in(folder, one):
+    run = type(one)(folder / one.folder.name, {})
+    assert run.finished, "the same configuration is the same run"
+    assert run.result["environment"]["processes"] == 2
+    return run
+
+
+@pytest.mark.distributed
+def test_two_processes_train_as_one(alone, together):
     far = {}
     for name, one in alone.items():
-        together = type(one)(tmp_path / one.folder.name, {})
-        assert together.finished, f"{name}: the same configuration is the same run"
-        assert together.result["environment"]["processes"] == 2
+        two = run_in(together / "ours", one)
         for column in ("loss", "std_ratio"):
             values = one.history[column].to_numpy()
-            difference = (together.history[column].to_numpy() - values) / (abs(values) + 0.1)
+            difference = (two.history[column].to_numpy() - values) / (abs(values) + 0.1)
             # rounding, which grows with every step; a lost gather changes far more
             if abs(difference[0]) > 2e-3 or abs(difference[1]) > 0.02:
                 far[name, column] = difference.tolist()
-        ours, theirs = (run.load_checkpoint()["network"] for run in (one, together))
+        ours, theirs = (run.load_checkpoint()["network"] for run in (one, two))
         for key in ours:
             if key.endswith(("center", "rows")):  # kept from step to step, of all images
                 difference = (ours[key] - theirs[key]).norm() / ours[key].norm()
                 if difference > 0.05:
                     far[name, key] = float(difference)
     assert not far
+
+
+@pytest.mark.distributed
+def test_torchs_exchange_of_gradients_gives_the_bits_of_ours(alone, together):
+    """In two processes, since the mean of two numbers is the same in any order."""
+    differ = set()
+    for name, one in alone.items():
+        rows, network = outcome(run_in(together / "ours", one))
+        rows_of_ddp, network_of_ddp = outcome(run_in(together / "ddp", one))
+        same = rows == rows_of_ddp and network.keys() == network_of_ddp.keys()
+        if not same or not all(torch.equal(network[key], network_of_ddp[key]) for key in network):
+            differ.add(name)
+    assert not differ
+    exchanges = (together / "exchanges").read_text().split()
+    assert exchanges == ["Loss", "DistributedDataParallel"]
+
+
+@pytest.mark.distributed
+def test_two_processes_with_torchs_exchange_resume_in_the_same_bits(alone, together):
+    for name in STOPPED:
+        rows, network = outcome(run_in(together / "ddp", alone[name]))
+        stopped = run_in(together / "stopped", alone[name])
+        log = (stopped.folder / "train.log").read_text()
+        assert "resumes after epoch 1" in log and "resumes after epoch 2" in log
+        rows_of_stopped, network_of_stopped = outcome(stopped)
+        assert rows == rows_of_stopped
+        assert all(torch.equal(network[key], network_of_stopped[key]) for key in network)
+
+
+@pytest.mark.distributed
+def test_what_has_no_gradient_stays_as_it_was(alone, together):
+    """Weight decay included: of a layer that is left out, and of a frozen encoder."""
+    spare = SpareLayer().state_dict()
+    for folder in (alone["byol"].folder.parent, together / "ours", together / "ddp"):
+        one = alone["simsiam, a layer unused"]
+        weights = type(one)(folder / one.folder.name, {}).load_encoder_state()
+        assert torch.equal(weights["spare.weight"], spare["spare.weight"])
+        assert not torch.equal(weights["conv.weight"], spare["conv.weight"])
+    frozen = alone["simsiam, frozen"]
+    paths = sorted((frozen.folder / "checkpoints").glob("epoch-*.pt"))
+    first, *_, last = (torch.load(path, weights_only=True)["network"] for path in paths)
+    encoder = [key for key in first if key.startswith("encoder.")]
+    assert all(torch.equal(first[key], last[key]) for key in encoder)
+    assert not torch.equal(first["predictor.0.weight"], last["predictor.0.weight"])
 
 
 def test_the_terms_of_a_loss_are_recorded_and_their_sum_is_the_loss(alone):
@@ -417,14 +374,3 @@ def test_views_are_a_tuple_with_labels_and_masks():
     (x,) = views
     assert x.shape == (2, 1, 4, 4) and views.labels.tolist() == [0, 1] and views.masks is None
     assert Crops() == Crops(2, "", 1.0)
-
-
-if __name__ == "__main__":
-    methods.METHODS.update(SKETCHES)
-    torch.set_num_threads(1)
-    if "killed" in sys.argv:
-        for run_name in FAMILY:
-            train_killed_and_resumed(run_name, sys.argv[1])
-    else:
-        for run_name in RUNS:
-            train(run_name, sys.argv[1])

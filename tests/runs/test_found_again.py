@@ -39,7 +39,8 @@ def test_a_finished_run_is_loaded_without_a_step(whole, monkeypatch):
 def test_fields_that_do_not_change_the_result_do_not_count(whole, no_training):
     other = {
         "device": "auto", "threads": 2, "data_folder": "elsewhere", "download": True,
-        "log_every": 1, "keep_checkpoints": 1,
+        "log_every": 1, "keep_checkpoints": 1, "on_error": "skip", "channels": 1,
+        "decoding_threads": 3,
     }  # fmt: skip
     assert set(other) == NOT_IDENTITY - {"init"}  # for which the weights stand
     assert run_of(whole.folder.parent, config_of(**other)).folder == whole.folder

@@ -1,6 +1,8 @@
 """A finished run is opened again with its encoder, or it is said why not."""
 
 import json
+import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -282,6 +284,41 @@ def test_an_exported_encoder_works_where_there_is_no_simlab(copy, tmp_path):
     assert torch.allclose(got, run.encode(data.test), atol=1e-5)
     assert json.loads((out / "encoder.json").read_text())["classes"] == ["0", "1", "2", "3"]
     assert len((out / "load_encoder.py").read_text().splitlines()) < 25
+
+
+def test_weights_are_exported_as_safetensors_where_that_is_installed(copy, tmp_path, monkeypatch):
+    run = load_run(copy, "cpu")
+    with pytest.raises(ValueError, match="weights='onnx': expected pt or safetensors"):
+        run.export(tmp_path / "wrong", weights="onnx")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "safetensors.torch", None)
+        with pytest.raises(ImportError, match="pip install safetensors"):
+            run.export(tmp_path / "without", weights="safetensors")
+    assert not (tmp_path / "without").exists()
+    safetensors = pytest.importorskip("safetensors.torch")
+    out = run.export(tmp_path / "exported", weights="safetensors")
+    assert not (out / "encoder.pt").exists()
+    weights = safetensors.load_file(out / "encoder.safetensors")
+    state = run.encoder.state_dict()
+    assert weights.keys() == state.keys()
+    assert all(torch.equal(weights[name], state[name]) for name in state)
+
+
+def test_the_lines_of_the_docs_make_an_onnx_file_with_the_same_features(
+    trained, tmp_path, monkeypatch
+):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    docs = (Path(__file__).parents[2] / "docs" / "command_line.md").read_text(encoding="utf-8")
+    (lines,) = [x for x in re.findall(r"```python\n(.*?)```", docs, re.DOTALL) if "onnx" in x]
+    monkeypatch.chdir(tmp_path)
+    script = tmp_path / "lines.py"
+    script.write_text(lines.replace('"RUN"', repr(str(trained.folder))), encoding="utf-8")
+    names = runpy.run_path(str(script), run_name="__main__")
+    images = random_data().test.images
+    x = names["expects"].normalize(images)  # another number of images than it was exported with
+    (got,) = names["session"].run(["features"], {"images": x.numpy()})
+    assert torch.allclose(torch.from_numpy(got), names["run"].encode(images), atol=1e-5)
 
 
 def test_a_damaged_encoder_is_refused(copy):

@@ -305,10 +305,15 @@ def test_features_of_a_folder_are_written_with_paths_and_labels(home, trained, t
 def test_a_run_on_a_folder_is_asked_from_elsewhere_and_when_the_images_moved(
     tmp_path, monkeypatch, capsys
 ):
+    """The folder is read as the run was told to: in colour, and without what can't be decoded."""
     monkeypatch.setenv("SIMLAB_RUNS", str(tmp_path / "runs"))
     save_images(tmp_path / "images")
+    (tmp_path / "images" / "train" / "class0" / "broken.png").write_bytes(b"nothing")
     monkeypatch.chdir(tmp_path)
     words = ["--epochs", "1", "--encoder", "tiny", "--method", "simsiam proj_dim=8 pred_dim=4"]
+    assert main(["pretrain", "--data", "./images", *words]) == 2
+    assert "broken.png" in capsys.readouterr().err
+    words += ["--channels", "3", "--fit", "squeeze", "--on-error", "skip"]
     assert main(["pretrain", "--data", "./images", *words]) == 0
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -316,6 +321,8 @@ def test_a_run_on_a_folder_is_asked_from_elsewhere_and_when_the_images_moved(
     assert main(["pretrain", "--data", "../images", *words]) == 0
     assert capsys.readouterr().out.startswith("loads ")
     (run,) = (tmp_path / "runs").glob("pretrain-*")
+    stored = json.loads((run / "config.json").read_text())["config"]
+    assert stored["fit"] == "squeeze" and not {"channels", "on_error"} & stored.keys()
     assert main(["knn", run.name, "--k", "5"]) == 0
     (tmp_path / "images").rename(tmp_path / "moved")
     assert main(["knn", run.name]) == 2

@@ -17,7 +17,8 @@ from simlab.similarity import (
 )
 from simlab.similarity.intervals import (
     groups_left_out,
-    jackknife_interval,
+    halving_variance,
+    interval_of,
     jackknife_variance,
     random_halves,
     sums_without_each,
@@ -27,7 +28,7 @@ from simlab.similarity.intervals import (
 def test_of_a_mean_it_is_students_interval():
     x = np.random.default_rng(0).normal(size=(12, 3))
     without = sums_without_each(x) / 11
-    low, high = jackknife_interval(x.mean(0), without, level=0.9)
+    low, high = interval_of(x.mean(0), without, level=0.9)
     truth = stats.t.interval(0.9, 11, loc=x.mean(0), scale=stats.sem(x))
     assert np.allclose((low, high), truth)
 
@@ -76,7 +77,7 @@ def test_what_is_due_to_pairs_is_counted_once(mean, inflated):
 
 def test_a_level_is_a_share():
     with pytest.raises(ValueError, match="level=95"):
-        jackknife_interval(np.zeros(1), np.zeros((10, 1)), level=95)
+        interval_of(np.zeros(1), np.zeros((10, 1)), level=95)
 
 
 class Half(nn.Module):
@@ -132,15 +133,16 @@ def test_what_is_left_out_is_left_out_of_everything():
     column = result.layers_of("b")[0].row
     parts = {}
     for number, rest in enumerate(groups_left_out(50, 10, seed=3)):
-        parts[number] = rest, {name: result.without[name][number] for name in result.values}
+        parts[number] = rest, {name: result.without[name][number] for name in result.without}
     for number, cut in enumerate(random_halves(50, 5, seed=3)):
         values = {name: result.halves[name][number, 1] for name in result.values}
         parts[f"half {number}"] = cut[1], values
+    functions = {"cka": cka_similarity, "mutual_knn": mutual_knn_similarity}
     for index, values in parts.values():
-        cka = values["cka"][0, column]
-        knn = values["mutual_knn"][0, column]
-        assert cka == pytest.approx(cka_similarity(x[index], y[index]), abs=1e-5)
-        assert knn == pytest.approx(mutual_knn_similarity(x[index], y[index]), abs=1e-5)
+        for name in values:
+            value = values[name][0, column]
+            assert value == pytest.approx(functions[name](x[index], y[index]), abs=1e-5)
+    assert set(result.without) == {"cka"}  # of nearest neighbours halves alone
 
 
 def test_a_confounder_is_left_out_with_its_samples():
@@ -175,11 +177,32 @@ def test_most_intervals_hold_the_mean_of_many_draws():
         without = np.array([cka_similarity(x[rest], y[rest]) for rest in rests])
         cuts = random_halves(60, 6, seed)
         halves = np.array([[cka_similarity(x[half], y[half]) for half in cut] for cut in cuts])
-        low, high = jackknife_interval(np.array(cka_similarity(x, y)), without, halves)
+        low, high = interval_of(np.array(cka_similarity(x, y)), without, halves)
         hits += low <= truth <= high
     assert 52 <= hits <= 60
 
 
-def draw(seed):
-    x = normal(60, 6, seed=seed)
-    return x, x @ normal(6, 5, seed=1) + normal(60, 5, seed=9000 + seed)
+def test_of_nearest_neighbours_halves_tell_the_variance_and_leaving_out_overstates_it():
+    """100 draws of 40 samples: the variance between them, and what is estimated from 25 of them."""
+
+    def overlap(x, y):
+        return mutual_knn_similarity(x, y, k=5)
+
+    truth = np.var([overlap(*draw(seed, 40)) for seed in range(1000, 1100)], ddof=1)
+    halved = []
+    jackknifed = []
+    for seed in range(25):
+        x, y = draw(seed, 40)
+        cuts = random_halves(40, 8, seed)
+        halves = np.array([[overlap(x[half], y[half]) for half in cut] for cut in cuts])
+        rests = groups_left_out(40, 10, seed)
+        without = np.array([overlap(x[rest], y[rest]) for rest in rests])
+        halved.append(halving_variance(halves)[0])
+        jackknifed.append(jackknife_variance(without, halves)[0])
+    assert 0.6 < np.mean(halved) / truth < 1.6
+    assert np.mean(jackknifed) > 1.2 * np.mean(halved)
+
+
+def draw(seed, n=60):
+    x = normal(n, 6, seed=seed)
+    return x, x @ normal(6, 5, seed=1) + normal(n, 5, seed=9000 + seed)

@@ -25,7 +25,16 @@ from papermill.iorw import NoDatesSafeLoader
 from simlab import cli
 from simlab.methods import parse_method
 from simlab.stats import interval_table
-from simlab.sweeps import collect, grid_points, parse_grid, point, read_parameters, runner, sweep
+from simlab.sweeps import (
+    collect,
+    grid_points,
+    parse_grid,
+    point,
+    programs,
+    read_parameters,
+    runner,
+    sweep,
+)
 from simlab.sweeps.grid import notebook_parameters
 
 ROOT = Path(__file__).parents[2]
@@ -384,8 +393,8 @@ def test_any_text_is_typed_values_or_a_clear_error(name, text):
 @given(st.fixed_dictionaries({}, optional=VALUES))
 @example({"name": "a\nb: 'c' \"d\"", "lr": 1e-05})
 def test_the_yaml_for_papermill_gives_every_value_back_on_one_line(changes):
-    task = point.Task("f", "n", "c", changes=changes, parameters=changes, threads=1)
-    arguments = point.papermill_arguments(task)
+    program = programs.NotebookProgram("n", changes, "", "c", path=Path("n"))
+    arguments = program.arguments(Path("out"), Path("f"), changes)
     text = arguments[arguments.index("-y") + 1]
     assert "\n" not in text
     assert repr(yaml.load(text, Loader=NoDatesSafeLoader)) == repr(changes)
@@ -683,12 +692,15 @@ def test_dask_runs_the_same_points_in_its_workers(tmp_path, monkeypatch):
     """A scheduler and a worker in this process; with processes of their own: the next test."""
     from dask import distributed
 
-    monkeypatch.setattr(runner, "_here", None)
+    monkeypatch.setattr(runner, "here", None)
     book = write_notebook(tmp_path / "a.ipynb", body=BODY + "\nif seed == 3: 1 / 0")
     with distributed.LocalCluster(
         n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
     ) as cluster:
         table = sweep(book, {"seed": [1, 3]}, tmp_path / "out", scheduler=cluster.scheduler_address)
+        with distributed.Client(cluster) as client:  # a Client as well, which stays open
+            again = sweep(book, {"seed": [1]}, tmp_path / "out", scheduler=client)
+            assert client.status == "running" and list(again["status"]) == ["done"]
     assert list(table["status"]) == ["done", "failed"] and table["score"][0] == 1.5
 
 

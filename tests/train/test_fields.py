@@ -74,7 +74,7 @@ METHOD_OPTIONS = {
 OPTIONS = [(method, option) for method in METHOD_OPTIONS for option in METHOD_OPTIONS[method]]
 SUPERVISED_FIELDS = {"labels": ({}, 16), "lr": ({}, 0.1), "augment": ({}, "none")}
 ELSEWHERE = {
-    "data", "data_folder", "download", "image_size",  # which data are loaded: see below
+    "data", "data_folder", "download", "image_size", "fit",  # which images: see below
     "stem",  # of the ResNets, see below
 } | NOT_IDENTITY  # fmt: skip
 
@@ -154,10 +154,12 @@ def test_the_stem_changes_a_resnet():
 
 def test_the_data_are_loaded_as_the_configuration_says(monkeypatch, kept):
     asked = []
-    monkeypatch.setattr(train, "load_data", lambda *args: asked.append(args) or random_data())
+    monkeypatch.setattr(train, "load_data", lambda **kw: asked.append(kw) or random_data())
     where = {"data": "fashion", "data_folder": "there", "download": True, "image_size": 24}
-    pretrain(pretrain_config(**where), **kept)
-    assert asked == [("fashion", "there", True, 24)]
+    how = {"channels": random_data().train.channels, "fit": "squeeze", "on_error": "skip"}
+    pretrain(pretrain_config(**where, **how), **kept)
+    named = {"name": "fashion", "folder": "there", "download": True, "image_size": 24}
+    assert asked == [named | how]
 
 
 @pytest.mark.parametrize("fixed", [True, False])

@@ -1,61 +1,74 @@
 """Checks of the exercises of notebook 03."""
 
+import copy
 import functools
+import math
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch import Tensor
 
-from .judge import all_predicted, draws, exercise, near, need, number, predictions
+from simlab.methods import nt_xent as nt_xent_of_simlab
+
+from . import toys
+from .judge import all_predicted, call, draws, exercise, near, need, number, predictions, tensor
+
+COLLAPSED = 0.5  # a std of z below it
 
 WHY = {
-    "SimSiam as it is": "With stop-gradient and predictor the spread of z stays near 1.",
-    "without stop-gradient": "The loss is then smallest when all z are one point, and gradient "
-    "descent finds that: the targets move towards the predictions.",
-    "without predictor": "With p = z the stop-gradient alone does not help: each view pulls the "
-    "other one, and all images end in one point.",
-    "batches of 32 instead of 128": "No image is pushed away from another, so SimSiam needs no "
+    "the predictor learns a hundred times more slowly": "A predictor that hardly "
+    "moves is a fixed random one.",
+    "the target is a teacher that follows, with the predictor": "That is BYOL: "
+    "no gradient goes through the teacher, and the predictor is there.",
+    "the target is a teacher that follows, without predictor": "A teacher alone does not "
+    "prevent it: student and teacher drift to one point together.",
+    "batches of 16 instead of 128": "No image is pushed away from another, so SimSiam needs no "
     "large batches: it has no negatives.",
 }
-OPTIONS = {
-    "SimSiam as it is": {},
-    "without stop-gradient": {"stop_gradient": False},
-    "without predictor": {"predictor": False},
-    "batches of 32 instead of 128": {"batch": 32},
+OPTIONS: dict[str, dict] = {
+    "the predictor learns a hundred times more slowly": {"predictor_lr": 0.01},
+    "the target is a teacher that follows, with the predictor": {"teacher": True},
+    "the target is a teacher that follows, without predictor": {
+        "teacher": True,
+        "predictor": False,
+    },
+    "batches of 16 instead of 128": {"batch": 16},
 }
 
 
 @functools.cache
 def toy(
-    stop_gradient: bool = True, predictor: bool = True, batch: int = 128
-) -> tuple[float, float]:
-    """Loss and spread of z after 150 steps of SimSiam on ten clouds of vectors; half a second."""
-    generator = draws()
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        encoder = nn.Sequential(nn.Linear(20, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 32))
-        predict = nn.Sequential(nn.Linear(32, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 32))
+    teacher: bool = False, predictor: bool = True, batch: int = 128, predictor_lr: float = 1.0
+) -> toys.Outcome:
+    """What 150 steps of SimSiam on ten clouds of vectors come to, with changes; half a second."""
+    encoder, predict = toys.networks()
     if not predictor:
         predict = nn.Identity()
-    centres = torch.randn(10, 20, generator=generator)
-    x = centres[torch.arange(512) % 10] + 0.3 * torch.randn(512, 20, generator=generator)
-    weights = [*encoder.parameters(), *predict.parameters()]
-    optimizer = torch.optim.SGD(weights, lr=0.3, momentum=0.9)
-    for _ in range(150):
-        sample = x[torch.randint(512, (batch,), generator=generator)]
-        z1 = encoder(sample + 0.3 * torch.randn(sample.shape, generator=generator))
-        z2 = encoder(sample + 0.3 * torch.randn(sample.shape, generator=generator))
-        target1, target2 = z1, z2
-        if stop_gradient:
-            target1, target2 = z1.detach(), z2.detach()
-        cosine12 = F.cosine_similarity(predict(z1), target2)
-        cosine21 = F.cosine_similarity(predict(z2), target1)
+    follower = copy.deepcopy(encoder)
+    groups = [{"params": list(encoder.parameters())}]
+    if predictor:
+        groups.append({"params": list(predict.parameters()), "lr": 0.3 * predictor_lr})
+    optimizer = torch.optim.SGD(groups, lr=0.3, momentum=0.9)
+
+    def training_step(x1: Tensor, x2: Tensor) -> float:
+        z1, z2 = encoder(x1), encoder(x2)
+        t1, t2 = z1.detach(), z2.detach()
+        if teacher:
+            with torch.no_grad():
+                t1, t2 = follower(x1), follower(x2)
+        cosine12 = F.cosine_similarity(predict(z1), t2)
+        cosine21 = F.cosine_similarity(predict(z2), t1)
         loss = -(cosine12 + cosine21).mean() / 2
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    spread = F.normalize(z1.detach(), dim=1).std(0).mean() * 32**0.5
-    return float(loss.detach()), float(spread)
+        with torch.no_grad():
+            for slow, weight in zip(follower.parameters(), encoder.parameters(), strict=True):
+                slow.lerp_(weight, 0.5)
+        return float(loss.detach())
+
+    return toys.train_on_clouds(encoder, training_step, batch=batch)
 
 
 @exercise
@@ -64,40 +77,126 @@ def ablations(answer) -> str:
     truth = dict.fromkeys(OPTIONS, False)
     if all_predicted(answer):
         for name, options in OPTIONS.items():
-            loss, spread = toy(**options)
-            truth[name] = spread < 0.5
-            print(f"{name:<30} loss {loss:6.2f}   spread of z {spread:4.1f}")
+            end = toy(**options)
+            truth[name] = end.std < COLLAPSED
+            print(f"{name:<62} loss {end.loss:6.2f}   std of z {end.std:4.2f}")
     predictions(answer, truth, WHY)
-    return "And see: the collapsed runs have the *lower* loss. The loss alone tells you nothing."
+    return "And see: the collapsed run has the *lowest* loss. The loss alone tells you nothing."
+
+
+# --------------------------------------------------------------------------------------- NT-Xent
 
 
 @exercise
-def spread(answer) -> str:
-    """spread(z [N, d]) -> sqrt(d) times the mean std of the normalised z's channels."""
-    z = torch.randn(2000, 16, generator=draws())
-    healthy = number(answer, z)
-    longer = z * (1 + 9 * torch.rand(2000, 1, generator=draws(1)))
+def nt_xent(answer) -> str:
+    """nt_xent(z1, z2, temperature) of [N, d] each -> SimCLR's loss, one number."""
+    z1, z2 = torch.randn(2, 12, 8, generator=draws())
+    z2 = z1 + 0.7 * z2
+    result = call(answer, z1, z2, 0.5)
     need(
-        near(number(answer, longer), healthy, 0.03),
-        "it changes when some vectors get longer. The loss does not see lengths, so the "
-        "measure must not either: divide each z by its norm first.",
+        not isinstance(result, Tensor) or not result.isinf().any(),
+        "it is infinite. Is the right answer of a row the row itself, whose similarity is minus "
+        "infinity? Its other view stands N rows further.",
     )
+    value = float(tensor(answer, z1, z2, 0.5, shape=()))
+    right = float(nt_xent_of_simlab(z1, z2, temperature=0.5))
+    for wrong, why in _wrong_nt_xent(z1, z2, 0.5):
+        need(
+            not near(value, wrong, 1e-5) or near(value, right, 1e-5),
+            f"the loss is {value:.4f}: {why}",
+        )
+    need(near(value, right), f"the loss is {value:.4f}, expected {right:.4f}.")
     need(
-        number(answer, z[:1] + 1e-6 * z[:50]) < 1e-3,
-        "when every image gets the same z it should be 0. Is the spread taken over the images "
-        "(dim 0) and not over the channels?",
+        near(number(answer, z1, z2, 0.1), float(nt_xent_of_simlab(z1, z2, temperature=0.1))),
+        "with another temperature it is wrong.",
     )
+    p1, p2 = z1.clone().requires_grad_(), z2.clone().requires_grad_()
+    loss = tensor(answer, p1, p2, 0.5, shape=())
+    if loss.requires_grad:
+        loss.backward()
     need(
-        not near(healthy, 0.25, 0.02),
-        "for features that use all directions it is 1 / sqrt(d), here 0.25. Multiply by sqrt(d), "
-        "so that healthy is 1 whatever the width.",
+        p1.grad is not None and p2.grad is not None,
+        "a gradient is missing. There is no stop-gradient here: other images keep z apart.",
     )
-    need(
-        near(healthy, 1, 0.03), f"for features that use all directions it is {healthy:.2f}, not 1."
-    )
-    wide = torch.randn(2000, 64, generator=draws(2))
-    need(near(number(answer, wide), 1, 0.03), "with 64 channels instead of 16 it is no longer 1.")
-    return "0 for one point, 1 for all directions, whatever the lengths and the width."
+    encoder, _ = toys.networks()
+    optimizer = torch.optim.SGD(encoder.parameters(), lr=0.3, momentum=0.9)
+
+    def training_step(x1: Tensor, x2: Tensor) -> float:
+        loss = tensor(answer, encoder(x1), encoder(x2), 0.2, shape=())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return float(loss.detach())
+
+    end = toys.train_on_clouds(encoder, training_step)
+    print(f"150 steps with your loss: {end}")
+    return "Neither predictor nor stop-gradient, and no collapse: it pushes other images away."
+
+
+def _cross_entropy(z1: Tensor, z2: Tensor, temperature: float, **wrong) -> float:
+    """NT-Xent with one slip."""
+    rows = torch.cat([z1, z2])  # [2N, d]
+    if wrong.get("normalised", True):
+        rows = F.normalize(rows, dim=wrong.get("dim", 1))
+    logits = rows @ rows.T
+    logits = logits * temperature if wrong.get("multiplied") else logits / temperature
+    if not wrong.get("with_itself"):
+        logits.fill_diagonal_(-math.inf)
+    n = len(z1)
+    positive = torch.arange(2 * n).roll(n)
+    reduction = wrong.get("reduction", "mean")
+    return float(F.cross_entropy(logits, positive, reduction=reduction))
+
+
+def _wrong_nt_xent(z1: Tensor, z2: Tensor, t: float) -> list[tuple[float, str]]:
+    """The values that typical slips give, and what to say of each."""
+    u1, u2 = F.normalize(z1, dim=1), F.normalize(z2, dim=1)
+    diagonal = torch.arange(len(z1))
+    across = float(F.cross_entropy(u1 @ u2.T / t, diagonal))
+    both = (across + float(F.cross_entropy(u2 @ u1.T / t, diagonal))) / 2
+    channels = u1.T @ u2 / t
+    one_view = "only the other view's images are negatives. In NT-Xent all 2N - 2 others are."
+    return [
+        (
+            _cross_entropy(z1, z2, t, with_itself=True),
+            "an image is compared with itself as well, and nothing is more alike. Set the "
+            "diagonal to minus infinity.",
+        ),
+        (
+            _cross_entropy(z1, z2, t, normalised=False),
+            "the rows were not divided by their lengths: these are inner products, and no cosines.",
+        ),
+        (
+            _cross_entropy(z1, z2, t, dim=0),
+            "each channel was divided by its length over the batch (dim=0): batch and feature "
+            "axes are swapped. Divide each image's z by its own length: dim=1.",
+        ),
+        (
+            _cross_entropy(z1, z2, t, multiplied=True),
+            "it was multiplied by the temperature. Divide: a low one makes differences larger.",
+        ),
+        (
+            _cross_entropy(z1, z2, t, reduction="sum"),
+            "it is the sum over the 2N rows: take their mean.",
+        ),
+        (-_cross_entropy(z1, z2, t), "it has the wrong sign."),
+        (across, one_view),
+        (both, one_view),
+        (
+            float(F.cross_entropy(channels, torch.arange(z1.shape[1]))),
+            "the similarities are those of channels, [d, d]: batch and feature axes are swapped. "
+            "Rows are images: u @ u.T.",
+        ),
+    ]
+
+
+# ------------------------------------------------------------------------------------------ rank
+
+
+def effective_rank(z: Tensor) -> Tensor:
+    """The exponential of the entropy of the singular values' shares."""
+    s = torch.linalg.svdvals(z)
+    return torch.exp(torch.special.entr(s / s.sum()).sum())
 
 
 def _count(strengths: torch.Tensor) -> float:
@@ -139,6 +238,13 @@ def rank(answer) -> str:
         "measure as well, but RankMe, and this course, take the singular values themselves.",
     )
     right = _count(torch.tensor([1.0] + [0.1] * 7))
+    moved = weak + 0.05
+    centred = float(effective_rank(moved - moved.mean(0)))
+    need(
+        not near(number(answer, moved), centred, 0.005),
+        "the mean was subtracted before. The formula takes z as it is: the mean counts as a "
+        "direction, and a collapse onto one point has rank 1.",
+    )
     need(near(value, right, 0.01), f"one strong and seven weak: {value:.2f}, expected {right:.2f}.")
     rotation, _ = torch.linalg.qr(torch.randn(8, 8, generator=draws(2)))
     need(

@@ -5,7 +5,7 @@ import itertools
 import pandas as pd
 import torch
 
-from .judge import draws, exercise, near, need, number, tensor
+from .judge import call, draws, exercise, near, need, number, tensor
 
 COLUMNS = ["method", "augmentation", "labels", "epochs", "accuracy"]
 RUNS = pd.DataFrame(
@@ -52,6 +52,68 @@ def draw(answer) -> str:
         "another seed draws the same images, so all intervals would have the width zero.",
     )
     return "Balanced, without repetition, and another draw for another seed."
+
+
+@exercise
+def vote(answer) -> str:
+    """knn_vote(bank [N, D], labels [N], queries [Q, D], k, temperature) -> classes [Q]."""
+    # five directions of the plane, in degrees from the query at 0
+    degrees = torch.tensor([5.0, 40.0, 41.0, 120.0, 180.0])
+    labels = torch.tensor([2, 0, 0, 1, 1])
+    bank = torch.stack((torch.cos(degrees.deg2rad()), torch.sin(degrees.deg2rad())), dim=1)
+    query = torch.tensor([[1.0, 0.0], [2.0, 0.0]])
+
+    def classes(k, temperature, bank=bank):
+        return tensor(answer, bank, labels, query, k, temperature, shape=(2,)).tolist()
+
+    _judge_shape(call(answer, bank, labels, query, 1, 0.1), len(bank))
+
+    nearest = classes(1, 0.1)
+    need(
+        nearest != [1, 1],
+        "it chose the least similar image. A cosine is a similarity: the largest are nearest.",
+    )
+    if nearest == [0, 0]:
+        need(
+            classes(1, 0.1, bank.roll(1, 0)) == [0, 0],
+            "it returns the index of the nearest image in the bank and not its class: look it "
+            "up in `labels`.",
+        )
+    need(
+        nearest == [2, 2],
+        "with k=1 a query gets the class of its most similar image, which is 2 here.",
+    )
+    far = bank.clone()
+    far[1:3] *= 10
+    need(
+        classes(1, 0.1, far) == [2, 2],
+        "it changes when features get longer. Divide them by their norms first: without that, "
+        "bright images are everybody's neighbours.",
+    )
+    need(
+        classes(3, 0.05) == [2, 2],
+        "one neighbour at 5 degrees and two at 40 do not count the same. Weigh each vote with "
+        "exp(similarity / temperature).",
+    )
+    need(
+        classes(3, 50.0) == [0, 0],
+        "with a high temperature all k votes count the same, and two of three say 0. Is the "
+        "temperature used, and are k neighbours asked?",
+    )
+    need(
+        classes(5, 0.05) == [2, 2] and classes(3, 50.0, bank.flip(0)) in ([1, 1], [2, 2]),
+        "it depends on something other than the k most similar images.",
+    )
+    return "The k nearest vote, the nearer with more weight, and lengths do not matter."
+
+
+def _judge_shape(result, bank: int):
+    """A class for each query [2], not for each image of the bank."""
+    need(
+        not isinstance(result, torch.Tensor) or tuple(result.shape) != (bank,),
+        "a class for every image of the bank: queries and bank are swapped. Of the cosines "
+        "[Q, N] the largest along dim 1 are a query's neighbours.",
+    )
 
 
 @exercise
