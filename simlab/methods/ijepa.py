@@ -37,6 +37,7 @@ from .base import (
 )
 from .pixels import require_tokens
 
+TRIES = 20  # of all blocks of a step, where an image has no context left
 TARGET_AREA = (0.15, 0.2)  # of the image (section 3)
 TARGET_RATIO = (0.75, 1.5)  # height by width
 CONTEXT_AREA = (0.85, 1.0)
@@ -79,18 +80,21 @@ def draw_blocks(
         M indices [n, b] of the targets' patches, and the indices [n, k] of the context's.
 
     Raises:
-        ValueError: The targets leave an image without context.
+        ValueError: The targets leave an image without context, again and again.
     """
     total = n * distributed.world()
-    shape = _block_shape(side, TARGET_AREA, TARGET_RATIO, generator)
-    blocks = [_place_block(total, side, shape, generator) for _ in range(targets)]
-    context_shape = _block_shape(side, CONTEXT_AREA, (1.0, 1.0), generator)
-    context_block = _place_block(total, side, context_shape, generator)
-    is_context = torch.zeros(total, side * side, dtype=torch.bool, device=generator.device)
-    is_context.scatter_(1, context_block, True)
-    is_context.scatter_(1, torch.cat(blocks, dim=1), False)
-    number = int(is_context.sum(1).min())
-    if number == 0:
+    for _ in range(TRIES):
+        shape = _block_shape(side, TARGET_AREA, TARGET_RATIO, generator)
+        blocks = [_place_block(total, side, shape, generator) for _ in range(targets)]
+        context_shape = _block_shape(side, CONTEXT_AREA, (1.0, 1.0), generator)
+        context_block = _place_block(total, side, context_shape, generator)
+        is_context = torch.zeros(total, side * side, dtype=torch.bool, device=generator.device)
+        is_context.scatter_(1, context_block, True)
+        is_context.scatter_(1, torch.cat(blocks, dim=1), False)
+        number = int(is_context.sum(1).min())
+        if number > 0:
+            break
+    else:
         raise ValueError(
             f"{targets} targets of {shape[0]} x {shape[1]} patches leave no context of {side} x "
             f"{side}: expected fewer targets, or a larger view_size"

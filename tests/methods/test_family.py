@@ -384,6 +384,14 @@ def test_every_patch_is_a_target_and_a_context_patch_about_as_often():
     assert edges.max() < 1.25 * edges.min(), "last row and column as often as the first"
 
 
+def test_blocks_are_drawn_again_where_targets_cover_all_of_an_image():
+    """Four of 3 x 3 can cover 6 x 6 patches, which are those of the default images."""
+    generator = torch.Generator().manual_seed(5)  # at the eighth step
+    for _ in range(12):
+        _, kept = draw_blocks(64, 6, 4, generator)
+        assert kept.shape[1] >= 1
+
+
 def test_targets_that_leave_no_context_are_refused():
     with pytest.raises(ValueError, match="leave no context of 2 x 2: expected fewer targets"):
         for seed in range(20):
