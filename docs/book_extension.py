@@ -13,6 +13,7 @@ from myst_nb.core.render import MimeData, NbElementRenderer
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+from sphinx.ext.napoleon import GoogleDocstring
 from sphinx.pycode import ModuleAnalyzer
 
 ROOT = Path(__file__).parent.parent
@@ -23,6 +24,7 @@ NO_ALTERNATIVE = "A figure without a text alternative"
 
 def setup(app: Sphinx) -> dict[str, bool]:
     give_figures_their_text()
+    keep_the_text_of_fields()
     app.config.html_static_path.append(str(mathjax()))
     app.config.mathjax_path = MATHJAX
     app.connect("autodoc-process-docstring", keep_layout, priority=400)  # before napoleon
@@ -57,6 +59,17 @@ def give_figures_their_text():
         return images
 
     NbElementRenderer.render_image = with_text
+
+
+# ---------------------------------------------------------------------------------------- fields
+
+
+def keep_the_text_of_fields():
+    """The docstring of a configuration's field is text: what stands before a colon is no type.
+
+    Napoleon has no option for it.
+    """
+    GoogleDocstring._parse_attribute_docstring = lambda self: list(self._lines)
 
 
 # ----------------------------------------------------------------------------------------- links

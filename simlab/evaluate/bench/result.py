@@ -1,10 +1,12 @@
 """What an evaluation gives: a table, a figure, and a folder with all that decided the numbers.
 
-table.csv         a row for each measurement: encoder, data, protocol, layer, seed, accuracy,
-                  what was chosen by the validation split, how many images counted
-figure.png        means and intervals
-evaluation.json   encoder, preprocessing, datasets, protocols, settings, seeds, environment
-runs/             what was fine-tuned
+In the folder:
+
+    table.csv         a row for each measurement: encoder, data, protocol, layer, seed, accuracy,
+                      what was chosen by the validation split, how many images counted
+    figure.png        means and intervals
+    evaluation.json   encoder, preprocessing, datasets, protocols, settings, seeds, environment
+    runs/             what was fine-tuned
 """
 
 import io
