@@ -61,7 +61,10 @@ nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(torch|numpy|np|pandas|pd|matplotlib|collections|typing|pathlib|PIL)(\..*)?"),
     (r"py:obj", r".*"),
-    (r"py:class", r"simlab\._checks\..*"),  # bounds of a configuration's fields, which are said in words
+    (
+        r"py:class",
+        r"simlab\._checks\..*",
+    ),  # bounds of a configuration's fields, which are said in words
     (r"py:class", r"simlab\..*\.(Config|Task|Processes|PositionsPool)"),  # not in the reference
     (r"py:class", r"(?!simlab\.).*"),  # the first words of a "Returns:" that has no type
 ]

@@ -1,12 +1,15 @@
 """What of an executed notebook is kept, and what is read from it."""
 
 import base64
+import re
 from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
+# where a run was found or what it is like: other folders and names on every machine
+NOTES = re.compile(r"^(loads /|new run (pretrain|supervised)-).*\n?", re.MULTILINE)
 KEPT = ("jupyter", "tags")  # of a cell's metadata; "jupyter" says that the first cell is folded
 
 
@@ -24,15 +27,19 @@ def cleaned(notebook: NotebookNode) -> NotebookNode:
 
 
 def lasting(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """Without progress bars; of what can be played with, its image is left."""
+    """Without progress bars and notes on stored runs; of what can be played with, its image."""
     for output in outputs:
         data = output.get("data", {})
         if "image/png" in data:
             data.pop(WIDGET, None)
-    return [
+    outputs = [
         output for output in outputs
         if output.get("name") != "stderr" and WIDGET not in output.get("data", {})
     ]  # fmt: skip
+    for output in outputs:
+        if output.output_type == "stream":
+            output.text = NOTES.sub("", output.text)
+    return [output for output in outputs if output.get("text") != ""]
 
 
 def title_of(path: Path) -> str:

@@ -158,7 +158,8 @@ def test_cleaning_takes_out_times_widgets_and_progress():
     cell = new_code_cell("x", metadata={"tags": ["parameters"], "papermill": {"duration": 3}})
     cell.outputs = [
         new_output("stream", name="stderr", text="10%"),
-        new_output("stream", name="stdout", text="kept"),
+        new_output("stream", name="stdout", text="loads /runs/pretrain-1, trained then\n"),
+        new_output("stream", name="stdout", text="new run pretrain-2, like pretrain-1\nkept"),
     ]
     folded = {"tags": ["setup"], "jupyter": {"source_hidden": True}}
     cells = [cell, new_code_cell("y", metadata=folded)]
