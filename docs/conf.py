@@ -64,7 +64,7 @@ nitpick_ignore_regex = [
     (
         r"py:class",
         r"simlab\._checks\..*",
-    ),  # bounds of a configuration's fields, which are said in words
+    ),  # bounds of fields, said in words
     (r"py:class", r"simlab\..*\.(Config|Task|Processes|PositionsPool)"),  # not in the reference
     (r"py:class", r"(?!simlab\.).*"),  # the first words of a "Returns:" that has no type
 ]

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 COLAB = {  # as Colab had them in August 2026; it has no tyro
     "torch": "2.11.0+cpu", "torchvision": "0.26.0+cpu", "numpy": "2.1.3", "pandas": "2.2.3",
     "scikit-learn": "1.6.1", "scipy": "1.16.3", "matplotlib": "3.10.0", "pillow": "11.3.0",
-    "tqdm": "4.67.3", "filelock": "3.32.3", "ipywidgets": "7.7.1",
+    "tqdm": "4.67.3", "filelock": "3.32.3", "psutil": "5.9.5", "ipywidgets": "7.7.1",
 }  # fmt: skip
 
 

@@ -20,11 +20,11 @@ from tiny_runs import (
 from simlab.config import NOT_IDENTITY, PretrainConfig, SupervisedConfig
 from simlab.methods import SimCLR, SimSiam, with_method_option
 from simlab.train import (
+    loading,
     pretrain,
     train_supervised,
     untrained,
 )
-from simlab.train import run as train
 
 # field: (the configuration in which it matters, another value)
 PRETRAIN_FIELDS = {
@@ -154,12 +154,13 @@ def test_the_stem_changes_a_resnet():
 
 def test_the_data_are_loaded_as_the_configuration_says(monkeypatch, kept):
     asked = []
-    monkeypatch.setattr(train, "load_data", lambda **kw: asked.append(kw) or random_data())
+    monkeypatch.setattr(loading, "load_data", lambda **kw: asked.append(kw) or random_data())
     where = {"data": "fashion", "data_folder": "there", "download": True, "image_size": 24}
     how = {"channels": random_data().train.channels, "fit": "squeeze", "on_error": "skip"}
-    pretrain(pretrain_config(**where, **how), **kept)
+    threads = {"decoding_threads": 3}
+    pretrain(pretrain_config(**where, **how, **threads), **kept)
     named = {"name": "fashion", "folder": "there", "download": True, "image_size": 24}
-    assert asked == [named | how]
+    assert asked == [named | how | {"threads": 3}]
 
 
 @pytest.mark.parametrize("fixed", [True, False])

@@ -27,6 +27,7 @@ from simlab.train import (
     resolve,
     train_supervised,
 )
+from simlab.train.callbacks import Watchers
 
 
 def test_monitoring_changes_no_weight_and_no_running_statistic(tmp_path):
@@ -129,7 +130,8 @@ def test_no_step_waits_for_the_device():
         config = resolve(make(batch_size=4, view_size=8), data, encoder)
         task = build_task(config, data, encoder=encoder)
         with Reads() as mode:
-            loop.fit(task, config, NoRun(), torch.device("cpu"), progress=False)
+            run = NoRun()
+            loop.fit(task, config, run, torch.device("cpu"), Watchers(run), progress=False)
         return mode.number
 
     assert reads(18) == reads(6) < reads(26)
