@@ -120,7 +120,7 @@ def loaded(folder):
     for fits in (1, 2**20):
         calls = []
 
-        def load(name, *others, threads, fits=fits, calls=calls):
+        def load(name, threads, fits=fits, calls=calls, **others):
             calls.append(name)
             return load_folder(name, fits=fits, threads=threads)
 
