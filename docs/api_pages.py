@@ -85,8 +85,8 @@ def first_sentence(value: object) -> str:
 
 
 def module_page(name: str) -> str:
-    """A module without files of its own: everything public in it."""
-    return f"{title(name, '=')}\n.. automodule:: {name}\n   :members:\n"
+    """A module without files of its own: what is public and defined in it."""
+    return f"{title(name, '=')}\n.. automodule:: {name}\n   :members:\n   :ignore-module-all:\n"
 
 
 def package_page(package: ModuleType) -> str:

@@ -19,6 +19,7 @@ from sphinx.pycode import ModuleAnalyzer
 ROOT = Path(__file__).parent.parent
 # formulas become drawings, which need no fonts: browsers refuse fonts of pages that are on the disk
 MATHJAX = "tex-svg.js"
+linked_code: set[str] = set()  # modules to whose files a document links
 NO_ALTERNATIVE = "A figure without a text alternative"
 
 
@@ -30,6 +31,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", keep_layout, priority=400)  # before napoleon
     app.connect("doctree-read", link_files_of_code)
     app.connect("doctree-read", link_names)
+    app.connect("html-collect-pages", add_pages_of_code, priority=400)  # before viewcode
     app.connect("html-page-context", name_folds, priority=900)  # after the theme
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -88,17 +90,37 @@ def link_files_of_code(app: Sphinx, doctree: nodes.document):
                 page = f"api/{name.removesuffix('/__init__').replace('/', '.')}"
             else:
                 page = f"_modules/{name}"
-                add_page_of_code(app.env, name.replace("/", "."))
+                linked_code.add(name.replace("/", "."))
             uri = app.builder.get_relative_uri(app.env.docname, page)
             link.replace_self(nodes.reference("", "", *link.children, refuri=uri, internal=True))
 
 
-def add_page_of_code(env: BuildEnvironment, module: str):
-    """A page for a file of which nothing is in the reference; viewcode has those of the others."""
-    if not env._viewcode_modules.get(module):
-        analyzer = ModuleAnalyzer.for_module(module)
-        analyzer.find_tags()
-        env._viewcode_modules[module] = (analyzer.code, analyzer.tags, {}, module)
+def add_pages_of_code(app: Sphinx) -> list:
+    """A page for each linked file of which nothing is in the reference.
+
+    viewcode has those of the others. It drops a page without an entry in the reference as soon as
+    it reads another document, so these are added at the end.
+    """
+    for module in sorted(linked_code):
+        if not app.env._viewcode_modules.get(module):
+            analyzer = ModuleAnalyzer.for_module(module)
+            analyzer.find_tags()
+            app.env._viewcode_modules[module] = (analyzer.code, analyzer.tags, {}, module)
+    drop_links_to_nowhere(app.env)
+    return []
+
+
+def drop_links_to_nowhere(env: BuildEnvironment):
+    """Of a page of code, leave out the links back to entries that have another name.
+
+    viewcode takes it that all of a file is described under the name of one module.
+    """
+    described = env.domains.python_domain.objects
+    for page in filter(None, env._viewcode_modules.values()):
+        _, _, used, prefix = page
+        for name in list(used):
+            if f"{prefix}.{name}" not in described:
+                del used[name]
 
 
 def link_names(app: Sphinx, doctree: nodes.document):

@@ -15,12 +15,26 @@ from typing import Any, NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Okabe & Ito, "Color Universal Design", 2008; black first, yellow left out (too light on white)
-PALETTE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-BLACK, BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE = PALETTE
+BLACK = "#000000"
+"""The first colour of the palette."""
+BLUE = "#0072B2"
+"""The second colour of the palette."""
+VERMILION = "#D55E00"
+"""The third colour of the palette."""
+GREEN = "#009E73"
+"""The fourth colour of the palette."""
+PURPLE = "#CC79A7"
+"""The fifth colour of the palette."""
+SKY = "#56B4E9"
+"""The sixth colour of the palette."""
+ORANGE = "#E69F00"
+"""The seventh colour of the palette."""
+PALETTE = (BLACK, BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE)
+"""Okabe & Ito, "Color Universal Design", 2008, without its yellow, which is too light on white."""
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 3)))
+"""Of lines, as many as colours."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
-# Paul Tol, "Colour Schemes", 2021, "muted", and black: ten that any two of which can be told apart
+"""Of points, as many as classes."""
 CLASS_COLOURS = (
     "#332288",
     "#88CCEE",
@@ -33,7 +47,9 @@ CLASS_COLOURS = (
     "#999933",
     "#882255",
 )
-FONT = 11  # points; readable from the back of a room at the figures' usual width
+"""Paul Tol, "Colour Schemes", 2021, "muted", and black: any two of the ten can be told apart."""
+FONT = 11
+"""Points; readable from the back of a room at the figures' usual width."""
 
 GREY, BROWN, VIOLET, TEAL = "#777777", "#8B5A2B", "#5E3C99", "#44AA99"
 SOLID, DASHED, DASHDOT, DOTTED, DASHDOTDOT, LONG, SPARSE = DASHES

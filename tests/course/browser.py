@@ -27,8 +27,10 @@ ERROR = """(() => {
         }
     return null;
 })()"""
+# from the model as well: a folded cell shows no number on the page
 ENDED = f"""!!{ERROR} ||
-[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].every(e => /\\d/.test(e.textContent))"""
+[...window.jupyterapp.shell.currentWidget.content.model.cells].every(
+    cell => cell.type !== 'code' || cell.executionCount !== null)"""
 # cells run before there is a kernel would ask for one in a dialogue
 KERNEL = (
     "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
