@@ -12,13 +12,13 @@ from docutils import nodes
 from myst_nb.core.render import MimeData, NbElementRenderer
 from sphinx import addnodes
 from sphinx.application import Sphinx
-from sphinx.environment import BuildEnvironment
 from sphinx.ext.napoleon import GoogleDocstring
 from sphinx.pycode import ModuleAnalyzer
 
 ROOT = Path(__file__).parent.parent
 # formulas become drawings, which need no fonts: browsers refuse fonts of pages that are on the disk
 MATHJAX = "tex-svg.js"
+BACK = re.compile(r'<a class="viewcode-back" href="[^"#]*#([^"]*)">[^<]*</a>')
 linked_code: set[str] = set()  # modules to whose files a document links
 NO_ALTERNATIVE = "A figure without a text alternative"
 
@@ -32,6 +32,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("doctree-read", link_files_of_code)
     app.connect("doctree-read", link_names)
     app.connect("html-collect-pages", add_pages_of_code, priority=400)  # before viewcode
+    app.connect("html-page-context", drop_links_to_nowhere)
     app.connect("html-page-context", name_folds, priority=900)  # after the theme
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -106,21 +107,23 @@ def add_pages_of_code(app: Sphinx) -> list:
             analyzer = ModuleAnalyzer.for_module(module)
             analyzer.find_tags()
             app.env._viewcode_modules[module] = (analyzer.code, analyzer.tags, {}, module)
-    drop_links_to_nowhere(app.env)
     return []
 
 
-def drop_links_to_nowhere(env: BuildEnvironment):
-    """Of a page of code, leave out the links back to entries that have another name.
+def drop_links_to_nowhere(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object
+):
+    """Leave out a page of code's links back to entries that have another name.
 
     viewcode takes it that all of a file is described under the name of one module.
     """
-    described = env.domains.python_domain.objects
-    for page in filter(None, env._viewcode_modules.values()):
-        _, _, used, prefix = page
-        for name in list(used):
-            if f"{prefix}.{name}" not in described:
-                del used[name]
+    described = app.env.domains.python_domain.objects
+
+    def checked(link: re.Match[str]) -> str:
+        return link[0] if link[1] in described else ""
+
+    if page.startswith("_modules/"):
+        context["body"] = BACK.sub(checked, context["body"])
 
 
 def link_names(app: Sphinx, doctree: nodes.document):
