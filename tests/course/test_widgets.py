@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from executed import lasting
+from nbformat.v4 import new_output
 from PIL import Image
 
 from simlab.augment import RECIPES, Augment, Normalize
@@ -82,7 +83,12 @@ def test_a_notebook_shows_the_widget_and_everything_else_its_image(name, monkeyp
     assert data[view] == bundle[view]
     assert {view, "image/png", "text/plain"} == set(data)
     assert more["metadata"]["image/png"]["alt"] == data["text/plain"] == every[name].alt
-    kept = lasting([{"data": data}, {"data": {view: {}}}, {"name": "stderr"}])
+    outputs = [
+        new_output("display_data", data),
+        new_output("display_data", {view: {}}),
+        new_output("stream", name="stderr", text="epoch 1"),
+    ]
+    kept = lasting(outputs)
     assert len(kept) == 1 and set(kept[0]["data"]) == {"image/png", "text/plain"}
 
 
