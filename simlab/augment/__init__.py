@@ -16,6 +16,7 @@ from .transforms import (
     gaussian_blur,
     resample,
     rgb_to_grayscale,
+    solarize,
 )
 from .views import two_views, view, views_at_once
 
@@ -29,6 +30,7 @@ __all__ = [
     "parse_augment",
     "resample",
     "rgb_to_grayscale",
+    "solarize",
     "two_views",
     "view",
     "views_at_once",

@@ -131,6 +131,8 @@ def _numbers_per_image(augment: Augment, channels: int) -> int:
         number += 1
     if augment.blur:
         number += 2  # sigma; whether at all
+    if augment.solarize:
+        number += 1
     return number
 
 

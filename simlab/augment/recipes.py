@@ -12,7 +12,8 @@ SMALLEST_SIGMA = 0.01  # pixels
 class Augment:
     """The strength of each augmentation; 0 switches it off. The values are torchvision's.
 
-    Sources: SimCLR, arXiv 2002.05709, appendix A; SimSiam, arXiv 2011.10566, section 3.
+    Sources: SimCLR, arXiv 2002.05709, appendix A; SimSiam, arXiv 2011.10566, section 3; for the
+    solarisation BYOL, arXiv 2006.07733, appendix B.
     """
 
     crop_min: float = 0.2  # smallest share of the image's area that a crop keeps
@@ -29,6 +30,7 @@ class Augment:
     blur: float = 0.0  # probability of a Gaussian blur
     blur_sigma_min: float = 0.1  # pixels
     blur_sigma_max: float = 2.0
+    solarize: float = 0.0  # probability that the brighter half of the values is inverted
 
     def __post_init__(self) -> None:
         ranges = {

@@ -14,6 +14,7 @@ from torch import Tensor
 from simlab.compute import full_precision
 
 LUMA = (0.2989, 0.587, 0.114)  # torchvision's weights of red, green and blue
+SOLARIZE_FROM = 128 / 255  # the value from which on solarisation inverts
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,6 +223,11 @@ def rgb_to_grayscale(x: Tensor) -> Tensor:
     """The luma of x [N, 3, H, W] as [N, 1, H, W]."""
     r, g, b = x.unbind(1)
     return (LUMA[0] * r).add_(g, alpha=LUMA[1]).add_(b, alpha=LUMA[2]).unsqueeze_(1)
+
+
+def solarize(x: Tensor) -> Tensor:
+    """Invert the values of x [N, C, H, W] from the middle of 0 .. 1 on."""
+    return torch.where(x >= SOLARIZE_FROM, 1 - x, x)
 
 
 def gaussian_blur(x: Tensor, sigma: Tensor) -> Tensor:

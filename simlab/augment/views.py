@@ -12,7 +12,14 @@ from torch import Tensor
 
 from .drawing import BatchOrder, Draw, draw_crops, draw_jitter
 from .recipes import Augment
-from .transforms import Normalize, color_jitter, gaussian_blur, resample, rgb_to_grayscale
+from .transforms import (
+    Normalize,
+    color_jitter,
+    gaussian_blur,
+    resample,
+    rgb_to_grayscale,
+    solarize,
+)
 
 
 def two_views(
@@ -109,6 +116,8 @@ def views_at_once(
     if augment.blur:
         sigma = draw.uniform(augment.blur_sigma_min, augment.blur_sigma_max)
         x = _choose(draw.chance(augment.blur), gaussian_blur(x, sigma), x)
+    if augment.solarize:
+        x = _choose(draw.chance(augment.solarize), solarize(x), x)
     x = normalize.standardise(order.undo(x))  # [V * N, C, S, S], view by view
 
     views = x.split(n)

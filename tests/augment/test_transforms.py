@@ -17,6 +17,7 @@ from simlab.augment import (
     gaussian_blur,
     resample,
     rgb_to_grayscale,
+    solarize,
 )
 
 ORDERS = list(itertools.permutations(range(3)))
@@ -156,6 +157,14 @@ def test_blur_is_torchvisions_to_1e_5_with_a_kernel_of_a_tenth(tv, c, side, kern
     for i, sigma in enumerate(sigmas):
         wanted = tv.gaussian_blur(x[i : i + 1], [kernel, kernel], [sigma, sigma])
         torch.testing.assert_close(got[i : i + 1], wanted, atol=1e-5, rtol=0)
+
+
+@both_apis
+@pytest.mark.parametrize("c", [1, 3])
+def test_solarisation_is_torchvisions_of_every_value_of_a_byte(tv, c):
+    values = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).repeat(2, c, 1, 1)
+    wanted = tv.solarize(values, 128).float() / 255
+    torch.testing.assert_close(solarize(values.float() / 255), wanted, atol=1e-6, rtol=0)
 
 
 # ------------------------------------------------------------------------------------- Normalize
