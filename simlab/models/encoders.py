@@ -11,7 +11,6 @@ maps images to vectors serves as well.
 import itertools
 
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 
 from simlab._checks import near
@@ -124,8 +123,10 @@ def build_encoder(
 
 def _build_resnet(name: str, channels: int, small_stem: bool) -> tuple[nn.Module, int]:
     """A ResNet of torchvision without its classifier, and its number of features."""
+    from torchvision.models import get_model  # loading it takes two seconds
+
     # residual branches start at zero (Goyal et al., 1706.02677, section 5.1)
-    encoder = torchvision.models.get_model(name, weights=None, zero_init_residual=True)
+    encoder = get_model(name, weights=None, zero_init_residual=True)
     if small_stem:
         encoder.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
         encoder.maxpool = nn.Identity()
