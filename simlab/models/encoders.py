@@ -3,7 +3,7 @@
 `build_encoder("auto", ...)` chooses by the image's size; a name chooses by hand; any nn.Module that
 maps images to vectors serves as well.
 
-    tiny, small            for two CPU cores: three stages of one residual block each
+    tiny, small, medium    for two CPU cores: three stages of one residual block each
     resnet18, 34, 50       torchvision's; with the 3x3 stem that fits up to 64 pixels, or the
                            original 7x7 stem and max-pooling (stem="small" or "large")
 """
@@ -20,7 +20,7 @@ from .vit import TinyViT
 
 TINY_IMAGE = 40  # pixels; up to here "auto" is the tiny encoder
 SMALL_IMAGE = 64  # pixels; up to here a ResNet keeps its resolution in the stem
-TINY_WIDTHS = {"tiny": (16, 48, 128), "small": (32, 64, 128)}
+TINY_WIDTHS = {"tiny": (16, 48, 128), "small": (32, 64, 128), "medium": (32, 96, 256)}
 RESNETS = ("resnet18", "resnet34", "resnet50")
 VIT = "vit_tiny"
 ENCODERS = (*TINY_WIDTHS, VIT, *RESNETS)
