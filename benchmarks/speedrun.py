@@ -7,8 +7,8 @@ The rules:
 1. The images are CIFAR-10's, from a folder with train/<class>/ and test/<class>/. Training sees
    the 50,000 training images and no label, no other images, no weights trained before.
 2. The clock starts when the images are in memory as uint8, and the network does not exist yet; it
-   stops when the weights are final. Views, the first slow steps and all exchange between processes
-   are within it; starting Python, decoding the files and measuring the result are not.
+   stops when the weights are final. Views and the first slow steps are within it; starting Python,
+   decoding the files and measuring the result are not.
 3. Two cores. Training stops by the clock, so that a slower machine takes fewer steps.
 4. What is measured: kNN (cosine, votes exp(s / 0.1)) with the 50,000 clean images as its bank and
    all 10,000 test images as queries, at k = 200, at k = 20 and at the k that is best for 5,000
@@ -16,14 +16,12 @@ The rules:
    images are looked at once, after the last step. A change is chosen by the held-out images.
 5. A record is the mean of three seeds; it states its configuration, and wall and CPU seconds.
 
-What has been tried, and what it brought: results/speedrun.md. Two processes with a core each train
-as one: each makes views of half a batch, negatives and gradients are those of the whole batch.
+What has been tried, and what it brought: results/speedrun.md.
 """
 
 import math
 import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -36,7 +34,7 @@ import tyro
 from torch import Tensor, nn
 
 from simlab.augment import parse_augment, two_views
-from simlab.compute import autocast, distributed, resolve_precision
+from simlab.compute import autocast, resolve_precision
 from simlab.data import Dataset, load_folder
 from simlab.evaluate import Features, encode, knn_accuracy, linear_probe
 from simlab.methods.simclr import nt_xent
@@ -61,8 +59,8 @@ class Options:
     """A run for each."""
     minutes: float = 10.0
     """Of training."""
-    processes: int = 2
-    """With a core each; 1: one process with two threads."""
+    threads: int = 2
+    """Of one process; two processes with a core each are no faster."""
 
     widths: tuple[int, int, int] = (32, 96, 256)
     """Channels of the encoder's three stages."""
@@ -71,7 +69,7 @@ class Options:
     temperature: float = 0.1
     """Of NT-Xent."""
     batch_size: int = 512
-    """Images of a step, of all processes together."""
+    """Images of a step."""
     lr: float = 0.05
     """Muon's, of matrices and convolutions; decays to 0 by a cosine."""
     vector_lr: float = 0.1
@@ -121,51 +119,41 @@ def train(
 
     After every step `watch` gets the encoder and the seconds so far; what it takes does not count.
     """
-    distributed.average([torch.zeros(1)])  # until all are here: the first has measured meanwhile
     start, cpu_start = time.monotonic(), time.process_time()
-    torch.manual_seed(seed)  # the same weights and order of images in every process
+    torch.manual_seed(seed)  # of the weights, the order of the images and the views
     network = Network(options, data.train.channels).to(memory_format=torch.channels_last)
     optimizer = build_muon(network, options)
-    generator = torch.Generator().manual_seed(1000 * seed + distributed.rank())  # of the views
     augment = parse_augment(options.augment)
     precision = resolve_precision("auto", CPU)
-    local_batch = options.batch_size // distributed.world()
 
-    done = torch.zeros(1)  # share of the time that is over, the mean over the processes
+    done = 0.0  # share of the time that is over
     steps = 0
     while done < 1:
         order = torch.randperm(len(data.train))
         order = order[: len(order) // options.batch_size * options.batch_size]
-        order = distributed.shard(order, options.batch_size)
-        for _, images in data.train.batches(order, local_batch):
+        for _, images in data.train.batches(order, options.batch_size):
             for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * 0.5 * (1 + math.cos(math.pi * float(done)))
+                group["lr"] = group["peak_lr"] * 0.5 * (1 + math.cos(math.pi * done))
             size = options.view_sizes[int(done * len(options.view_sizes))]
-            views = two_views(images, augment, data.normalize, size, generator)
+            views = two_views(images, augment, data.normalize, size)
             with autocast(precision, CPU):
                 z1, z2 = network(torch.cat(views)).chunk(2)  # [n, d] each
-            loss = nt_xent(
-                distributed.gather(z1.float()), distributed.gather(z2.float()), options.temperature
-            )
+            loss = nt_xent(z1, z2, options.temperature)
             optimizer.zero_grad()
             loss.backward()
-            done.fill_((time.monotonic() - start) / (60 * options.minutes))
-            distributed.average([*(p.grad for p in network.parameters()), done])
             optimizer.step()
             steps += 1
             if watch:
                 start += watch(network.encoder, time.monotonic() - start)
+            done = (time.monotonic() - start) / (60 * options.minutes)
             if done >= 1:
                 break
-    distributed.average([b for b in network.buffers() if b.is_floating_point()])  # of BatchNorm
-    cpu = torch.tensor([time.process_time() - cpu_start])
-    distributed.average([cpu])
     cost = {
         "steps": steps,
         "epochs": steps * options.batch_size / len(data.train),
         "loss": float(loss.detach()),
         "wall": time.monotonic() - start,
-        "cpu": float(cpu) * distributed.world(),
+        "cpu": time.process_time() - cpu_start,
     }
     return network.encoder.eval(), cost
 
@@ -219,18 +207,8 @@ def report(rows: list[dict[str, float]], options: Options) -> str:
     return "\n".join([*lines, last])
 
 
-# ---------------------------------------------------------------------------------------- processes
-
-
-def start_processes(options: Options) -> int:
-    """Run this file again in as many processes, with a core each; returns their status."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc_per_node={options.processes}", __file__, *sys.argv[1:]]
-    return subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
-
-
 def check(options: Options) -> None:
-    """Refuse what can't be trained, before processes are started.
+    """Refuse what can't be trained, before the images are read.
 
     Raises:
         ValueError: A number or the folder makes no sense.
@@ -240,10 +218,8 @@ def check(options: Options) -> None:
             raise ValueError(f"{options.data}: no folder {split}/ with images in it")
     if options.minutes <= 0:
         raise ValueError(f"minutes={options.minutes}: expected a number above 0")
-    if options.processes < 1 or options.batch_size % options.processes:
-        raise ValueError(
-            f"batch_size={options.batch_size} can't be shared by {options.processes} processes"
-        )
+    if options.batch_size < 2:
+        raise ValueError(f"batch_size={options.batch_size}: expected at least 2")
 
 
 def main() -> int:
@@ -253,24 +229,16 @@ def main() -> int:
     except ValueError as error:
         print(f"speedrun: {error}", file=sys.stderr)
         return 2
-    if options.processes > 1 and "WORLD_SIZE" not in os.environ:
-        return start_processes(options)
-    distributed.start()
-    threads = max(1, 2 // distributed.world())
-    torch.set_num_threads(threads)
+    torch.set_num_threads(options.threads)
     data = load_folder(options.data)
     if len(data.train) < options.batch_size:
         raise SystemExit(f"speedrun: {len(data.train)} images are no batch of {options.batch_size}")
     rows = []
     for seed in options.seeds:
         encoder, cost = train(options, data, seed)
-        if distributed.rank() == 0:  # the others wait for it at the next seed's first step
-            torch.set_num_threads(2)
-            rows.append({"seed": seed} | cost | measure(encoder, data, options.probe_labels, seed))
-            torch.set_num_threads(threads)
-            print("  ".join(f"{name} {value:.4g}" for name, value in rows[-1].items()), flush=True)
-    if distributed.rank() == 0:
-        print(report(rows, options))
+        rows.append({"seed": seed} | cost | measure(encoder, data, options.probe_labels, seed))
+        print("  ".join(f"{name} {value:.4g}" for name, value in rows[-1].items()), flush=True)
+    print(report(rows, options))
     return 0
 
 

@@ -6,7 +6,7 @@ Each side trains for so many minutes on two cores, one after the other, from the
 clock stands still while kNN is measured. lightly: SimCLR as in its benchmark of CIFAR-10
 (ResNet-18, batch 128, SGD .06, two crops by SimCLRTransform without blur, NTXentLoss), its images
 read from the folder by two loader processes, its cosine stretched over the minutes. simlab: the
-defaults of `speedrun.py` in one process of two threads. The accuracies are those of a smaller bank
+defaults of `speedrun.py`. The accuracies are those of a smaller bank
 and fewer queries, the same for both, since ResNet-18's features of all images would take longer
 than its training. Writes results/time_to_accuracy.png, .csv and .md.
 """
@@ -171,7 +171,7 @@ def main() -> int:
     k = min(20, len(bank))
 
     ours = Curve("simlab", a.minutes, bank, queries, k)
-    options = speedrun.Options(data=a.data, minutes=a.minutes, processes=1)
+    options = speedrun.Options(data=a.data, minutes=a.minutes)
     if a.batch_size:
         options = dataclasses.replace(options, batch_size=a.batch_size)
     speedrun.train(options, data, 0, ours.watch)

@@ -68,9 +68,21 @@ def memory_of(call: Call) -> float:
     """Megabytes by which a call raises this process' memory at its peak; call it once a process."""
     before = psutil.Process().memory_info().rss
     call()
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    unit = 1 if sys.platform == "darwin" else 1024
-    return max(0, kilobytes * unit - before) / MEGABYTE
+    return max(0, peak_bytes() - before) / MEGABYTE
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had.
+
+    On Linux from /proc, since getrusage's maximum there includes that of the process which started
+    this one.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def machine() -> str:

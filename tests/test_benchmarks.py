@@ -61,9 +61,7 @@ def speedrun(*words, data):
 
 @pytest.mark.long
 def test_the_speedruns_last_line_has_its_three_accuracies(folder):
-    done = speedrun(
-        "--minutes", ".02", "--processes", "1", "--seeds", "0", "1", *SMALL_RUN, data=folder
-    )
+    done = speedrun("--minutes", ".02", "--seeds", "0", "1", *SMALL_RUN, data=folder)
     assert not done.returncode, done.stderr
     *lines, last = done.stdout.splitlines()
     assert re.fullmatch(f"knn200 {NUMBER} knn20 {NUMBER} probe {NUMBER}", last), last
@@ -74,23 +72,14 @@ def test_the_speedruns_last_line_has_its_three_accuracies(folder):
 
 
 @pytest.mark.long
-@pytest.mark.distributed
-def test_two_processes_make_one_speedrun(folder):
-    done = speedrun("--minutes", ".02", "--processes", "2", *SMALL_RUN, data=folder)
-    assert not done.returncode, done.stderr
-    assert done.stdout.count("held out:") == 1, "the first process alone measures"
-    assert done.stdout.splitlines()[-1].startswith("knn200 ")
-
-
-@pytest.mark.long
 @pytest.mark.parametrize(
     "words, message",
     [
         (["--minutes", "1"], "no folder train/"),
         (["--minutes", "0"], "minutes=0.0: expected"),
-        (["--processes", "3"], "batch_size=512 can't be shared by 3"),
+        (["--batch-size", "1"], "batch_size=1: expected at least 2"),
     ],
-    ids=["folder", "minutes", "processes"],
+    ids=["folder", "minutes", "batch"],
 )
 def test_the_speedrun_refuses(words, message, folder, tmp_path):
     data = tmp_path if "train" in message else folder
@@ -166,7 +155,7 @@ def test_what_is_stored_comes_back_and_is_compared(tmp_path, monkeypatch):
     rows = [measured(10, 0.1, 0.2), measured(40, 0.4, 3.2)]
     all_benchmarks.store(rows)
     environment, pairs_ = all_benchmarks.stored_pairs((tmp_path / "pairs.json").read_text())
-    assert environment["torch"] == torch.__version__
+    assert torch.__version__.startswith(environment["torch"])
     assert pairs_ == {row.key: row for row in rows}
     moved = measured(10, 0.1, 0.2, median=9.0)
     moved = all_benchmarks.Measured(**vars(moved) | {"ratio": ratio(9.0, 8.0, 10.0)})
