@@ -31,7 +31,7 @@ $(warning $(VENV)/ was made with TORCH=$(MADE_WITH) and stays so: for $(TORCH) r
 endif
 endif
 
-.PHONY: run book test test-notebooks test-slow check lint lab bench gpu notebooks links clean help
+.PHONY: run book test test-notebooks test-slow check lint lab bench bench-quick gpu notebooks links clean help
 
 help:
 	@echo "make run        set up, then run the course's notebooks and build the book, runs/book/index.html"
@@ -42,7 +42,8 @@ help:
 	@echo "make check      the quick tests, in a minute"
 	@echo "make test-notebooks  the notebooks with their defaults, outputs compared (nbval)"
 	@echo "make test-slow  the long runs: faults, three processes, Dask, the wheel"
-	@echo "make bench      measure against other libraries (installs them)"
+	@echo "make bench      measure against other libraries (installs them); writes benchmarks/RESULTS.md"
+	@echo "make bench-quick  which ratios of benchmarks/RESULTS.md have moved, in less than three minutes"
 	@echo "make gpu        on a CUDA GPU: its tests and its benchmark, in less than ten minutes"
 	@echo "make notebooks  execute the notebooks in place, as they are committed"
 	@echo "make links      write the notebooks' first cell and their links to the repository"
@@ -91,7 +92,11 @@ lab: $(BIN)/.ready
 
 bench: $(BIN)/.ready
 	@$(PIP) -e ".[bench]"
-	@for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
+	@$(BIN)/python benchmarks/all_benchmarks.py
+
+bench-quick: $(BIN)/.ready
+	@$(PIP) -e ".[bench]"
+	@$(BIN)/python benchmarks/all_benchmarks.py --quick
 
 gpu: $(BIN)/.ready
 	@$(BIN)/python -m pytest -p no:nbval -q -m cuda tests

@@ -5,8 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torchvision.datasets.utils import check_integrity
-
 
 def download_folder(folder: str | Path = "") -> Path:
     """Where torchvision's downloads are: `folder`, or $SIMLAB_DATA, or data/downloads.
@@ -56,6 +54,8 @@ def open_torchvision(
 
 def _wrong_files(make: Any, root: Path) -> tuple[Path, list[str]]:
     """The folder of a dataset's files below `root`, and which of them are missing or damaged."""
+    from torchvision.datasets.utils import check_integrity  # loading it takes two seconds
+
     if hasattr(make, "base_folder"):  # CIFAR and STL-10, with the files' MD5 sums
         folder = root / make.base_folder
         files = make.train_list + make.test_list

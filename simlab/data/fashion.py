@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision import datasets
 
 from .dataset import Dataset
 from .downloads import download_folder, open_torchvision
@@ -103,8 +102,10 @@ def _read_bundled(path: Path) -> tuple[Images, Images]:
 
 
 def _read_torchvision(folder: str, download: bool, train: bool) -> Images:
+    from torchvision.datasets import FashionMNIST  # loading it takes two seconds
+
     try:
-        split = open_torchvision(datasets.FashionMNIST, "fashion", folder, download, train=train)
+        split = open_torchvision(FashionMNIST, "fashion", folder, download, train=train)
         return _as_split(split.data.numpy(), split.targets.numpy())
     except (AssertionError, RuntimeError, ValueError, KeyError) as error:  # of torchvision's reader
         files = download_folder(folder) / "FashionMNIST" / "raw"

@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-from torchvision import datasets
-
 from .arrays import as_images, as_labels
 from .dataset import Dataset
 from .downloads import open_torchvision
@@ -13,19 +11,24 @@ from .images import Images
 
 def load_cifar10(folder: str, download: bool) -> Dataset:
     """50,000 training and 10,000 test images of 10 classes, 32 x 32, in colour."""
-    return _load_cifar("cifar10", datasets.CIFAR10, folder, download)
+    from torchvision.datasets import CIFAR10  # loading it takes two seconds, as below
+
+    return _load_cifar("cifar10", CIFAR10, folder, download)
 
 
 def load_cifar100(folder: str, download: bool) -> Dataset:
     """50,000 training and 10,000 test images of 100 classes, 32 x 32, in colour."""
-    return _load_cifar("cifar100", datasets.CIFAR100, folder, download)
+    from torchvision.datasets import CIFAR100
+
+    return _load_cifar("cifar100", CIFAR100, folder, download)
 
 
 def load_stl10(folder: str, download: bool) -> Dataset:
     """5,000 training, 8,000 test and 100,000 unlabelled images, 96 x 96, in colour."""
+    from torchvision.datasets import STL10
 
     def read(split: str) -> Images:
-        stored = open_torchvision(datasets.STL10, "stl10", folder, download, split=split)
+        stored = open_torchvision(STL10, "stl10", folder, download, split=split)
         return _as_split(stored, stored.labels)
 
     return Dataset("stl10", read("train"), read("test"), read("unlabeled"))

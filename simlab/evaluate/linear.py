@@ -9,8 +9,6 @@ from typing import Self
 
 import torch
 import torch.nn.functional as F
-from sklearn.exceptions import ConvergenceWarning, NotFittedError
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from .features import refuse_diverged
@@ -49,6 +47,8 @@ class LinearClassifier:
             ValueError: if the features have another width than those of `fit`.
         """
         if not hasattr(self, "coef_"):
+            from sklearn.exceptions import NotFittedError
+
             name = type(self).__name__
             raise NotFittedError(f"this {name} is not fitted: call fit(features, labels) first")
         expected = self.coef_.shape[1]
@@ -106,6 +106,10 @@ class LinearProbe(LinearClassifier):
                 negative; if there is one class only.
             RuntimeError: if the solver did not converge.
         """
+        # loading scikit-learn takes two seconds
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+
         _check_rows(features, labels)
         x = features.cpu().double()
         self.classes_, target = labels.cpu().unique(return_inverse=True)

@@ -3,7 +3,7 @@
 `build_encoder("auto", ...)` chooses by the image's size; a name chooses by hand; any nn.Module that
 maps images to vectors serves as well.
 
-    tiny, small            for two CPU cores: three stages of one residual block each
+    tiny, small, medium    for two CPU cores: three stages of one residual block each
     resnet18, 34, 50       torchvision's; with the 3x3 stem that fits up to 64 pixels, or the
                            original 7x7 stem and max-pooling (stem="small" or "large")
 """
@@ -11,7 +11,6 @@ maps images to vectors serves as well.
 import itertools
 
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 
 from simlab._checks import near
@@ -21,7 +20,7 @@ from .vit import TinyViT
 
 TINY_IMAGE = 40  # pixels; up to here "auto" is the tiny encoder
 SMALL_IMAGE = 64  # pixels; up to here a ResNet keeps its resolution in the stem
-TINY_WIDTHS = {"tiny": (16, 48, 128), "small": (32, 64, 128)}
+TINY_WIDTHS = {"tiny": (16, 48, 128), "small": (32, 64, 128), "medium": (32, 96, 256)}
 RESNETS = ("resnet18", "resnet34", "resnet50")
 VIT = "vit_tiny"
 ENCODERS = (*TINY_WIDTHS, VIT, *RESNETS)
@@ -124,8 +123,10 @@ def build_encoder(
 
 def _build_resnet(name: str, channels: int, small_stem: bool) -> tuple[nn.Module, int]:
     """A ResNet of torchvision without its classifier, and its number of features."""
+    from torchvision.models import get_model  # loading it takes two seconds
+
     # residual branches start at zero (Goyal et al., 1706.02677, section 5.1)
-    encoder = torchvision.models.get_model(name, weights=None, zero_init_residual=True)
+    encoder = get_model(name, weights=None, zero_init_residual=True)
     if small_stem:
         encoder.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
         encoder.maxpool = nn.Identity()

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from simlab.evaluate import COMPLETE_STD_RATIO
@@ -100,6 +99,8 @@ def epoch_scrubber(
 
 def _same_class_next_to_it(xy: np.ndarray, labels: Tensor) -> float:
     """Return the fraction of points whose nearest neighbour on the map has their class."""
+    from sklearn.neighbors import NearestNeighbors  # loading it takes two seconds
+
     neighbours = NearestNeighbors(n_neighbors=1).fit(xy).kneighbors(return_distance=False)
     is_same = (labels[neighbours[:, 0]] == labels)[labels >= 0]
     return float(is_same.double().mean())

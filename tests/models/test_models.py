@@ -20,6 +20,7 @@ DIMS = {
     "vit_tiny": 96,
     "tiny": 128,
     "small": 128,
+    "medium": 256,
     "resnet18": 512,
     "resnet34": 512,
     "resnet50": 2048,
