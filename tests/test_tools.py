@@ -133,5 +133,7 @@ def test_nbgrader_gives_points_to_right_answers_alone(assignment):
     from nbgrader.api import Gradebook
 
     with Gradebook(f"sqlite:///{course}/gradebook.db") as book:
-        scores = {s.student.id: (s.score, s.max_score) for s in book.assignment_submissions("exercises")}
+        scores = {
+            s.student.id: (s.score, s.max_score) for s in book.assignment_submissions("exercises")
+        }
     assert scores == {"blank": (0, len(answers)), "solved": (len(answers), len(answers))}
