@@ -75,7 +75,7 @@ test-notebooks: $(BIN)/.ready
 		status=$$?; rm -rf "$$runs"; exit $$status
 
 test-slow: $(BIN)/.ready
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e ".[trackers]"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e ".[examples,models]"
 	@$(BIN)/python -m pytest tests -m slow
 
 check: $(BIN)/.ready

@@ -20,10 +20,13 @@ ROOT = Path(__file__).parent.parent
 MATHJAX = "tex-svg.js"
 BACK = re.compile(r'<a class="viewcode-back" href="[^"#]*#([^"]*)">[^<]*</a>')
 linked_code: set[str] = set()  # modules to whose files a document links
+contents_beside_code: dict[str, str] = {}  # by the folder of a page of code
 NO_ALTERNATIVE = "A figure without a text alternative"
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
+    linked_code.clear()
+    contents_beside_code.clear()
     give_figures_their_text()
     keep_the_text_of_fields()
     app.config.html_static_path.append(str(mathjax()))
@@ -142,12 +145,22 @@ def link_names(app: Sphinx, doctree: nodes.document):
 
 
 def name_folds(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object):
-    """The contents' folds say to a screen reader what they are: the theme gives them an arrow."""
+    """The contents' folds say to a screen reader what they are: the theme gives them an arrow.
+
+    Pages of code are not in the contents, which are therefore the same on all pages of a folder;
+    the theme would make them anew for each.
+    """
     contents = context["generate_toctree_html"]
+    folder = posixpath.dirname(page)
 
     def named(*options: object, **named_options: object) -> object:
+        if folder in contents_beside_code:
+            return contents_beside_code[folder]
         markup = str(contents(*options, **named_options))
-        return markup.replace("<summary>", '<summary aria-label="Pages below this one">')
+        markup = markup.replace("<summary>", '<summary aria-label="Pages below this one">')
+        if page.startswith("_modules/"):
+            contents_beside_code[folder] = markup
+        return markup
 
     context["generate_toctree_html"] = named
 

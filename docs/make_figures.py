@@ -13,12 +13,20 @@ FIGURES = {  # file: notebook, and how the figure's text alternative begins
 
 
 def main():
+    for name, image in figures().items():
+        (HERE / name).write_bytes(image)
+
+
+def figures() -> dict[str, bytes]:
+    """The PNG of each figure, by its file."""
+    images = {}
     for name, (notebook, begins) in FIGURES.items():
         path = HERE.parent / "notebooks" / f"{notebook}.ipynb"
         cells = nbformat.read(path, as_version=4).cells
         outputs = [output for cell in cells for output in cell.get("outputs", [])]
         (figure,) = [output for output in outputs if text_alternative(output).startswith(begins)]
-        (HERE / name).write_bytes(base64.b64decode(figure.data["image/png"]))
+        images[name] = base64.b64decode(figure.data["image/png"])
+    return images
 
 
 def text_alternative(output: nbformat.NotebookNode) -> str:

@@ -80,19 +80,19 @@ def run_book(notebooks: list[Path], out: Path) -> int:
     print(f"simlab runs {len(notebooks)} notebook(s) on the bundled images:")
     for path in notebooks:
         print(f"  {path.stem:<32} {title_of(path)}")
-    print(f"On two cores of a recent processor they take {rounded(sum(expected))}, on an older one")
-    print(
-        "three to four times as long; the first one tells. Finished runs are reused.\n", flush=True
-    )
+    time_needed = rounded(sum(expected))
+    print(f"They take {time_needed} on two cores of a recent processor, three to four times that")
+    print("on an older one; after the first, the time left is this machine's.")
+    print("What was trained before is reused.\n", flush=True)
     progress = Progress(names, expected)
     runs = [run_notebook(path, out / path.stem, progress) for path in notebooks]
-    print("\nThe book is being built ...", flush=True)
-    warnings = build_book.build(out)
     print("\nResults")
     for name, run in zip(names, runs, strict=True):
         print(f"  {name}: {run['status']}")
         for key, value in run["metrics"].items():
             print(f"      {key:<36} {start_page.as_text(value)}")
+    print("\nThe book is being built ...", flush=True)
+    warnings = build_book.build(out)
     if warnings:
         print(f"\nWarnings of the book:\n{warnings}")
     print(f"\nLook at  {out / 'index.html'}")

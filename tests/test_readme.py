@@ -4,6 +4,7 @@ import re
 import runpy
 from pathlib import Path
 
+import make_figures
 import numpy as np
 import pandas as pd
 import pytest
@@ -39,6 +40,13 @@ def test_what_the_readme_links_to_exists():
     root = Path(__file__).parent.parent
     for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", README):
         assert (root / target).exists(), target
+
+
+def test_the_figures_are_those_of_the_committed_notebooks():
+    docs = Path(__file__).parent.parent / "docs"
+    for name, image in make_figures.figures().items():
+        assert f"](docs/{name})" in README
+        assert (docs / name).read_bytes() == image, "python docs/make_figures.py"
 
 
 def test_the_two_commands_stand_on_the_first_screen():

@@ -3,6 +3,9 @@
 import importlib.util
 import re
 import runpy
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import editions
@@ -53,7 +56,13 @@ def test_every_tool_has_a_block():
     assert {name for block in BLOCKS for name in packages_of(block)} == OPTIONAL
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=name_of)
+def slow_where_optional(block):
+    """`make test-slow` installs the packages that some blocks are about."""
+    marks = [pytest.mark.slow] if packages_of(block) else []
+    return pytest.param(block, id=name_of(block), marks=marks)
+
+
+@pytest.mark.parametrize("block", map(slow_where_optional, BLOCKS))
 def test_the_lines_run(block, here, capsys):
     for name in packages_of(block):
         if not importlib.util.find_spec(name):
@@ -64,11 +73,20 @@ def test_the_lines_run(block, here, capsys):
     assert capsys.readouterr().out
 
 
-def test_nbgrader_finds_answers_and_checks_in_the_student_edition(here):
+# --------------------------------------------------------------------------------------- nbgrader
+
+
+@pytest.fixture
+def assignment(here):
+    """The folder of the assignment that the page's lines make."""
     editions.write_editions(here / "editions")
     run(next(block for block in BLOCKS if "nbgrader" in block), here)
-    handouts = sorted((here / "editions" / "student").glob("*.ipynb"))
-    assert len(handouts) >= 7
+    return here / "course" / "source" / "exercises"
+
+
+def test_nbgrader_finds_answers_and_checks_in_the_student_edition(assignment):
+    handouts = sorted(assignment.glob("*.ipynb"))
+    assert len(handouts) >= 7 and (assignment / "checks" / "judge.py").exists()
     for path in handouts:
         notebook = nbformat.read(path, as_version=4)
         nbformat.validate(notebook)
@@ -77,3 +95,45 @@ def test_nbgrader_finds_answers_and_checks_in_the_student_edition(here):
         answers = [entry for entry in graded if entry["solution"]]
         assert len(points) >= 3 and all(entry["points"] == 1 for entry in points)
         assert answers and len({entry["grade_id"] for entry in graded}) == len(graded)
+
+
+def nbgrader_commands():
+    """The words of the page's two commands."""
+    lines = re.findall(r"^(nbgrader .*?)  ", TEXT, re.MULTILINE)
+    assert [line.split()[1] for line in lines] == ["generate_assignment", "autograde"]
+    return [line.split() for line in lines]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("nbgrader"), reason="nbgrader is not installed")
+def test_nbgrader_gives_points_to_right_answers_alone(assignment):
+    """A sheet is released, handed in blank and solved, and graded."""
+    sheet = "03_collapse_lab.ipynb"
+    for path in assignment.glob("*.ipynb"):
+        if path.name != sheet:
+            path.unlink()
+    course = assignment.parents[1]
+    generate, autograde = nbgrader_commands()
+    subprocess.run([sys.executable, "-m", *generate], cwd=course, check=True)
+    released = course / "release" / "exercises"
+    sources = [cell.source for cell in nbformat.read(released / sheet, as_version=4).cells]
+    assert any("def effective_rank(z):\n    ..." in source for source in sources), "what to fill in"
+
+    solved = nbformat.read(course.parent / "editions" / "instructor" / sheet, as_version=4)
+    answers = {c.id: c.source for c in solved.cells if "answer" in c.metadata.get("tags", [])}
+    for student in ("blank", "solved"):
+        shutil.copytree(released, course / "submitted" / student / "exercises")
+    path = course / "submitted" / "solved" / "exercises" / sheet
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        cell.source = answers.get(cell.id, cell.source)
+    nbformat.write(notebook, path)
+    subprocess.run([sys.executable, "-m", *autograde], cwd=course, check=True)
+
+    from nbgrader.api import Gradebook
+
+    with Gradebook(f"sqlite:///{course}/gradebook.db") as book:
+        scores = {
+            s.student.id: (s.score, s.max_score) for s in book.assignment_submissions("exercises")
+        }
+    assert scores == {"blank": (0, len(answers)), "solved": (len(answers), len(answers))}

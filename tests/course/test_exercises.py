@@ -54,6 +54,16 @@ def test_a_blank_is_still_blank(key, capsys):
     assert verdict(key, ALL[key][1], capsys).startswith("Not yet: still blank.")
 
 
+def test_in_a_graded_notebook_what_is_not_right_is_an_error(monkeypatch, capsys):
+    from checks import judge
+
+    monkeypatch.setattr(judge, "graded", True)
+    key = BY_NAME["rank"]
+    with pytest.raises(AssertionError, match="Not yet: still blank"):
+        verdict(key, ALL[key][1], capsys)
+    assert verdict(key, ALL[key][3], capsys).startswith("Right.")
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_each_exercise_has_all_its_parts(path):
     cells = nbformat.read(path, as_version=4).cells

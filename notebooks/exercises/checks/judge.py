@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 BLANK = "still blank. Write your answer into the cell above and run both cells again."
+graded = False  # set in notebooks that a program grades: it gives no point for an error alone
 
 
 class NotYet(Exception):
@@ -25,6 +26,8 @@ def exercise(check: Callable[..., str]) -> Callable[..., None]:
         try:
             print("Right.", check(answer))
         except NotYet as why:
+            if graded:
+                raise AssertionError(f"Not yet: {why}") from None
             print("Not yet:", why)
 
     return judged
