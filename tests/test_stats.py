@@ -257,9 +257,16 @@ class Forget(nn.Module):
         return torch.zeros_like(x)
 
 
+def copying(channels):
+    """A convolution that copies the image, into so many channels."""
+    conv = nn.Conv2d(1, channels, 1, bias=False)
+    nn.init.ones_(conv.weight)
+    return conv
+
+
 def test_a_layer_that_copies_keeps_the_image_and_one_that_forgets_keeps_nothing():
     part = scattered()
-    encoder = nn.Sequential(nn.Identity(), Ramp(), Forget(), nn.Flatten())
+    encoder = nn.Sequential(copying(1), Ramp(), Forget(), nn.Flatten())
     data = Dataset("dots", part.subset(torch.arange(200)), part.subset(torch.arange(200, 300)))
     kept = what_is_kept(encoder, data, ["0", "1", "2"]).set_index("layer")
     assert list(kept.columns) == ["rank", "rebuild", "x", "y", "angle"]
@@ -267,6 +274,21 @@ def test_a_layer_that_copies_keeps_the_image_and_one_that_forgets_keeps_nothing(
     assert kept.loc["1", "x"] > 0.8 and kept.loc["1", "y"] < 0.2 and kept.loc["0", "x"] < 0.2
     assert abs(kept.loc["2", ["x", "y", "angle"]]).max() < 0.1
     assert not any(m._forward_hooks for m in encoder.modules()) and encoder.training
+
+
+class ChannelsLast(nn.Module):
+    def forward(self, x):
+        return x.permute(0, 2, 3, 1)
+
+
+def test_the_same_is_read_from_maps_that_have_their_channels_last():
+    part = scattered(80)
+    encoder = nn.Sequential(copying(3), ChannelsLast(), nn.Flatten(1, 2), nn.Flatten())
+    data = Dataset("dots", part.subset(torch.arange(50)), part.subset(torch.arange(50, 80)))
+    kept = what_is_kept(encoder, data, ["0", "1"]).drop(columns="layer")
+    assert kept.loc[0].tolist() == pytest.approx(kept.loc[1].tolist(), abs=1e-4)
+    with pytest.raises(ValueError, match=r"layer '2' is \[50, 64, 3\]: expected a map"):
+        what_is_kept(encoder, data, ["2"])
 
 
 def test_a_layer_that_is_not_there_is_an_error_and_leaves_no_hook():

@@ -77,7 +77,7 @@ def what_is_kept(
     Args:
         encoder: The network.
         data: Its training split is fitted to, its test split is evaluated.
-        layers: Names or globs of layers whose outputs are maps [N, C, H, W].
+        layers: Names or globs of layers whose outputs are maps, [N, C, H, W] or [N, H, W, C].
         images: Number of training images, and of test images.
 
     Returns:
@@ -86,15 +86,16 @@ def what_is_kept(
         read from the average over all positions. `rank`: effective rank of that average.
 
     Raises:
-        ValueError: A layer is not there.
+        ValueError: A layer is not there, or gives no map whose channels are known.
     """
     names = list(select_layers(encoder, layers))
     maps: dict[str, list[Tensor]] = defaultdict(list)  # of the training and of the test images
 
     def collect(name: str, module: nn.Module, output: Tensor | None, axes: Axes) -> None:
-        if output is None:
-            raise ValueError(f"layer {name!r} gives no tensor: expected a map [N, C, H, W]")
-        maps[name].append(output.float())
+        if output is None or output.dim() != 4 or axes.channels is None:
+            fault = axes.why if output is None else f"is {list(output.shape)}"
+            raise ValueError(f"the output of layer {name!r} {fault}: expected a map [N, C, H, W]")
+        maps[name].append(output.movedim(axes.channels, 1).float())
 
     with tapped(encoder, names, collect) as forward:
         targets = _run_and_describe(forward, data, data.train, images)

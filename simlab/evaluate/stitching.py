@@ -1,8 +1,8 @@
 """Model stitching: can one network's second half work with another one's first half?
 
 Two classifiers are frozen. The first runs up to a layer; a 1x1 convolution (a linear map where the
-layer gives vectors or tokens) takes its output into the space of a layer of the second, which runs
-on from there to its logits. Only this stitching layer is trained, on the labels. Where the stitched
+channels lie last, as those of vectors and tokens do) takes its output into the space of a layer of
+the second, which runs on from there to its logits. Only this stitching layer is trained, on the labels. Where the stitched
 network is as accurate as its parents, the first one's layer holds what the second needs, up to an
 affine map of the channels (Lenc & Vedaldi 2015, arXiv 1411.5908; Bansal 2021, arXiv 2106.07682).
 
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simlab.data import Dataset, Images
-from simlab.layers import select_layers
+from simlab.layers import axes_of, select_layers
 
 from .features import features
 from .labels import accuracy
@@ -29,6 +29,7 @@ from .labels import accuracy
 LEARNING_RATE = 1e-3  # of Adam, decayed to 0 by a cosine
 RIDGE = 1e-3  # of the first fit, in units of the mean squared activation
 FIT_IMAGES = 512  # training images of the first fit
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}  # by their number of spatial axes
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ class StitchedNetwork(nn.Module):
                 `back`'s activations on `front`'s.
 
         Raises:
-            ValueError: an unknown layer, or outputs that differ in more than their channels.
+            ValueError: an unknown layer, outputs that differ in more than their channels, or of
+                which it is not known where the channels lie.
         """
         super().__init__()
         self.front = front
@@ -92,12 +94,16 @@ class StitchedNetwork(nn.Module):
         with torch.no_grad():
             source = _output(self.front, self.layers[0], images)
             target = _output(self.back, self.layers[1], images)
-        if source.dim() != target.dim() or _positions(source) != _positions(target):
+        axis = _channels_of(self.front, self.layers[0], front_layer, images)
+        back_axis = _channels_of(self.back, self.layers[1], back_layer, images)
+        same_layout = source.dim() == target.dim() and axis == back_axis
+        if not same_layout or _positions(source, axis) != _positions(target, axis):
             raise ValueError(
-                f"{front_layer!r} gives {list(source.shape[1:])} and {back_layer!r} "
-                f"{list(target.shape[1:])}: expected outputs that differ in their channels alone"
+                f"{front_layer!r} gives {list(source.shape[1:])} with its channels on axis {axis}, "
+                f"{back_layer!r} {list(target.shape[1:])} on axis {back_axis}: "
+                "expected outputs that differ in their channels alone"
             )
-        self.stitch = _fitted(source, target)
+        self.stitch = _fitted(source, target, axis)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images [N, C, H, W] to the second network's logits [N, classes]."""
@@ -220,7 +226,9 @@ def _output(network: nn.Module, layer: nn.Module, images: Tensor) -> Tensor:
     """Run a network and return what one of its layers gives."""
     outputs: list[Tensor] = []
 
-    def keep(module: nn.Module, inputs: object, output: Tensor) -> None:
+    def keep(module: nn.Module, inputs: object, output: object) -> None:
+        if not isinstance(output, Tensor):
+            raise ValueError(f"a stitched layer must give a tensor, not a {type(output).__name__}")
         outputs.append(output.clone())  # it may be edited in place later
 
     with _hooked(layer, keep):
@@ -228,6 +236,18 @@ def _output(network: nn.Module, layer: nn.Module, images: Tensor) -> Tensor:
     if len(outputs) != 1:
         raise ValueError(f"a stitched layer must run once, not {len(outputs)} times")
     return outputs[0]
+
+
+def _channels_of(network: nn.Module, layer: nn.Module, name: str, images: Tensor) -> int:
+    """The axis of channels in what a layer gives [N, ...], as seen in a run."""
+    axes = axes_of(network, {name: layer}, images)[name].given
+    if axes.samples != 0:
+        fault = axes.why or f"has its samples on axis {axes.samples}"
+    elif axes.channels not in (1, axes.rank - 1):
+        fault = "does not tell which axis holds its channels"
+    else:
+        return axes.channels
+    raise ValueError(f"the output of {name!r} {fault}: stitch behind another layer")
 
 
 @contextlib.contextmanager
@@ -239,22 +259,21 @@ def _hooked(layer: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
         handle.remove()
 
 
-def _positions(output: Tensor) -> tuple[int, ...]:
+def _positions(output: Tensor, axis: int) -> tuple[int, ...]:
     """The shape without batch and channels: [N, C, H, W] -> (H, W); [N, T, D] -> (T,)."""
-    return tuple(output.shape[2:] if output.dim() == 4 else output.shape[1:-1])
+    return tuple(output.movedim(axis, -1).shape[1:-1])
 
 
-def _rows(output: Tensor) -> Tensor:
+def _rows(output: Tensor, axis: int) -> Tensor:
     """Every position as a row of channels [rows, C]."""
-    if output.dim() == 4:
-        output = output.movedim(1, -1)  # [N, C, H, W] -> [N, H, W, C]
+    output = output.movedim(axis, -1)  # [N, *positions, C]
     return output.reshape(-1, output.shape[-1])
 
 
-def _fitted(source: Tensor, target: Tensor) -> nn.Module:
+def _fitted(source: Tensor, target: Tensor, axis: int) -> nn.Module:
     """Fit an affine map of the channels of one output to another, by ridge regression."""
-    x = _rows(source).double()
-    y = _rows(target).double()
+    x = _rows(source, axis).double()
+    y = _rows(target, axis).double()
     x_mean = x.mean(0)
     centred = x - x_mean
     gram = centred.T @ centred  # [C, C]
@@ -262,14 +281,15 @@ def _fitted(source: Tensor, target: Tensor) -> nn.Module:
     gram.diagonal().add_(penalty)
     weight = torch.linalg.solve(gram, centred.T @ (y - y.mean(0))).T  # [C', C]
     bias = y.mean(0) - weight @ x_mean
-    layer: nn.Conv2d | nn.Linear
-    if source.dim() == 4:
-        layer = nn.utils.skip_init(nn.Conv2d, x.shape[1], y.shape[1], 1, device=source.device)
-        weight = weight[:, :, None, None]
+    widths = x.shape[1], y.shape[1]
+    layer: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
+    if axis == source.dim() - 1:
+        layer = nn.utils.skip_init(nn.Linear, *widths, device=source.device)
     else:
-        layer = nn.utils.skip_init(nn.Linear, x.shape[1], y.shape[1], device=source.device)
+        convolution = CONVOLUTIONS[source.dim() - 2]
+        layer = nn.utils.skip_init(convolution, *widths, 1, device=source.device)
     assert layer.bias is not None
     with torch.no_grad():
-        layer.weight.copy_(weight)
+        layer.weight.copy_(weight.view_as(layer.weight))
         layer.bias.copy_(bias)
     return layer

@@ -101,9 +101,68 @@ def test_tokens_and_vectors_are_stitched_by_a_linear_layer():
     assert stitched.stitch.weight.shape == (7, 5)
 
 
+class ChannelsLast(nn.Module):
+    """A block that gives maps as [N, H, W, C], as Swin's do, and one that takes them so."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.embed = nn.Conv2d(1, width, 3, stride=3)
+        self.block = nn.Linear(width, width)
+        self.head = nn.Linear(width, 4)
+
+    def forward(self, x):
+        return self.head(self.block(self.embed(x).permute(0, 2, 3, 1)).mean((1, 2)))
+
+
+class OneAxis(nn.Module):
+    """Convolutions of rows: [N, C, L]."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.block = nn.Conv1d(12, width, 3, padding=1)
+        self.head = nn.Linear(width, 4)
+
+    def forward(self, x):
+        return self.head(self.block(x[:, 0]).mean(2))
+
+
+@pytest.mark.parametrize(
+    "network, expected", [(ChannelsLast, (7, 4)), (OneAxis, (7, 4, 1))], ids=["Swin", "Conv1d"]
+)
+def test_channels_are_mapped_wherever_they_lie(network, expected):
+    """As many positions as channels in the first one: lengths alone would not tell."""
+    images = torch.randn(30, 1, 12, 12)
+    front, back = network(4), network(7)
+    stitched = StitchedNetwork(front, "block", back, "block", images)
+    assert stitched.stitch.weight.shape == expected
+    assert stitched(images).shape == (30, 4)
+    itself = StitchedNetwork(front, "block", front, "block", images)
+    with torch.no_grad():
+        assert itself(images) == pytest.approx(front(images), abs=0.01)
+
+
+def test_layouts_that_do_not_agree_or_are_not_known_are_refused():
+    images = torch.randn(30, 1, 12, 12)
+    conv = nn.Sequential(nn.Conv2d(1, 4, 3, stride=3), nn.Flatten(), nn.LazyLinear(4))
+    conv(images)
+    with pytest.raises(ValueError, match=r"'block' gives \[4, 4, 4\] .* axis 3, '0' .* axis 1"):
+        StitchedNetwork(ChannelsLast(4), "block", conv, "0", images)
+    time_first = nn.Sequential(nn.Flatten(1, 2), Transposed(), nn.Linear(12, 4), Transposed())
+    with pytest.raises(ValueError, match="'2' has its samples on axis 1: stitch behind another"):
+        StitchedNetwork(time_first, "2", time_first, "2", images)
+    recurrent = nn.Sequential(nn.Flatten(1, 2), nn.LSTM(12, 4, batch_first=True))
+    with pytest.raises(ValueError, match="must give a tensor, not a tuple"):
+        StitchedNetwork(recurrent, "1", recurrent, "1", images)
+
+
+class Transposed(nn.Module):
+    def forward(self, x):
+        return x.transpose(0, 1)
+
+
 def test_what_cannot_be_stitched_is_refused(data, parents):
     images = torch.randn(4, 1, 12, 12)
-    with pytest.raises(ValueError, match=r"'0' gives \[6, 12, 12\] and '2' \[4\]"):
+    with pytest.raises(ValueError, match=r"'0' gives \[6, 12, 12\] .* '2' \[4\]"):
         StitchedNetwork(parents[0], "0", parents[1], "2", images)
     with pytest.raises(ValueError, match="'?.0' is 2 layers|is 3 layers"):
         StitchedNetwork(parents[0], "?.0", parents[1], "1", images)
