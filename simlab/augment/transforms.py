@@ -233,7 +233,8 @@ def solarize(x: Tensor) -> Tensor:
 def gaussian_blur(x: Tensor, sigma: Tensor) -> Tensor:
     """Blur x [N, C, H, W] with an independent sigma [N] in pixels; borders are reflected.
 
-    The kernel is a tenth of the image's side, as in SimCLR (23 pixels of 224).
+    The kernel is a tenth of the image's side, as in SimCLR (23 pixels of 224). A side of a single
+    pixel, which has nothing to reflect, is repeated.
     """
     n, c, h, w = x.shape
     half = max(1, min(h, w) // 20)
@@ -241,7 +242,8 @@ def gaussian_blur(x: Tensor, sigma: Tensor) -> Tensor:
     kernel = torch.softmax(-0.5 * (offsets / sigma[:, None]) ** 2, dim=1)  # [N, 2 * half + 1]
     kernel = kernel.repeat_interleave(c, 0)[:, None, None, :]  # [N * C, 1, 1, 2 * half + 1]
     # one group for each image and channel, so that each gets its kernel
-    y = F.pad(x, (half, half, half, half), mode="reflect").reshape(1, n * c, h + 2 * half, -1)
+    mode = "reflect" if half < min(h, w) else "replicate"
+    y = F.pad(x, (half, half, half, half), mode=mode).reshape(1, n * c, h + 2 * half, -1)
     with full_precision(x.device):
         y = F.conv2d(y, kernel, groups=n * c)
         y = F.conv2d(y, kernel.transpose(2, 3), groups=n * c)

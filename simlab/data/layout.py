@@ -5,9 +5,10 @@
     FOLDER/*.jpg                                               no classes
 
 Splits are known by their names, in any case: train, training; test, testing; val, valid,
-validation; unlabeled, unlabelled. They may carry a name in common (seg_train, seg_test), lie in
-one folder that holds nothing else (archive/flowers/train), and hold themselves (train/train). What
-looks like splits and can't be read as such is refused, rather than taken for classes.
+validation; unlabeled, unlabelled; or one of these with set behind it (trainset). They may carry a
+name in common (seg_train, seg_test), lie in one folder that holds nothing else
+(archive/flowers/train), and hold themselves (train/train). What looks like splits and can't be read
+as such is refused, rather than taken for classes.
 """
 
 import re
@@ -27,7 +28,7 @@ SPLITS = {
     "unlabeled": ("unlabeled", "unlabelled"),
 }
 SPLIT_OF_WORD = {word: split for split, words in SPLITS.items() for word in words}
-SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_OF_WORD)})(?![a-z])")
+SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_OF_WORD)})(?:set)?(?![a-z])")
 EXPECTED = (
     "expected FOLDER/train/<class>/* and FOLDER/test/<class>/*, or FOLDER/<class>/*, or FOLDER/*"
 )

@@ -4,7 +4,10 @@
 pointed out: a classifier's head, grey images for a network of colour images.
 """
 
+import contextlib
 import copy
+import dis
+import functools
 import types
 import warnings
 from collections.abc import Iterator
@@ -27,10 +30,11 @@ def check_module(encoder: object) -> None:
     Raises:
         TypeError: It is no module.
         ValueError: It is compiled by torch.jit, has no weights yet, or keeps something that neither
-            a copy nor a checkpoint can hold.
+            a copy nor a checkpoint can hold, or a function that holds the module itself.
     """
     if not isinstance(encoder, nn.Module):
         raise TypeError(f"encoder is {_what_it_is(encoder)}")
+    check_self_reference(encoder)
     for name, module in encoder.named_modules():
         where = f"encoder.{name}" if name else "encoder"
         _check_one(module, f"{where} ({type(module).__name__})")
@@ -71,6 +75,64 @@ def _check_one(module: nn.Module, name: str) -> None:
             f"{name} has a state beyond tensors (get_extra_state), which a checkpoint can't hold: "
             "keep it in a buffer (register_buffer)"
         )
+
+
+def check_self_reference(encoder: nn.Module) -> None:
+    """Refuse functions put into a module that hold the module: a copy would run the original.
+
+    Raises:
+        ValueError: There is one, such as the lambda of `net.forward = lambda x: net.features(x)`.
+    """
+    parts = {id(module) for module in encoder.modules()}
+    for name, module in encoder.named_modules():
+        where = f"encoder.{name}" if name else "encoder"
+        for attribute, function in _functions_put_into(module):
+            if any(_part_of(value) in parts for value in _held_by(function)):
+                raise ValueError(
+                    f"{where}.{attribute} is a function that holds the encoder itself, so that a "
+                    "copy, which is what is trained, would run the original: write a subclass with "
+                    "that method, or a function that takes self, with types.MethodType(function, "
+                    "encoder)"
+                )
+
+
+def _functions_put_into(module: nn.Module) -> Iterator[tuple[str, types.FunctionType]]:
+    """The functions among the attributes and the hooks of one module, by the attribute's name."""
+    for name, value in vars(module).items():
+        is_hooks = name.endswith("_hooks") and isinstance(value, dict)
+        for item in value.values() if is_hooks else [value]:
+            function = item.func if isinstance(item, functools.partial) else item
+            function = function.__func__ if isinstance(function, types.MethodType) else function
+            if isinstance(function, types.FunctionType) and name != "_compiled_call_impl":
+                yield name, function
+
+
+def _held_by(function: types.FunctionType) -> list[Any]:
+    """What a function closes over, has as defaults and names as globals."""
+    held = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # a variable without a value yet
+            held.append(cell.cell_contents)
+    for instruction in dis.get_instructions(function):
+        if instruction.opname == "LOAD_GLOBAL":
+            held.append(function.__globals__.get(instruction.argval))
+    return held
+
+
+def _part_of(value: Any) -> int:
+    """The id of a module, or of that whose method this is."""
+    return id(value.__self__ if isinstance(value, types.MethodType) else value)
+
+
+def copy_module(module: nn.Module) -> nn.Module:
+    """A copy of a module; hooks on its weights' gradients, which copy.deepcopy drops, are kept."""
+    copied = copy.deepcopy(module)
+    for weight, twin in zip(module.parameters(), copied.parameters(), strict=True):
+        for hook in (weight._backward_hooks or {}).values():
+            twin.register_hook(hook)
+        for hook in (getattr(weight, "_post_accumulate_grad_hooks", None) or {}).values():
+            twin.register_post_accumulate_grad_hook(hook)
+    return copied
 
 
 def _kept_activations(module: nn.Module) -> Iterator[str]:

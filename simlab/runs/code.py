@@ -8,6 +8,7 @@ import enum
 import functools
 import tokenize
 import types
+import typing
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from .sources import (
     functions_of,
     global_names,
     is_the_users,
+    modules_imported_by,
     names_within,
     qualified_name,
 )
@@ -77,14 +79,35 @@ def _filled(cells: Any) -> Iterator[tuple[str, Any]]:
 def _globals_used_by(function: types.FunctionType) -> dict[str, Any]:
     """The globals that a function names; of a module of the user's, what it takes from it."""
     values: dict[str, Any] = {}
+    names = names_within(function.__code__)
     for name in global_names(function.__code__):
         value = function.__globals__.get(name)
-        if isinstance(value, types.ModuleType) and is_the_users(value):
-            for attribute in names_within(function.__code__) & vars(value).keys():
-                values[f"{name}.{attribute}"] = vars(value)[attribute]
+        if _is_module_of_the_user(value):
+            values |= _taken_from(value, name, names)
         elif name in function.__globals__:
             values[name] = value
+    for module in modules_imported_by(function):
+        if is_the_users(module):
+            values |= _taken_from(module, module.__name__, names)
     return values
+
+
+def _taken_from(
+    module: types.ModuleType, path: str, names: set[str], above: tuple[types.ModuleType, ...] = ()
+) -> dict[str, Any]:
+    """What code with these names may take from a module of the user's, and from those in it."""
+    values: dict[str, Any] = {}
+    for name in names & vars(module).keys():
+        value = vars(module)[name]
+        if not _is_module_of_the_user(value):
+            values[f"{path}.{name}"] = value
+        elif value not in (*above, module):
+            values |= _taken_from(value, f"{path}.{name}", names, (*above, module))
+    return values
+
+
+def _is_module_of_the_user(value: Any) -> bool:
+    return isinstance(value, types.ModuleType) and is_the_users(value)
 
 
 @write.register
@@ -105,7 +128,11 @@ def _(value: type, out: Writer) -> None:
 
 @write.register
 def _(value: types.ModuleType, out: Writer) -> None:
-    out.text("module", qualified_name(value, not out.structure))
+    if not is_the_users(value):
+        out.text("module", qualified_name(value, not out.structure))
+    elif out.is_new(value):  # an attribute, of which anything may be used
+        out.text("module of the user's")
+        out.values({name: item for name, item in vars(value).items() if name[:2] != "__"})
 
 
 @write.register(types.BuiltinFunctionType)
@@ -155,5 +182,12 @@ def _(value: functools.partial, out: Writer) -> None:
 
 
 @write.register(types.GenericAlias)
+@write.register(types.UnionType)
 def _(value: Any, out: Writer) -> None:
-    out.text("alias", repr(value))
+    out.value(typing.get_origin(value), "alias")
+    out.value(typing.get_args(value), "arguments")
+
+
+@write.register
+def _(value: types.MappingProxyType, out: Writer) -> None:
+    out.value(dict(value), "read-only")

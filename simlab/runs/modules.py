@@ -2,7 +2,7 @@
 
 Of a module everything counts that may change what training makes of it: its class, its plain
 attributes, parameters with their `requires_grad`, buffers of both kinds, the training flag, the
-hooks, and the same of its children. What does not:
+hooks (those on a weight's gradient as well), and the same of its children. What does not:
 
 - values that are computed anew from others: `weight` under the old weight_norm, SIM's latest loss;
 - what torch.compile adds: a compiled module counts as compiled, and by what was compiled;
@@ -33,6 +33,7 @@ HOOKS = (
     "_load_state_dict_pre_hooks",
     "_load_state_dict_post_hooks",
 )
+HOOKS_ON_GRADIENTS = ("_backward_hooks", "_post_accumulate_grad_hooks")  # of a weight
 HOOK_OPTIONS = (
     "_forward_pre_hooks_with_kwargs",
     "_forward_hooks_with_kwargs",
@@ -68,6 +69,10 @@ def _(value: Tensor, out: Writer) -> None:
         return
     if isinstance(value, nn.Parameter):
         out.text("parameter", out.structure or value.requires_grad)
+        for kind in HOOKS_ON_GRADIENTS:
+            for hook in (getattr(value, kind) or {}).values():
+                out.text(kind)
+                out.value(hook, "hook")
     if is_lazy(value):
         out.text("without a shape", value.dtype)
         return

@@ -1,10 +1,14 @@
 """Whose code it is, and where it stands: the user's, an installed package's, or Python's own."""
 
 import ast
+import contextlib
 import dataclasses
 import dis
 import functools
+import importlib
+import importlib.machinery
 import importlib.metadata
+import importlib.util
 import inspect
 import re
 import sys
@@ -173,6 +177,38 @@ def global_names(code: types.CodeType) -> set[str]:
 def names_within(code: types.CodeType) -> set[str]:
     """Return all names in a function, those of attributes included."""
     return {name for each in _codes_within(code) for name in each.co_names}
+
+
+def modules_imported_by(function: types.FunctionType) -> list[types.ModuleType]:
+    """Return the modules that a function imports itself, when it is called."""
+    package = function.__globals__.get("__package__") or ""
+    names: list[str] = []
+    for code in _codes_within(function.__code__):
+        loaded: list[Any] = []
+        for instruction in dis.get_instructions(code):
+            if instruction.opname == "IMPORT_NAME":
+                dots = "." * loaded[-2]  # then comes what is taken from the module
+                names.append(dots + str(instruction.argval))
+            loaded.append(instruction.argval)
+    modules = [_module_called(name, package) for name in names]
+    modules += [_module_called(name.partition(".")[0], package) for name in names]
+    return [module for module in modules if module is not None]
+
+
+def _module_called(name: str, package: str) -> types.ModuleType | None:
+    """A module; one of the user's is imported where nobody has done so yet. None: there is none."""
+    with contextlib.suppress(Exception):  # of many kinds: its code is run
+        full_name = importlib.util.resolve_name(name, package)
+        top = full_name.partition(".")[0]
+        if full_name in sys.modules or _is_file_of_the_user(importlib.util.find_spec(top)):
+            return importlib.import_module(full_name)
+    return None
+
+
+def _is_file_of_the_user(spec: importlib.machinery.ModuleSpec | None) -> bool:
+    if spec is None or spec.origin is None or _is_standard(spec.name):
+        return False
+    return not INSTALLED & set(Path(spec.origin).parts)
 
 
 def _codes_within(code: types.CodeType) -> list[types.CodeType]:

@@ -10,8 +10,10 @@ import contextlib
 import itertools
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from simlab._checks import near
@@ -32,7 +34,8 @@ def parse_grid(words: Iterable[str], parameters: Mapping[str, Any]) -> dict[str,
 
     `epochs=5,10`; `seed=0:3` and `0:10:2`, ranges without their end (int parameters only);
     `flag=true,false`; `name=a,b` or, where one is empty or has a comma, `name="a,b",""`; lists and
-    dicts are JSON: `layers=["a","b"],["c"]`; an option of a method: `method.temperature=.1,.2`.
+    dicts are JSON: `layers=["a","b"],["c"]`; an option of a method: `method.temperature=.1,.2`. A
+    path without quotes, such as `data=./photos`, starts here; a notebook runs in its own folder.
 
     Args:
         words: name=values each.
@@ -52,7 +55,7 @@ def parse_grid(words: Iterable[str], parameters: Mapping[str, Any]) -> dict[str,
             raise ValueError(f"{word!r}: expected name=values, each name once")
         default = _default_of(name, parameters)
         if type(default) is str and not text.startswith('"'):
-            values = _split_strings(word, text)
+            values = [_path_from_anywhere(value) for value in _split_strings(word, text)]
         else:
             values = _parse_literals(word, text, default)
         grid[name] = [check_value(name, value, default) for value in values]
@@ -90,6 +93,16 @@ def _split_strings(word: str, text: str) -> list[str]:
     if "" in values or '"' in text:
         raise ValueError(f"{word!r}: quote all strings if one is empty or has a comma")
     return values
+
+
+def _path_from_anywhere(value: str) -> str:
+    """Make a path that exists absolute: it is written from here, and used in another folder."""
+    if "/" not in value and os.sep not in value:
+        return value
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # too long, a NUL, nobody's home
+        path = os.path.abspath(Path(value).expanduser())
+        return path if os.path.exists(path) else value
+    return value
 
 
 def _parse_literals(word: str, text: str, default: Any) -> list[Any]:

@@ -5,7 +5,6 @@ was stopped half-way. Started by torchrun, several processes do it together.
 """
 
 import contextlib
-import copy
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from simlab.compute import channels_last, distributed, environment, resolve_devi
 from simlab.config import PretrainConfig, SupervisedConfig, TrainConfig
 from simlab.data import Dataset, Images
 from simlab.methods.base import Method, MethodModule
-from simlab.models import build_encoder
+from simlab.models import build_encoder, copy_module
 from simlab.runs import Run, claim, describe_encoder
 from simlab.sim import detach_sim
 
@@ -316,7 +315,7 @@ def _build_encoder(
     config: TrainConfig, data: Dataset, encoder: nn.Module | None
 ) -> tuple[nn.Module, int]:
     """The encoder and its number of features; a copy of the user's where they gave one."""
-    chosen = config.encoder if encoder is None else copy.deepcopy(encoder)
+    chosen = config.encoder if encoder is None else copy_module(encoder)
     built, dim = build_encoder(chosen, data.train.channels, data.train.size, config.stem)
     start_from_run(config, built)
     return built, dim

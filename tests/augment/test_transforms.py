@@ -149,6 +149,15 @@ def test_grey_is_torchvisions(tv):
     torch.testing.assert_close(rgb_to_grayscale(x), tv.rgb_to_grayscale(x), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("h, w", [(1, 1), (1, 6), (6, 1)])
+def test_a_single_pixel_is_blurred_to_itself(h, w):
+    x = torch.rand(2, 3, h, w)
+    got = gaussian_blur(x, torch.tensor([0.5, 2.0]))
+    assert got.shape == x.shape and got.amax() <= x.amax() + 1e-6
+    if h == w:
+        torch.testing.assert_close(got, x)
+
+
 @both_apis
 @pytest.mark.parametrize("c, side, kernel", [(3, 32, 3), (1, 48, 5), (3, 64, 7)])
 def test_blur_is_torchvisions_to_1e_5_with_a_kernel_of_a_tenth(tv, c, side, kernel):

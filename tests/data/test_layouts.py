@@ -42,6 +42,8 @@ def load_quietly(folder):
         ("seg_train", "seg_test"),
         ("training_set", "test_set"),
         ("train2017", "val2017"),
+        ("trainset", "TestSet"),
+        ("cifar_trainset", "cifar_valset"),
         ("train/train", "test/test"),
         ("seg_train/seg_train", "seg_test/seg_test"),
         ("archive/flowers/train", "archive/flowers/test"),

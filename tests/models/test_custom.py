@@ -1,6 +1,8 @@
 """Modules of the user's: what can't be an encoder is refused, what may be meant is pointed out."""
 
 import copy
+import functools
+import types
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import torchvision
 from simlab.compute import distributed
 from simlab.data import from_arrays
 from simlab.evaluate import features, knn
-from simlab.models import build_encoder, check_module, keep_frozen
+from simlab.models import build_encoder, check_module, copy_module, keep_frozen
 
 
 def small(channels=3, *more):
@@ -93,6 +95,79 @@ def test_each_remedy_helps():
     for module in (lazy, kept, nn.Sequential(nn.Flatten(), norm, nn.ReLU())):
         check_module(copy.deepcopy(module))
         build_encoder(module, 3, 8)
+
+
+class Features(nn.Module):
+    """As torchvision's and timm's models: features and a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.features, self.head = small(), nn.Linear(5, 2)
+
+    def forward(self, x):
+        return self.head(self.features(x))
+
+
+def of_a_closure():
+    net = Features()
+    net.forward = lambda x: net.features(x)
+    return net
+
+
+def of_a_method():
+    net = Features()
+    whole = net.forward
+    net.forward = lambda x: whole(x).relu()
+    return net
+
+
+def of_a_default():
+    net = Features()
+    net.forward = functools.partial(lambda x, part=net.features: part(x))
+    return net
+
+
+def of_a_global():
+    global patched
+    patched = Features()
+    patched.forward = lambda x: patched.features(x)
+    return patched
+
+
+def of_a_hook():
+    net = Features()
+    net.head.register_forward_hook(lambda head, x, out: net.features[0].weight.mean() + out)
+    return net
+
+
+@pytest.mark.parametrize("make", [of_a_closure, of_a_method, of_a_default, of_a_global, of_a_hook])
+def test_a_function_that_holds_the_encoder_is_refused_since_a_copy_would_run_the_original(make):
+    with pytest.raises(ValueError, match=r"encoder\..* holds the encoder itself.*MethodType"):
+        check_module(make())
+
+
+def test_a_method_put_into_an_encoder_runs_the_copy():
+    net = Features()
+    net.forward = types.MethodType(lambda self, x: self.features(x), net)
+    check_module(net)
+    copied = copy_module(net)
+    x = torch.rand(2, 3, 8, 8)
+    before = net.eval()(x)
+    copied.eval().features[0].weight.data.zero_()
+    assert torch.equal(net(x), before) and not torch.equal(copied(x), before)
+
+
+def clear(weight):
+    weight.grad.zero_()
+
+
+def test_a_copy_keeps_hooks_on_gradients():
+    net = nn.Linear(3, 2)
+    net.weight.register_hook(torch.zeros_like)
+    net.bias.register_post_accumulate_grad_hook(clear)
+    copied = copy_module(net)
+    copied(torch.ones(1, 3)).sum().backward()
+    assert not copied.weight.grad.any() and not copied.bias.grad.any()
 
 
 def build_network():

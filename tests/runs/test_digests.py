@@ -4,6 +4,7 @@ Run as a script, this file prints the digests of its golden objects, for another
 """
 
 import functools
+import importlib
 import importlib.util
 import json
 import math
@@ -14,6 +15,7 @@ import sys
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -78,6 +80,8 @@ CHANGES = {
     "persistence": lambda net: net._non_persistent_buffers_set.clear(),
     "forward hook": lambda net: net.norm.register_forward_hook(shift),
     "hook before": lambda net: net.norm.register_forward_pre_hook(lambda module, x: None),
+    "hook on a gradient": lambda net: net.conv.weight.register_hook(lambda gradient: gradient * 2),
+    "hook after a gradient": lambda net: net.conv.bias.register_post_accumulate_grad_hook(print),
     "backward hook": lambda net: net.conv.register_full_backward_hook(lambda *args: None),
     "forward of one's own": lambda net: setattr(net.norm, "forward", torch.nn.Identity().forward),
     "setting": lambda net: setattr(net.norm, "momentum", 0.2),
@@ -106,6 +110,70 @@ def test_a_global_and_a_function_that_forward_uses_count(monkeypatch):
         patched.setitem(globals(), "helper", shift)
         digests.append(module_digest(net()))
     assert len(set(digests)) == 3 and module_digest(net()) == digests[0]
+
+
+FILES = {
+    "house/__init__.py": "from . import ops",
+    "house/ops.py": "FACTOR = 2\ndef act(x):\n    return x * FACTOR\ndef other(x):\n    return x",
+    "house/net.py": """
+import house
+from house import ops
+
+
+def by_path(x):
+    return house.ops.act(x)
+
+
+def by_import(x):
+    from house.ops import act
+
+    return act(x)
+
+
+def by_relative_import(x):
+    from . import ops as operations
+
+    return operations.act(x)
+
+
+def by_name(x):
+    return ops.act(x)
+""",
+}
+
+
+@pytest.fixture
+def house(tmp_path, monkeypatch):
+    """A package of the user's, of which an encoder uses something."""
+    for name, text in FILES.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield importlib.import_module("house.net")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "house"]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("way", ["by_path", "by_import", "by_relative_import", "by_name"])
+def test_what_is_used_of_a_package_of_the_users_counts(house, way, monkeypatch):
+    function = getattr(house, way)
+    digests = [object_digest(function, "f")]
+    monkeypatch.setattr(house.ops, "other", helper)
+    assert object_digest(function, "f") == digests[0], "it is not used"
+    monkeypatch.setattr(house.ops, "FACTOR", 3)
+    digests.append(object_digest(function, "f"))
+    monkeypatch.setattr(house.ops, "act", helper)
+    digests.append(object_digest(function, "f"))
+    assert len(set(digests)) == 3
+
+
+def test_a_module_of_the_users_that_is_kept_counts_with_all_that_is_in_it(house, monkeypatch):
+    module = net()
+    module.operations = house.ops
+    before = module_digest(module)
+    monkeypatch.setattr(house.ops, "FACTOR", 3)
+    assert module_digest(module) != before
 
 
 def transformer(**changes):
@@ -192,6 +260,7 @@ def test_values_are_told_apart_by_type_order_and_place():
     values = [
         1, 1.0, True, "1", b"1", None, -0.0, 0.0, [1, 2], [2, 1], (1, 2), {"a": 1, "b": 2},
         {"a": 2, "b": 1}, {1, 2}, {1, 3}, [[1], 2], [1, [2]], ["ab", "c"], ["a", "bc"], slice(1, 2),
+        int | None, int | str, list[int], list[str], MappingProxyType({1: 2}), MappingProxyType({1: 3}),
         torch.float32, torch.device("cpu"), np.float32(1), np.ones(2), np.ones((1, 2)), torch.ones(2),
         torch.ones(2).int(), Path("a"), Path("b"), random.Random(1), random.Random(2), range(3),
         torch.Generator().manual_seed(1), torch.Generator().manual_seed(2), int, float,

@@ -1,7 +1,7 @@
 """Whatever happens to a run, the result is right or the error clear, and nothing stored is lost.
 
-What a single file's damage does is in test_checkpoints.py, broken data in test_data.py and test_folders.py,
-wrong values in test_config.py. Here processes are killed, stopped and starved. Run as a script, this
+What a single file's damage does is in test_checkpoints.py, broken data in tests/data, wrong values in
+test_config.py. Here processes are killed, stopped and starved. Run as a script, this
 file is the training that they are killed in.
 """
 
@@ -198,12 +198,39 @@ def test_a_run_stopped_by_the_user_keeps_what_it_has(tmp_path):
     assert run.finished and "resumes after epoch 1" in (run.folder / "train.log").read_text()
 
 
+def peak() -> int:
+    """The most memory that this process has had, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def of_photos(folder):
+    """Load large photos; prints the peak of memory in MB, before and after."""
+    before = peak()
+    images = load_data(f"{folder}/photos", image_size=64)
+    print(before, peak(), len(images.train))
+
+
+@pytest.mark.slow
+def test_large_photos_are_loaded_in_little_memory(tmp_path):
+    """A photo takes 36 MB when it is decoded whole, and four or more are read at once."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    small = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8))
+    small.resize((4000, 3000), Image.Resampling.BICUBIC).save(photos / "0.jpg")
+    for i in range(1, 200):
+        os.link(photos / "0.jpg", photos / f"{i}.jpg")
+    out = subprocess.run(
+        [sys.executable, __file__, "--photos", str(tmp_path)], text=True, capture_output=True,
+        env=PYTHON,
+    )  # fmt: skip
+    assert out.returncode == 0, out.stderr
+    before, after, number = map(int, out.stdout.split()[-3:])
+    print(f"{after - before} MB of memory")
+    assert number == 160 and after - before < 36
+
+
 def streamed(folder):
     """Pretraining on a folder that is streamed; prints the peak of memory in MB, before and after."""
-
-    def peak():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-
     config = PretrainConfig(**SMALL | {"view_size": 32, "image_size": 128})
     pixels = torch.randint(0, 256, (664, 3, 128, 128), dtype=torch.uint8)
     small = from_arrays(pixels[:64], None, pixels[64:])  # a whole batch for the measures, 32 MB
@@ -321,4 +348,8 @@ def test_a_data_folder_that_is_missing_is_named(ending, tmp_path):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    streamed(sys.argv[2]) if sys.argv[1] == "--streamed" else worker(*sys.argv[1:])
+    scripts = {"--streamed": streamed, "--photos": of_photos}
+    if sys.argv[1] in scripts:
+        scripts[sys.argv[1]](sys.argv[2])
+    else:
+        worker(*sys.argv[1:])

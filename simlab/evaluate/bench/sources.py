@@ -20,6 +20,7 @@ from torch import nn
 from simlab._checks import near
 from simlab.compute import channels_last
 from simlab.data import Dataset
+from simlab.models import check_self_reference
 from simlab.models.custom import feature_dim
 from simlab.runs import Run, digest
 
@@ -220,6 +221,7 @@ def _of_file(path: Path) -> Source:
 
 def _of_module(module: nn.Module) -> Source:
     module = getattr(module, "_orig_mod", module)  # of a compiled one what was compiled
+    check_self_reference(module)
     source = Source(type(module).__name__, copy.deepcopy(module).eval())  # the caller's stays
     try:
         source.fresh = fresh_copy(module)
