@@ -83,7 +83,7 @@ def row_of(task: str, arm: str, seed: int) -> dict:
     row["cpu_seconds"] = round(seconds, 1)
     final = run.result["final"]
     distance = final["sim_loss"] / config.sim_beta if "sim_loss" in final else math.nan
-    row["sim_distance"] = distance  # summed over the blocks, without beta
+    row["sim_distance"] = distance  # mean over the blocks, without beta
     row["rank"] = effective_rank(features(run.encoder, data.test))
     return row
 
