@@ -47,6 +47,7 @@ __all__ = [
     "accuracy_bars",
     "budget_curves",
     "confusion_matrix",
+    "difference_points",
     "feature_map",
     "image_rows",
     "label",
@@ -204,6 +205,27 @@ def accuracy_bars(
     return figure
 
 
+def difference_points(table: pd.DataFrame, x: str, title: str = "") -> Figure:
+    """Draw differences as dots with their intervals, around a line at none.
+
+    Args:
+        table: A row a difference, by its name: points, and half, half the interval's width.
+        x: What the differences are of.
+        title: Of the figure.
+    """
+    figure, ax = new_figure(width=8, height=0.4 * len(table) + 1.1)
+    names = list(table.index)
+    ax.errorbar(
+        table["points"], range(len(names)), xerr=table["half"], fmt="o", capsize=4, color=BLUE
+    )
+    ax.axvline(0, color="0.3", linewidth=1)
+    ax.set_yticks(range(len(names)), names)
+    ax.invert_yaxis()  # the first row is on top
+    ax.margins(y=0.08)
+    label(ax, title, x)
+    return figure
+
+
 def budget_curves(
     table: pd.DataFrame, title: str = "linear probe: mean and 95 % interval"
 ) -> Figure:
@@ -241,6 +263,7 @@ def confusion_matrix(truth: Tensor, predicted: Tensor, classes: Sequence[str]) -
         ax=ax,
         im_kw={"vmin": 0, "vmax": 1},
     )
+    display.im_.colorbar.ax.yaxis.set_major_formatter("{x:.0%}")
     for share, text in zip(display.confusion_matrix.flat, display.text_.flat, strict=True):
         percent = f"{100 * share:.0f}" if share >= SMALLEST_SHARE else ""
         text.set(text=percent, fontsize=FONT - 2)

@@ -77,6 +77,22 @@ def test_the_results_are_those_of_the_tables():
             assert said == [pytest.approx(x, abs=0.0006) for x in wanted], (begins, cell)
 
 
+def test_what_few_labels_give_is_what_the_table_has():
+    table = pd.read_csv(TABLES / "label_budgets.csv", comment="#")
+    mean, half = mean_and_interval(table.groupby(["encoder", "labels"])["accuracy"])
+    rows = {
+        "the same network, from scratch": "from scratch",
+        "SimSiam, linear probe": "SimSiam, linear probe",
+        "SimSiam, fine-tuned": "SimSiam, fine-tuned",
+    }
+    for begins, encoder in rows.items():
+        (cells,) = re.findall(rf"^\| {begins} \|(.*)\|$", README, re.MULTILINE)
+        for cell, labels in zip(cells.split("|"), (100, 300, 1000), strict=True):
+            said = [float(x) for x in cell.split("±")]
+            wanted = [mean[encoder, labels], half[encoder, labels]]
+            assert said == [pytest.approx(x, abs=0.0006) for x in wanted], (begins, labels)
+
+
 def test_the_methods_accuracies_are_those_of_the_table():
     table = pd.read_csv(TABLES / "family.csv").groupby("name")["knn_200"].mean()
     for name in METHODS:

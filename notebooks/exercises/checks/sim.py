@@ -1,8 +1,11 @@
 """Checks of the exercises of notebook 04."""
 
+import math
+
+import numpy as np
 import torch
 
-from .judge import call, draws, exercise, near, need, tensor
+from .judge import call, draws, exercise, near, need, number, tensor
 
 
 def _marked(batch: int = 6, tokens: int = 40, channels: int = 3):
@@ -111,3 +114,42 @@ def distance(answer) -> str:
         "a gradient flows into zx. It is the target: detach it, as in SimSiam's loss.",
     )
     return "Blind to each channel's scale and shift, a norm, and the target gets no gradient."
+
+
+@exercise
+def difference(answer) -> str:
+    """difference(a [n], b [n]) -> (low, high): 95 % interval of the mean of a - b, seeds paired."""
+    a = np.array([0.61, 0.55, 0.66, 0.58, 0.63])
+    b = np.array([0.60, 0.53, 0.64, 0.57, 0.61])
+    interval = call(answer, a, b)
+    need(isinstance(interval, tuple | list) and len(interval) == 2, "two numbers: (low, high).")
+    low = number(lambda: interval[0])
+    high = number(lambda: interval[1])
+    d = a - b
+    need(near((low + high) / 2, d.mean(), 1e-4), "its middle is not the mean of a - b.")
+    half = (high - low) / 2
+    error = d.std(ddof=1) / 5**0.5
+    unpaired_error = math.sqrt(a.var(ddof=1) / 5 + b.var(ddof=1) / 5)
+    need(
+        half < 1.9 * unpaired_error,
+        "it holds 0 although a is better with every single seed. a and b share their seeds: take "
+        "the differences first. The seeds' own ups and downs then cancel.",
+    )
+    need(
+        not near(half, 2.776 * d.std(ddof=1), 1e-4) and not near(half, 1.96 * d.std(ddof=1), 1e-4),
+        "that is the spread of single seeds. The mean of n is surer by sqrt(n): divide by it.",
+    )
+    need(
+        not near(half, 1.96 * error, 2e-4),
+        "1.96 is for very many seeds. With five, Student's t with four degrees of freedom gives "
+        "2.776: few seeds know their own spread badly.",
+    )
+    need(
+        not near(half, 2.776 * d.std() / 5**0.5, 1e-4),
+        "NumPy's std divides by n: with five seeds that is 11 % too small. Use ddof=1.",
+    )
+    need(
+        near(half, 2.776 * error, 1e-4),
+        f"its half width is {half:.4f} and should be {2.776 * error:.4f}.",
+    )
+    return "Paired by seed, with Student's t: an interval that few seeds can honestly give."
