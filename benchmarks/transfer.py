@@ -11,6 +11,7 @@ with # say how.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -27,6 +28,12 @@ from simlab.train import pretrain, resolve, train_supervised, untrained
 TABLES = Path(__file__).parent.parent / "notebooks" / "tables"
 PAIR = ("noto", "twemoji")  # both have drawn every thing
 AUGMENT = "simsiam-cifar"  # of the emoji
+TRAINING: dict[str, Any] = {
+    "method": "simclr temperature=0.2",
+    "optimizer": "muon",
+    "lr": 0.08,
+    "momentum": 0.95,
+}
 K = 20  # neighbours that vote
 LABELS_OF_A_CLASS = 100  # of the linear probe
 TUNING = {"epochs": 40, "lr": 0.2}  # with 20 labels of a class
@@ -69,9 +76,7 @@ def same_thing(encoder: Encoder, images: Images) -> float:
 
 def views_rows(data: Dataset, seed: int) -> list[dict]:
     """Encoders whose views are made in two ways, an untrained one, and raw pixels."""
-    base = PretrainConfig(
-        data="emoji", method="simclr", augment=AUGMENT, epochs=10, knn_k=K, seed=seed
-    )
+    base = PretrainConfig(data="emoji", augment=AUGMENT, epochs=10, knn_k=K, seed=seed, **TRAINING)
     encoders: dict[str, Encoder] = {
         "raw pixels": raw_pixels,
         "untrained": untrained(resolve(base, data), data),
@@ -107,10 +112,8 @@ def fine_tuned(run: Run | None, data: Dataset, target: str, seed: int) -> float:
 
 def transfer_rows(sets: dict[str, Dataset], seed: int) -> list[dict]:
     """Every encoder on every set: those trained on clothes and on emoji, and an untrained one."""
-    clothes = PretrainConfig(
-        data="fashion-scattered", channels=3, method="simclr", seed=seed, epochs=3
-    )
-    emoji = PretrainConfig(data="emoji", method="simclr", augment=AUGMENT, seed=seed, epochs=5)
+    clothes = PretrainConfig(data="fashion-scattered", channels=3, seed=seed, epochs=3, **TRAINING)
+    emoji = PretrainConfig(data="emoji", augment=AUGMENT, seed=seed, epochs=5, **TRAINING)
     runs: dict[str, Run | None] = {
         "clothes": pretrain(clothes, sets["clothes"], progress=False),
         "emoji": pretrain(emoji, sets["emoji"], progress=False),
@@ -157,14 +160,16 @@ def main() -> None:
     both = drawn_by_both(emoji)
     views: list[dict] = []
     transfers: list[dict] = []
+    what = f"{TRAINING}; emoji: augment {AUGMENT}"
     for seed in range(seeds):
         views += views_rows(both, seed)
-        things = [f"SimCLR, 10 epochs, {AUGMENT}; drawings by {' and '.join(PAIR)}; kNN k = {K}"]
-        save("transfer_views", views, seeds, things)
+        things = f"10 epochs of the drawings by {' and '.join(PAIR)}; kNN k = {K}"
+        save("transfer_views", views, seeds, [what, things])
+    for seed in range(seeds):
         transfers += transfer_rows(sets, seed)
         tuning = f"{TUNED_LABELS_OF_A_CLASS} labels of a class, {TUNING}"
         how = [
-            f"SimCLR, 3 epochs of clothes, 5 of emoji ({AUGMENT})",
+            f"{what}; 3 epochs of clothes, 5 of emoji",
             f"probe: {LABELS_OF_A_CLASS} labels of a class; fine-tuned: {tuning}",
         ]
         save("transfer_features", transfers, seeds, how)

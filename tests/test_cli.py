@@ -285,7 +285,7 @@ def test_a_run_that_is_not_there_or_not_finished_is_refused(
         (["knn", "RUN", "--device", "cuda:9"], "cuda:9"),
         (["probe", "RUN", "--labels", "-1"], "labels=-1"),
         (["probe", "RUN", "--labels", "10000000"], "labels=10000000"),
-        (["probe", "RUN", "--solver", "lbgfs"], "lbfgs"),
+        (["probe", "RUN", "--solver", "newton"], "newton-cg"),
         (["probe", "RUN", "--solver", "sgd", "--epochs", "0"], "epochs=0"),
         (["probe", "RUN", "--views", "0"], "views=0"),
         (["compare", "RUN", "--measure", "ckaa"], "did you mean 'cka'"),

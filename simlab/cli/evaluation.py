@@ -45,7 +45,7 @@ def probe(
     run: Positional[str],
     labels: float = 0,
     seed: int = 0,
-    solver: Literal["lbfgs", "sgd"] = "lbfgs",
+    solver: Literal["newton-cg", "sgd"] = "newton-cg",
     epochs: int = 90,
     views: int = 1,
     per_class: bool = False,
@@ -59,7 +59,7 @@ def probe(
         run: The run's folder, or its name in the runs folder.
         labels: Labelled images, as many of each class; below 1: that fraction of each; 0: all.
         seed: Seed by which the labelled images are drawn.
-        solver: lbfgs; or sgd, as in the papers: lr 30, batch 256, cosine.
+        solver: newton-cg; or sgd, as in the papers: lr 30, batch 256, cosine.
         epochs: Epochs of sgd.
         views: Above 1: with so many views of each image less one, augmented as in training.
         per_class: Print the accuracy of each class as well.

@@ -26,7 +26,7 @@ from .features import Encoder, features, refuse_diverged
 from .labels import counted, fraction_right, per_class_accuracy, stratified
 from .linear import LinearClassifier, LinearProbe, SGDProbe
 
-SOLVERS = ("lbfgs", "sgd")
+SOLVERS = ("newton-cg", "sgd")
 REGULARISERS = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4)  # candidates; see `LinearProbe` for the unit
 HELD_OUT = 0.2  # fraction of the labelled images that chooses among them
 
@@ -101,7 +101,7 @@ def encode(
 
 
 def linear_probe(
-    feats: Features, labels: float = 0, seed: int = 0, solver: str = "lbfgs", epochs: int = 90
+    feats: Features, labels: float = 0, seed: int = 0, solver: str = "newton-cg", epochs: int = 90
 ) -> Probe:
     """Fit a linear classifier to `labels` training images and evaluate it on the test split.
 
@@ -110,8 +110,8 @@ def linear_probe(
         labels: number of labelled images, the same number of each class; below 1: that fraction of
             each class; 0: all of them. See `stratified`.
         seed: draws the labelled images; of sgd also the weights and the order.
-        solver: "lbfgs", a `LinearProbe` whose regulariser is chosen from `REGULARISERS` by the loss
-            on the held-out images; or "sgd", the `SGDProbe` of the papers, where the held-out
+        solver: "newton-cg", a `LinearProbe` whose regulariser is chosen from `REGULARISERS` by the
+            loss on the held-out images; or "sgd", the `SGDProbe` of the papers, where the held-out
             images choose nothing and are only reported.
         epochs: of sgd.
 
@@ -119,7 +119,7 @@ def linear_probe(
         ValueError: if the solver is unknown, the number of labels does not fit the classes, or no
             training or test image has a label.
         FloatingPointError: if a feature is not finite.
-        RuntimeError: if L-BFGS did not converge.
+        RuntimeError: if Newton-CG did not converge.
     """
     if solver not in SOLVERS:
         raise ValueError(f"solver={solver!r} is unknown{near(solver, SOLVERS)}")
@@ -138,7 +138,7 @@ def linear_probe(
         best = _best_probe(*_rows(feats, rest), validation_x, validation_y)
         regulariser = best.regulariser
         trial = best
-        classifier = LinearProbe(regulariser).fit(*_rows(feats, labelled))
+        classifier = LinearProbe(regulariser).fit(*_rows(feats, labelled), start=best)
     test_labels = feats.test_labels[images.test]
     predicted = classifier.predict(feats.test[images.test])
     return Probe(
@@ -188,7 +188,7 @@ def _best_probe(
     best = LinearProbe(REGULARISERS[0]).fit(x, labels)
     lowest = _loss(best, validation_x, validation_labels)
     for regulariser in REGULARISERS[1:]:
-        probe = LinearProbe(regulariser).fit(x, labels)
+        probe = LinearProbe(regulariser).fit(x, labels, start=best)
         loss = _loss(probe, validation_x, validation_labels)
         if loss >= lowest:
             break
@@ -209,7 +209,7 @@ def _loss(probe: LinearProbe, features: Tensor, labels: Tensor) -> float:
 
 
 def predictions(
-    feats: Features, labels: float = 0, seed: int = 0, solver: str = "lbfgs", epochs: int = 90
+    feats: Features, labels: float = 0, seed: int = 0, solver: str = "newton-cg", epochs: int = 90
 ) -> Tensor:
     """Predict the classes [M] of the test images with the probe of `linear_probe`."""
     probe = linear_probe(feats, labels, seed, solver, epochs)
@@ -220,7 +220,7 @@ def probe_table(
     encoded: dict[str, Features],
     budgets: Sequence[float],
     seeds: Sequence[int],
-    solver: str = "lbfgs",
+    solver: str = "newton-cg",
     epochs: int = 90,
 ) -> pd.DataFrame:
     """Probe every encoder with every label budget and seed.

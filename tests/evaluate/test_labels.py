@@ -35,7 +35,7 @@ def separable(n=60, m=30, classes=3):
 def accuracy_of(protocol, x, labels, x_test, test_labels):
     if protocol == "kNN":
         return knn_accuracy(x, labels, x_test, test_labels, k=3)
-    solver = "sgd" if protocol == "probe by sgd" else "lbfgs"
+    solver = "sgd" if protocol == "probe by sgd" else "newton-cg"
     return linear_probe(Features(x, labels, x_test, test_labels), solver=solver).accuracy
 
 

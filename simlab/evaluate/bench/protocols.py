@@ -1,7 +1,7 @@
 """The protocols by name.
 
 knn            vote of the nearest neighbours among all labelled training images
-probe          linear classifier of clean features, by L-BFGS; probe-1%, probe-100: few labels
+probe          linear classifier of clean features, by Newton-CG; probe-1%, probe-100: few labels
 sgd-probe      the papers': SGD at rate 30, every image cropped and flipped anew each epoch
 finetune       all weights are trained; finetune-1%, finetune-10%: few labels
 """
