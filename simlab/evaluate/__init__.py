@@ -3,7 +3,8 @@
 - `features`: the features of a frozen encoder.
 - `labels`: which images count, draws of labelled images, accuracies.
 - `knn`: kNN accuracy.
-- `linear`: linear classifiers that fit, predict and score; `probe`: the protocol around them.
+- `linear`: linear classifiers that fit, predict and score; `logistic`: the solver of one of them;
+  `probe`: the protocol around them.
 - `collapse`: measures of a feature matrix; `diagnosis`: the same in words.
 - `readout`: what a linear map can read from each layer.
 - `stitching`: one network's first half with another one's second half.

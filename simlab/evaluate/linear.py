@@ -4,17 +4,16 @@
 """
 
 import math
-import warnings
 from typing import Self
 
 import torch
 import torch.nn.functional as F
-from sklearn.exceptions import ConvergenceWarning, NotFittedError
-from sklearn.linear_model import LogisticRegression
+from sklearn.exceptions import NotFittedError
 from torch import Tensor, nn
 
 from .features import refuse_diverged
 from .labels import fraction_right, refuse_unlabelled
+from .logistic import PrincipalAxes, fit_softmax
 
 TOLERANCE = 1e-4  # the solver goes on until the norm of the objective's gradient is below it
 MAX_ITERATIONS = 10_000  # far more than the solver has ever needed; reaching it is an error
@@ -81,8 +80,8 @@ class LinearProbe(LinearClassifier):
 
         mean over rows of cross_entropy(W x + b, label)  +  regulariser * (sum of all W_ij ** 2)
 
-    by scikit-learn's L-BFGS, in float64. The intercept is not penalised. As the cross-entropy is a
-    mean, the regulariser has the same meaning for any number of rows.
+    by scipy's L-BFGS, in float64 (`logistic`). The intercept is not penalised. As the cross-entropy
+    is a mean, the regulariser has the same meaning for any number of rows.
     """
 
     def __init__(self, regulariser: float = 1e-2):
@@ -106,38 +105,50 @@ class LinearProbe(LinearClassifier):
                 negative; if there is one class only.
             RuntimeError: if the solver did not converge.
         """
+        return self.fit_rows(StandardisedRows(features, labels))
+
+    def fit_rows(self, rows: "StandardisedRows") -> Self:
+        """Fit the classifier to rows that other probes may be fitted to as well.
+
+        Raises:
+            RuntimeError: if the solver did not converge.
+        """
+        try:
+            self.coef_, self.intercept_ = fit_softmax(
+                rows.axes, rows.target, self.regulariser, TOLERANCE, MAX_ITERATIONS
+            )
+        except RuntimeError as error:
+            raise RuntimeError(f"{self} did not converge: {error}") from error
+        self.classes_ = rows.classes
+        self.mean_ = rows.mean
+        self.scale_ = rows.scale
+        return self
+
+
+class StandardisedRows:
+    """Labelled features, standardised and on their principal axes, for probes of any regulariser.
+
+    Attributes:
+        classes: The labels seen, ascending, int64 [C].
+        target: The index of each row's label among them, int64 [N].
+        mean: Of each feature, float64 [D].
+        scale: What each feature is divided by, float64 [D].
+        axes: The standardised rows.
+    """
+
+    def __init__(self, features: Tensor, labels: Tensor):
+        """Standardise features [N, D] with labels [N].
+
+        Raises:
+            ValueError: if the features are not finite, or do not fit the labels; if a label is
+                negative; if there is one class only.
+        """
         _check_rows(features, labels)
         x = features.cpu().double()
-        self.classes_, target = labels.cpu().unique(return_inverse=True)
-        self.mean_ = x.mean(0)
-        self.scale_ = _scale(x)
-        x = (x - self.mean_) / self.scale_  # [N, D]
-
-        binary = len(self.classes_) == 2
-        # scikit-learn minimises C * (sum of the rows' losses) + (squared norm) / 2. For two classes
-        # its only weight vector w is the difference of the two here, w / 2 and -w / 2, and the sum
-        # of their squares is |w| ** 2 / 2.
-        weight = self.regulariser if binary else 2 * self.regulariser
-        # scikit-learn looks at the gradient's largest entry: if each of P entries is below
-        # TOLERANCE / sqrt(P), the norm is below TOLERANCE.
-        parameters = len(self.classes_) * (x.shape[1] + 1)
-        model = LogisticRegression(
-            C=1 / (weight * len(x)),
-            tol=TOLERANCE / math.sqrt(parameters),
-            max_iter=MAX_ITERATIONS,
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", ConvergenceWarning)
-            try:
-                model.fit(x.numpy(), target.numpy())
-            except ConvergenceWarning as warning:
-                raise RuntimeError(f"{self} did not converge: {warning}") from warning
-
-        coef = torch.from_numpy(model.coef_)  # [C, D]; [1, D] for two classes
-        intercept = torch.from_numpy(model.intercept_)  # [C]; [1] for two classes
-        self.coef_ = torch.cat([-coef, coef]) / 2 if binary else coef
-        self.intercept_ = torch.cat([-intercept, intercept]) / 2 if binary else intercept
-        return self
+        self.classes, self.target = labels.cpu().unique(return_inverse=True)
+        self.mean = x.mean(0)
+        self.scale = _scale(x)
+        self.axes = PrincipalAxes.of((x - self.mean) / self.scale)
 
 
 class SGDProbe(LinearClassifier):

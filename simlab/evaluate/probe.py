@@ -24,7 +24,7 @@ from simlab.data import Dataset
 
 from .features import Encoder, features, refuse_diverged
 from .labels import counted, fraction_right, per_class_accuracy, stratified
-from .linear import LinearClassifier, LinearProbe, SGDProbe
+from .linear import LinearClassifier, LinearProbe, SGDProbe, StandardisedRows
 
 SOLVERS = ("lbfgs", "sgd")
 REGULARISERS = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4)  # candidates; see `LinearProbe` for the unit
@@ -185,10 +185,11 @@ def _best_probe(
     By the loss, as accuracies of twenty images differ by chance. The weak ones, where the solver
     takes longest, are often not needed.
     """
-    best = LinearProbe(REGULARISERS[0]).fit(x, labels)
+    rows = StandardisedRows(x, labels)
+    best = LinearProbe(REGULARISERS[0]).fit_rows(rows)
     lowest = _loss(best, validation_x, validation_labels)
     for regulariser in REGULARISERS[1:]:
-        probe = LinearProbe(regulariser).fit(x, labels)
+        probe = LinearProbe(regulariser).fit_rows(rows)
         loss = _loss(probe, validation_x, validation_labels)
         if loss >= lowest:
             break

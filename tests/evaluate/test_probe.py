@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from simlab.augment import RECIPES, Normalize
@@ -18,6 +19,7 @@ from simlab.evaluate import (
     factor_scores,
     linear,
     linear_probe,
+    logistic,
     predictions,
     probe_table,
     raw_pixels,
@@ -103,6 +105,36 @@ def test_the_gradient_vanishes_for_two_classes_and_for_fewer_rows_than_features(
     probe = LinearProbe(regulariser).fit(x, labels)
     assert probe.coef_.shape == (classes, d) and probe.intercept_.shape == (classes,)
     assert gradient_norm(probe, x, labels, regulariser) < 1e-4
+
+
+@pytest.mark.parametrize("regulariser", [1.0, 1e-3])
+@pytest.mark.parametrize("widest", [2048, 8])  # on their principal axes, and as they are
+def test_the_minimum_is_that_of_scikit_learn(regulariser, widest, monkeypatch):
+    monkeypatch.setattr(logistic, "WIDEST", widest)
+    x, labels = correlated(300, classes=4)
+    fitted = LinearProbe(regulariser).fit(x, labels)
+    standardised = ((x.double() - fitted.mean_) / fitted.scale_).numpy()
+    strength = 1 / (2 * regulariser * len(x))
+    theirs = LogisticRegression(C=strength, tol=1e-7, max_iter=10_000).fit(standardised, labels)
+    torch.testing.assert_close(fitted.coef_.numpy(), theirs.coef_, rtol=0, atol=2e-3)
+    fresh, _ = correlated(200, classes=4, seed=5)
+    assert (fitted.predict(fresh).numpy() == theirs.predict(
+        ((fresh.double() - fitted.mean_) / fitted.scale_).numpy()
+    )).mean() > 0.99  # fmt: skip
+
+
+def test_correlated_features_of_overlapping_classes_take_few_steps(monkeypatch):
+    """Twelve on their principal axes; as they are, more than a hundred."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(600) % 10
+    centre = 0.1 * torch.randn(10, 64, generator=generator)
+    mixing = torch.randn(64, 64, generator=generator) * torch.logspace(1, -2, 64)[:, None]
+    x = (centre[labels] + torch.randn(600, 64, generator=generator)) @ mixing
+    monkeypatch.setattr(linear, "MAX_ITERATIONS", 40)
+    LinearProbe(1e-3).fit(x, labels)
+    monkeypatch.setattr(logistic, "WIDEST", 1)
+    with pytest.raises(RuntimeError, match="did not converge"):
+        LinearProbe(1e-3).fit(x, labels)
 
 
 def test_the_regulariser_means_the_same_for_any_number_of_rows():
