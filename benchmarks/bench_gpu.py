@@ -38,6 +38,7 @@ from simlab.methods.base import Views
 from simlab.models import build_encoder
 from simlab.runs import claim
 from simlab.train import build_task, pretrain, resolve
+from simlab.train.callbacks import Watchers
 from simlab.train.loop import fit
 
 RESULTS = Path(__file__).parent / "results" / "gpu.md"
@@ -129,7 +130,7 @@ def loop_per_second(bench, work, views_once=False):
 
     def train():
         with tempfile.TemporaryDirectory() as folder, claim("bench", config, {}, folder) as run:
-            fit(task, config, run, bench.device, progress=False)
+            fit(task, config, run, bench.device, Watchers(run), progress=False)
 
     return work.batch * work.steps / bench.seconds(train)
 

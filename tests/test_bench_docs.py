@@ -18,11 +18,12 @@ SMALL += 'batch_size=512, device="cpu", '
 
 
 def snippets(name: str) -> dict[str, str]:
-    """The Python blocks of a page, by the heading above each."""
+    """The Python blocks of a page, by the heading above each; the second of a heading as "A 2"."""
     found = {}
     for section in (DOCS / f"{name}.md").read_text(encoding="utf-8").split("\n## "):
-        for block in re.findall(r"```python\n(.*?)```", section, re.DOTALL):
-            found[section.splitlines()[0].removeprefix("# ")] = block
+        heading = section.splitlines()[0].removeprefix("# ")
+        for i, block in enumerate(re.findall(r"```python\n(.*?)```", section, re.DOTALL), 1):
+            found[heading if i == 1 else f"{heading} {i}"] = block
     return found
 
 
@@ -84,10 +85,14 @@ def test_optuna_searches(here):
     assert len(run(snippets("cluster")["A search in place of a grid"])["study"].trials) == 2
 
 
-def test_what_needs_a_cluster_is_marked_untested_and_compiles():
-    for section, code in snippets("cluster").items():
+def test_every_snippet_compiles_and_what_needs_gpus_is_marked_untested():
+    """That of dask-jobqueue is run in tests/sweeps/test_programs.py."""
+    codes = snippets("cluster")
+    for section, code in codes.items():
         compile(code, section, "exec")
-        assert ("# untested" in code) == bool(re.search("dask_jobqueue|dask_cuda", code)), section
+        assert ("# untested" in code) == ("dask_cuda" in code), section
+    assert sum("dask_cuda" in code for code in codes.values()) == 1
+    assert sum("dask_jobqueue" in code for code in codes.values()) == 1
 
 
 def test_the_statistics_of_the_page_run(here):

@@ -4,7 +4,7 @@ report/
     index.html          all of it; needs no network
     table.csv           a row a point
     means.csv           means over the seeds, with 95 % intervals
-    differences.csv     paired differences from the base, Holm-corrected; seeds needed
+    differences.csv     paired differences from the base, Holm-corrected, and what was visible
     figure.png, .pdf
     configuration.json  defaults, grid, versions
     commands.sh         what made it

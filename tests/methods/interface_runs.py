@@ -1,10 +1,12 @@
-"""A run of every method in small. Run as a script by torchrun, this file is what two processes do."""
+"""A run of every method in small. Run as a script, this file is what two processes do."""
 
 import contextlib
 import linecache
+import multiprocessing
 import os
 import re
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -64,6 +66,12 @@ RUNS = {name: {"method": text} for name, text in FAMILY.items()} | {
     "the README's view": {"method": "simsiam proj_dim=16 pred_dim=8"},
     "the README's loss": {},
 }  # fmt: skip
+# what torch's exchange of gradients may treat in another way: parts of a batch without an exchange,
+# weights without a gradient, a loss beside the method's, crops of two sizes, a queue
+UNUSUAL = (
+    "byol with SIM", "dino", "moco in parts", "swav in parts", "simsiam, frozen",
+    "simsiam, a layer unused",
+)  # fmt: skip
 STOPPED = ("byol with SIM", "swav in parts", "moco in parts")
 
 
@@ -126,28 +134,60 @@ def stop(history):
 
 
 def train_together(folder):
-    """Every run by our exchange of gradients and by torch's; some of the latter stopped twice."""
-    methods.METHODS.update(SKETCHES)
-    exchanges = []
-    data_parallel = gradients.data_parallel
-
-    def noted(*arguments):
-        exchange = data_parallel(*arguments)
-        exchanges.append(type(exchange).__name__)
-        return exchange
-
-    gradients.data_parallel = noted
-    for switch, name_of_exchange in (("0", "ours"), ("1", "ddp")):
-        os.environ["SIMLAB_DDP"] = switch
-        for name in RUNS:
-            train(name, folder / name_of_exchange)
-    if distributed.rank() == 0:
-        (folder / "exchanges").write_text(" ".join(dict.fromkeys(exchanges)))
+    """Every run by our exchange of gradients, unusual ones by torch's; some of these stopped twice."""
+    train_by("ours", RUNS, folder)
+    train_by("ddp", UNUSUAL, folder)
     for name in STOPPED:
         for _ in range(2):
             with contextlib.suppress(KeyboardInterrupt):
                 train(name, folder / "stopped", on_epoch=stop)
         train(name, folder / "stopped")
+
+
+def train_the_others(folder):
+    """The runs that `train_together` leaves out."""
+    train_by("ddp", [name for name in RUNS if name not in UNUSUAL], folder)
+
+
+def train_by(exchange, names, folder):
+    """Train by one exchange of gradients, and write down which of its classes was at work."""
+    os.environ["SIMLAB_DDP"] = {"ours": "0", "ddp": "1"}[exchange]
+    data_parallel = gradients.data_parallel
+    classes = set()
+
+    def noted(*arguments):
+        wrapped = data_parallel(*arguments)
+        classes.add(type(wrapped).__name__)
+        return wrapped
+
+    gradients.data_parallel = noted
+    for name in names:
+        train(name, folder / exchange)
+    gradients.data_parallel = data_parallel
+    if distributed.rank() == 0:
+        (folder / exchange / "classes").write_text(" ".join(classes))
+
+
+def as_rank(rank, port, work, folder):
+    """Be one of two processes, with the variables that torchrun would have set."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank),
+                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
+    methods.METHODS.update(SKETCHES)
+    work(folder)
+
+
+def in_two_processes(work, folder):
+    """Do the work in two processes, with one import of everything for both."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    ranks = [context.Process(target=as_rank, args=(i, port, work, folder)) for i in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+    sys.exit(any(process.exitcode for process in ranks))
 
 
 def train_killed_and_resumed(name, folder):
@@ -179,7 +219,10 @@ if __name__ == "__main__":
     import interface_runs  # so that its classes have the names that they have in the tests
 
     torch.set_num_threads(1)
-    work = interface_runs.train_together
-    if "killed" in sys.argv:
-        work = interface_runs.train_each_killed
-    work(Path(sys.argv[1]))
+    what, place = sys.argv[1], Path(sys.argv[2])
+    if what == "killed":
+        interface_runs.train_each_killed(place)
+    elif what == "others":
+        interface_runs.in_two_processes(interface_runs.train_the_others, place)
+    else:
+        interface_runs.in_two_processes(interface_runs.train_together, place)

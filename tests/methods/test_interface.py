@@ -13,6 +13,7 @@ from interface_runs import (
     SKETCHES,
     SMALL,
     STOPPED,
+    UNUSUAL,
     SpareLayer,
     data,
     stop,
@@ -85,12 +86,17 @@ def test_a_stopped_run_ends_in_the_same_bits(name, alone, tmp_path):
     assert all(torch.equal(value, network_of_one[key]) for key, value in network.items())
 
 
-@pytest.mark.long
-def test_a_run_that_is_killed_within_an_epoch_ends_in_the_same_bits(alone, tmp_path):
+def in_processes(what, folder):
+    """Let processes of their own train runs into a folder."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, WORK, str(tmp_path), "killed"]
+    command = [sys.executable, WORK, what, str(folder)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.long
+def test_a_run_that_is_killed_within_an_epoch_ends_in_the_same_bits(alone, tmp_path):
+    in_processes("killed", tmp_path)
     for name in FAMILY:
         one = alone[name]
         resumed = type(one)(tmp_path / one.folder.name, {})
@@ -103,16 +109,17 @@ def test_a_run_that_is_killed_within_an_epoch_ends_in_the_same_bits(alone, tmp_p
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
-    """The folder in which two processes have trained all runs, by each exchange of gradients."""
+    """The folder in which two processes have trained all runs, unusual ones by torch as well."""
     folder = tmp_path_factory.mktemp("together")
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-        WORK, str(folder),
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
+    in_processes("together", folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def others(together):
+    """The same folder, once torch's exchange of gradients was tried on the other runs too."""
+    in_processes("others", together)
+    return together
 
 
 def run_in(folder, one):
@@ -142,19 +149,27 @@ def test_two_processes_train_as_one(alone, together):
     assert not far
 
 
+def differs_by_torchs_exchange(folder, one):
+    rows, network = outcome(run_in(folder / "ours", one))
+    rows_of_ddp, network_of_ddp = outcome(run_in(folder / "ddp", one))
+    if rows != rows_of_ddp or network.keys() != network_of_ddp.keys():
+        return True
+    return not all(torch.equal(network[key], network_of_ddp[key]) for key in network)
+
+
 @pytest.mark.distributed
 def test_torchs_exchange_of_gradients_gives_the_bits_of_ours(alone, together):
     """In two processes, since the mean of two numbers is the same in any order."""
-    differ = set()
-    for name, one in alone.items():
-        rows, network = outcome(run_in(together / "ours", one))
-        rows_of_ddp, network_of_ddp = outcome(run_in(together / "ddp", one))
-        same = rows == rows_of_ddp and network.keys() == network_of_ddp.keys()
-        if not same or not all(torch.equal(network[key], network_of_ddp[key]) for key in network):
-            differ.add(name)
-    assert not differ
-    exchanges = (together / "exchanges").read_text().split()
-    assert exchanges == ["Loss", "DistributedDataParallel"]
+    assert not {name for name in UNUSUAL if differs_by_torchs_exchange(together, alone[name])}
+    assert (together / "ours" / "classes").read_text() == "Loss"
+    assert (together / "ddp" / "classes").read_text() == "DistributedDataParallel"
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize("name", [name for name in RUNS if name not in UNUSUAL])
+def test_torchs_exchange_gives_the_bits_of_ours_with_the_other_methods(name, alone, others):
+    assert not differs_by_torchs_exchange(others, alone[name])
 
 
 @pytest.mark.distributed

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -12,11 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import simlab
 from simlab import cli
 from simlab.sweeps import collect, find_program, parse_grid, point, sweep
 from simlab.sweeps.gpus import Dealer, deal, visible_gpus
 from simlab.sweeps.launchers import here, run_all
 
+CLUSTER = Path(__file__).parents[2] / "docs" / "cluster.md"
 # two steps on the images of `workplace`
 TINY = ["data=images", "view_size=8", "batch_size=8", "epochs=1", "knn_k=2"]
 TINY += ["device=cpu", "encoder=tiny", "threads=1"]
@@ -264,6 +267,27 @@ def test_two_dask_workers_run_a_real_sweep_to_its_table(workplace):
         n_workers=2, threads_per_worker=1, dashboard_address=None
     ) as cluster:
         table = sweep("pretrain", grid, workplace / "out", scheduler=cluster.scheduler_address)
+    assert list(table["status"]) == ["done", "done"] and table["knn"].notna().all()
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.skipif(
+    not slurm_is_here(), reason="no Slurm answers here: docs/cluster.md sets one up"
+)
+def test_dask_workers_that_are_jobs_of_slurm_run_a_real_sweep(workplace):
+    """The lines of docs/cluster.md, on a node that has neither that queue nor as much memory."""
+    pytest.importorskip("dask_jobqueue")
+    blocks = re.findall(r"```python\n(.*?)```", CLUSTER.read_text(encoding="utf-8"), re.DOTALL)
+    (lines,) = [block for block in blocks if "SLURMCluster" in block]
+    lines = lines.replace('queue="gpu"', 'job_directives_skip=["--mem"]').replace("16GB", "2GB")
+    lines = lines.replace('{"seed": range(5)}', "grid")
+    names = {"simlab": simlab, "grid": grid_of(*TINY, "seed=0,1")}
+    try:
+        exec(lines, names)
+    finally:
+        names["cluster"].close()
+    table = collect("DIR")
     assert list(table["status"]) == ["done", "done"] and table["knn"].notna().all()
 
 
