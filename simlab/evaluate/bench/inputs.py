@@ -189,7 +189,9 @@ def features_of(encoder: Any, x: Tensor) -> Tensor:
     if not isinstance(output, Tensor):
         remedy += "lambda x: model(x).last_hidden_state[:, 0]"
     elif output.dim() == 4:
-        remedy += "lambda x: model(x).mean((2, 3)) of maps [N, C, H, W], mean((1, 2)) of [N, H, W, C]"
+        remedy += (
+            "lambda x: model(x).mean((2, 3)) of maps [N, C, H, W], mean((1, 2)) of [N, H, W, C]"
+        )
     elif output.dim() == 3:
         remedy += "lambda x: model(x)[:, 0] (one token) or model(x).mean(1)"
     else:
