@@ -2,9 +2,10 @@
 
 Two classifiers are frozen. The first runs up to a layer; a 1x1 convolution (a linear map where the
 channels lie last, as those of vectors and tokens do) takes its output into the space of a layer of
-the second, which runs on from there to its logits. Only this stitching layer is trained, on the labels. Where the stitched
-network is as accurate as its parents, the first one's layer holds what the second needs, up to an
-affine map of the channels (Lenc & Vedaldi 2015, arXiv 1411.5908; Bansal 2021, arXiv 2106.07682).
+the second, which runs on from there to its logits. Only this stitching layer is trained, on the
+labels. Where the stitched network is as accurate as its parents, the first one's layer holds what
+the second needs, up to an affine map of the channels (Lenc & Vedaldi 2015, arXiv 1411.5908; Bansal
+2021, arXiv 2106.07682).
 
 A trained layer and a strong second half get some accuracy from anything. So the same is done with
 an untrained network in front: only what lies above that reference speaks for the first half.

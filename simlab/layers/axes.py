@@ -82,8 +82,11 @@ class _Seen:
 
     shape: tuple[int, ...]
     channels: int | None
-    floating: bool
+    dtype: torch.dtype
     fault: str = ""
+
+    def __str__(self) -> str:
+        return f"{list(self.shape)} of {self.dtype}".removesuffix(" of torch.float32")
 
 
 CallKey = tuple[str, int]  # a module's name, and which of its calls in the forward pass
@@ -241,7 +244,7 @@ def _seen(
         if channels is None and given:
             channels = _channels_by_module(module, x)
         fault = PACKED if packed else _fault_of(x)
-        seen.append(_Seen(tuple(x.shape), channels, x.is_floating_point(), fault))
+        seen.append(_Seen(tuple(x.shape), channels, x.dtype, fault))
     return seen
 
 
@@ -290,11 +293,12 @@ def _channels_by_module(module: nn.Module, x: Tensor) -> int | None:
 
 def _axes_between(smaller: list[_Seen], larger: list[_Seen], sizes: tuple[int, int]) -> Axes:
     """The axes of the first float tensor with samples, by its shape in the two passes."""
-    shapes = []
+    others = []
     for index, (before, after) in enumerate(zip(smaller, larger, strict=False)):
         if after.fault:
             return Axes(why=after.fault)
-        if not after.floating or len(before.shape) != len(after.shape):
+        others.append(str(after))
+        if not after.dtype.is_floating_point or len(before.shape) != len(after.shape):
             continue
         lengths = list(zip(before.shape, after.shape, strict=True))
         follow = [axis for axis, pair in enumerate(lengths) if pair == sizes]
@@ -305,10 +309,9 @@ def _axes_between(smaller: list[_Seen], larger: list[_Seen], sizes: tuple[int, i
             )
         if follow:
             return _axes_of_tensor(index, follow[0], after)
-        shapes.append(list(after.shape))
     return Axes(
         why=f"holds no float tensor with an axis of samples (of {sizes[1]} it is "
-        f"{', '.join(map(str, shapes)) or 'nothing'}); choose a tensor [n, ...] with pick="
+        f"{', '.join(others) or 'nothing'}); choose a tensor [n, ...] with pick="
     )
 
 

@@ -16,6 +16,7 @@ Selector = str | type[nn.Module] | re.Pattern[str] | Predicate
 Layers = Selector | Iterable[Selector]
 
 MAX_LISTED = 12  # names of blocks in an error message
+PARAMETER_LISTS = (nn.ParameterList, nn.ParameterDict)  # modules that hold a parent's weights
 SELECTORS = (
     "a module's name, a glob, a type or its name, re.compile(...), contains(...) "
     "or a predicate (name, module) -> bool"
@@ -158,6 +159,9 @@ def has_own_weights(module: nn.Module) -> bool:
     parameters = list(module.parameters(recurse=False))
     if parametrize.is_parametrized(module):
         parameters += module.get_submodule("parametrizations").parameters()
+    for child in module.children():
+        if isinstance(child, PARAMETER_LISTS):
+            parameters += child.parameters()
     for parameter in parameters:
         if nn.parameter.is_lazy(parameter) or parameter.dim() > 1:
             return True
@@ -179,7 +183,10 @@ def read_without_a_call(modules: Mapping[str, nn.Module]) -> dict[str, str]:
         elif _is_quantised(module):
             children = [name for name, _ in module.named_children()]
         else:
-            continue
+            children = []
+        for name, child_module in module.named_children():
+            if isinstance(child_module, PARAMETER_LISTS):
+                children.append(name)
         for child in children:
             start = f"{parent}.{child}" if parent else child
             for name in modules:

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .correspondence import OrderCheck
 from .inputs import Batch, joined
-from .reader import Reader, Reading, as_tensor, is_number
+from .reader import Reader, Reading, as_tensor, is_number, refuse_sparse
 
 Data = Tensor | np.ndarray | Mapping[str, Any] | Iterable[Any]
 MIN_BATCH = 4  # samples: below that the unbiased HSIC does not exist
@@ -169,6 +169,7 @@ def sources_of(data: Data, models: int, batch_size: int) -> list[Iterable[Any]]:
     labels [N]) is one labelled dataset.
     """
     data = as_tensor(data)
+    refuse_sparse(data)
     if isinstance(data, Tensor):
         return [data.split(batch_size)]
     if isinstance(data, Mapping):

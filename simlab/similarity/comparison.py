@@ -25,7 +25,7 @@ from .reasons import explain
 from .registry import Measures, resolve_measures
 from .result import Result
 from .sample_set import SetMeasures, represent
-from .sums import KernelSums, stacked_grams
+from .sums import GramStack, KernelSums
 
 Values = dict[str, np.ndarray]  # of every measure [T, T]
 
@@ -182,13 +182,10 @@ def _check_memory(passes: Passes, samples: int, memory: int) -> None:
 
 def _stream(passes: Passes, batches: Batches, sums: KernelSums) -> None:
     """One pass over all batches, in which features live only in the hooks."""
-
-    def to_gram(row: int, features: Tensor) -> tuple[Tensor, float]:
-        return gram.centred_gram(features)
-
+    stack = GramStack()
     for batch in batches:
-        layers = passes.forward(batch, to_gram)
-        grams, units = stacked_grams(layers, passes.rows_of(len(batch[0])))
+        layers = passes.forward(batch, stack.gram_of)
+        grams, units = stack.collected(layers, passes.rows_of(len(batch[0])))
         sums.add(grams, batch[0].first, units)
 
 

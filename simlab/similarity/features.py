@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers import one_of
-from .reader import as_tensor
+from .reader import as_tensor, refuse_sparse
 
 Ids = Sequence[Hashable]
 IDS = "ids"  # the entry of a dict or file that holds the samples' ids
@@ -171,6 +171,7 @@ def _numbers(value: Any, where: str) -> Tensor:
     """Features [n, ...] as a floating-point tensor."""
     try:
         x = as_tensor(value)
+        refuse_sparse(x)
     except TypeError as error:
         raise TypeError(f"{where}: {error}") from None
     if not isinstance(x, Tensor):

@@ -56,7 +56,9 @@ def flatten(x: Tensor) -> Tensor:
     return x.permute(0, *dims).reshape(len(x), -1)
 
 
-def centred_gram(x: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, float]:
+def centred_gram(
+    x: Tensor, dtype: torch.dtype = torch.float32, out: Tensor | None = None
+) -> tuple[Tensor, float]:
     """Compute the Gram of the features with their means removed first, in units that suit them.
 
     A Gram of raw features loses all digits to rounding once the mean is ten standard deviations.
@@ -65,6 +67,7 @@ def centred_gram(x: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor,
     Args:
         x: features [n, ...].
         dtype: of the sums.
+        out: where the Gram is written, [n, n] of this dtype; None: into a new tensor.
 
     Returns:
         The Gram [n, n] of the features divided by `unit`, with a trace of about n: all zeros for
@@ -74,42 +77,42 @@ def centred_gram(x: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor,
     x = flatten(x)
     n = len(x)
     unit = 1.0
-    gram = _sum_of_products(x, unit, dtype)
+    gram = x.new_empty(n, n, dtype=dtype) if out is None else out
+    _sum_products(x, unit, gram)
     trace = gram.trace().item()
     if not SAFE_TRACE[0] < trace < SAFE_TRACE[1]:
         unit = power_of_two(torch.linalg.vector_norm(x, torch.inf).item())
-        gram = _sum_of_products(x, unit, dtype)
+        _sum_products(x, unit, gram)
         trace = gram.trace().item()
     # Features that differ by less than two roundings of their size hold no information.
     first = x[0].to(torch.promote_types(x.dtype, dtype)) / unit
     size = torch.linalg.vector_norm(first).item() ** 2
     if trace <= size * (4 * n * torch.finfo(x.dtype).eps ** 2):
-        return torch.zeros_like(gram), 1.0
+        return gram.zero_(), 1.0
     spread = power_of_two(math.sqrt(trace / n))
     return gram.div_(spread**2), unit * spread
 
 
-def _sum_of_products(x: Tensor, unit: float, dtype: torch.dtype) -> Tensor:
-    """The Gram [n, n] of centred features [n, d] divided by `unit`, in chunks of columns.
+def _sum_products(x: Tensor, unit: float, gram: Tensor) -> None:
+    """Fill the Gram [n, n] of centred features [n, d] divided by `unit`, in chunks of columns.
 
     The mean of every sixteenth of the samples is near enough: `centre` takes the rest, at no loss.
     """
     n = len(x)
     half = n // 2
-    wide = torch.promote_types(x.dtype, dtype)
-    gram = torch.zeros(n, n, dtype=dtype, device=x.device)
+    wide = torch.promote_types(x.dtype, gram.dtype)
+    gram.zero_()
     with full_precision(x.device):
         for columns in x.split(max(1, COLUMNS_CHUNK // n), dim=1):
             columns = columns.to(wide)
             if unit != 1:
                 columns = columns / unit
             mean = columns[:: max(1, n // 16)].mean(0)
-            columns = (columns - mean).to(dtype)
+            columns = (columns - mean).to(gram.dtype)
             # Symmetric: the upper right quarter need not be multiplied.
             gram[:, :half].addmm_(columns, columns[:half].T)
             gram[half:, half:].addmm_(columns[half:], columns[half:].T)
     gram[:half, half:] = gram[half:, :half].T
-    return gram
 
 
 def power_of_two(size: float) -> float:

@@ -103,7 +103,7 @@ def _inputs_of(
     args = tuple(x for name, x in names.items() if not isinstance(name, str))
     if len(args) == 1 and isinstance(args[0], Mapping):  # (mapping, labels)
         batch, words = _inputs_of(_entries_of(args[0], where), True, where, None)
-        return batch, words + _left_out_in_words(entries, keys)
+        return batch, words + _left_out_in_words(entries, keys, wanted)
     for name, x in names.items():
         if not isinstance(x, Tensor):
             raise TypeError(
@@ -117,12 +117,13 @@ def _inputs_of(
     for key, entry in entries.items():
         if wanted is None and key in LABELS and isinstance(entry, Tensor):
             labels[key] = entry
-    return Batch(args, keywords, labels), _in_words(names, entries, keys)
+    return Batch(args, keywords, labels), _in_words(
+        names, _left_out_in_words(entries, keys, wanted)
+    )
 
 
-def _in_words(names: Mapping[Key, Any], entries: Mapping[Key, Any], keys: set[Key]) -> str:
+def _in_words(names: Mapping[Key, Any], left_out: str) -> str:
     """How the models are called, and what of a batch they do not see."""
-    left_out = _left_out_in_words(entries, keys)
     if not left_out and list(names) == [0]:
         return "model(batch)"
     given = []
@@ -131,17 +132,19 @@ def _in_words(names: Mapping[Key, Any], entries: Mapping[Key, Any], keys: set[Ke
     return f"model({', '.join(given)}){left_out}"
 
 
-def _left_out_in_words(entries: Mapping[Key, Any], keys: set[Key]) -> str:
+def _left_out_in_words(entries: Mapping[Key, Any], keys: set[Key], wanted: Wanted | None) -> str:
+    """What of a batch the models do not see, and why: `wanted` may leave out a mask as well."""
     words = ""
     for key, entry in entries.items():
-        if key not in keys:
-            kind = "labels" if _is_label(key, entry) else "not an input"
-            words += f"; {f'entry {key}' if isinstance(key, int) else key} left out ({kind})"
+        if key in keys:
+            continue
+        kind = "not an input"
+        if key in LABELS or (wanted is None and isinstance(entry, Tensor)):
+            kind = "labels"
+        elif wanted is not None:
+            kind = "by inputs="
+        words += f"; {f'entry {key}' if isinstance(key, int) else key} left out ({kind})"
     return words
-
-
-def _is_label(key: Key, entry: Any) -> bool:
-    return key in LABELS or (isinstance(key, int) and isinstance(entry, Tensor))
 
 
 def _entry(entries: Mapping[Key, Any], key: Key, where: str) -> Any:
@@ -237,6 +240,12 @@ def as_tensor(value: Any) -> Any:
     if value.dtype.kind not in "biufc":
         raise TypeError(f"expected numbers, got an array of {value.dtype}")
     return torch.from_numpy(np.require(value, requirements=["C", "W"]))
+
+
+def refuse_sparse(value: Any) -> None:
+    """Raise TypeError for a sparse tensor, whose samples cannot be taken apart."""
+    if isinstance(value, Tensor) and value.layout != torch.strided:
+        raise TypeError("expected a dense tensor, got a sparse one: give tensor.to_dense()")
 
 
 def is_number(value: Any) -> bool:

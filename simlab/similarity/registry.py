@@ -90,7 +90,8 @@ class Measure:
         if self.limits is not None and not self.limits[0] < self.limits[1]:
             raise ValueError(f"limits={self.limits}: expected (lowest, highest)")
         if self.function is not None:
-            object.__setattr__(self, "pair", _of_features(self.function))
+            name = self.name or _name_of(self.function)
+            object.__setattr__(self, "pair", _of_features(self.function, name))
             object.__setattr__(self, "features", True)
 
     @property
@@ -289,11 +290,26 @@ def _keywords(function: Callable[..., Any]) -> list[str]:
     return [parameter.name for parameter in parameters if parameter.kind not in several]
 
 
-def _of_features(function: MeasureFunction) -> Callable[..., float]:
-    """Let a function of two feature matrices take Representations."""
+def _of_features(function: MeasureFunction, name: str) -> Callable[..., float]:
+    """Let a function of two feature matrices take Representations; errors say which it is."""
 
     def pair(a: Representation, b: Representation, **options: Any) -> float:
         assert a.features is not None and b.features is not None
-        return float(function(a.features, b.features, **options))
+        versions = _versions(a.features, b.features)
+        value = function(a.features, b.features, **options)
+        if _versions(a.features, b.features) != versions:
+            raise ValueError(f"measure {name!r} edits its arguments, which others use: copy them")
+        try:
+            return float(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(
+                f"measure {name!r}: expected one number, got {type(value).__name__} "
+                f"{list(getattr(value, 'shape', []))}"
+            ) from None
 
     return pair
+
+
+def _versions(*tensors: Tensor) -> list[int]:
+    """How often tensors were edited in place; inference mode does not count it."""
+    return [0 if x.is_inference() else x._version for x in tensors]

@@ -119,11 +119,53 @@ def confounder_gram(
     return matrix, unit
 
 
-def stacked_grams(grams: list[tuple[Tensor, float] | None], n: int) -> tuple[Tensor, np.ndarray]:
-    """Stack Grams to [T, n, n], NaN for a layer without output, and their units to [T]."""
-    matrices = [None if layer is None else layer[0] for layer in grams]
-    units = [1.0 if layer is None else layer[1] for layer in grams]
-    return stacked(matrices, n), np.array(units)
+class GramStack:
+    """The Grams of a batch's layers in one tensor [T, n, n], which the next batch fills anew.
+
+    Each in a tensor of its own would be made among a model's activations and outlive them, and
+    would leave holes in the heap that grows with every batch.
+    """
+
+    def __init__(self) -> None:
+        self._stack: Tensor | None = None
+
+    def gram_of(self, row: int, features: Tensor) -> tuple[Tensor, float]:
+        """Compute the Gram of a layer's features [n, ...], in its place where it fits there.
+
+        Returns:
+            The Gram [n, n] and its unit, see `gram.centred_gram`.
+        """
+        place = None
+        stack = self._stack
+        if stack is not None and row < len(stack) and len(features) == stack.shape[1]:
+            place = stack[row] if features.device == stack.device else None
+        return gram.centred_gram(features, out=place)
+
+    def collected(
+        self, grams: list[tuple[Tensor, float] | None], n: int
+    ) -> tuple[Tensor, np.ndarray]:
+        """Put a batch's Grams together.
+
+        Args:
+            grams: what `gram_of` gave, by row; None for a layer without output.
+            n: number of samples.
+
+        Returns:
+            The Grams [T, n, n], NaN for a layer without output, valid until the next batch; and
+            their units [T].
+        """
+        matrices = [None if layer is None else layer[0] for layer in grams]
+        units = np.array([1.0 if layer is None else layer[1] for layer in grams])
+        stack = self._stack
+        if stack is None or stack.shape != (len(grams), n, n):
+            self._stack = stacked(matrices, n)
+            return self._stack, units
+        for place, matrix in zip(stack, matrices, strict=True):
+            if matrix is None:
+                place.fill_(torch.nan)
+            elif not matrix.is_set_to(place):  # a layer on another device
+                place.copy_(matrix)
+        return stack, units
 
 
 def stacked(matrices: list[Tensor | None], n: int) -> Tensor:

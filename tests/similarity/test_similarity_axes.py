@@ -292,15 +292,18 @@ def test_outputs_that_cannot_be_read_are_named():
             self.linear = nn.Linear(6, 4)
             self.sparse = Lambda(lambda x: x.to_sparse())
             self.square = Lambda(lambda x: x @ x.T)
+            self.fourier = Lambda(torch.fft.fft)
 
         def forward(self, x):
             self.sparse(x)
+            self.fourier(x)
             self.square(x)
             return self.linear(x)
 
-    result = compare(Odd(), torch.randn(8, 6), ["linear", "sparse", "square"])
+    result = compare(Odd(), torch.randn(8, 6), ["linear", "sparse", "square", "fourier"])
     assert "is a sparse tensor" in result.reasons["Odd/sparse"]
     assert "2 axes of the length of the batch" in result.reasons["Odd/square"]
+    assert "(of 3 it is [3, 6] of torch.complex64)" in result.reasons["Odd/fourier"]
     assert "Odd/linear" not in result.reasons
 
 

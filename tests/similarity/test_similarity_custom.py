@@ -123,3 +123,16 @@ def test_options_reach_a_users_measure():
 def test_a_measure_that_can_not_be_meant_is_refused(make, error, says):
     with pytest.raises(error, match=says):
         make()
+
+
+@pytest.mark.parametrize("gives", [lambda x, y: x[0], lambda x, y: None], ids=["rows", "None"])
+def test_a_measure_that_gives_no_number_is_named(gives):
+    with pytest.raises(TypeError, match="measure 'mine': expected one number, got"):
+        run(Measure(gives, name="mine"))
+
+
+def test_a_measure_that_edits_its_features_is_refused_before_another_sees_them():
+    with pytest.raises(ValueError, match="measure 'lambda' edits its arguments"):
+        run(lambda x, y: float(x.mul_(0).sum()), gap)
+    with torch.inference_mode():
+        assert run(gap).has_interval("gap") is False

@@ -53,6 +53,22 @@ def test_modules_with_weights_and_children_are_chosen():
     assert names_of(nn.Sequential(nn.ReLU(), nn.Tanh())) == ["0", "1"]  # where none has weights
 
 
+def test_weights_in_lists_of_parameters_are_their_modules():
+    class Experts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.experts = nn.ParameterList([nn.Parameter(torch.randn(6, 6)) for _ in range(2)])
+
+        def forward(self, x):
+            return x @ self.experts[0] + x @ self.experts[1]
+
+    net = nn.Sequential(Experts(), nn.Linear(6, 3))
+    assert names_of(net) == ["0", "1"]
+    result = compare(net, torch.randn(8, 6))
+    assert [layer.name for layer in result.layers] == ["0", "1"] and result.reasons == {}
+    assert result.left_out == {"Sequential/0.experts": "not called: '0' reads its weights"}
+
+
 def test_attention_of_transformers_is_chosen_without_a_flood_of_reasons():
     encoder = nn.TransformerEncoder(
         nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2, enable_nested_tensor=False

@@ -73,7 +73,7 @@ def test_the_mask_reaches_the_model_on_every_way(data, options, words):
 
 def test_without_its_mask_the_result_is_another_and_says_so():
     result = values(MASKED, inputs=0)
-    assert result.info.inputs == "model(entry 0); entry 1 left out (labels)"
+    assert result.info.inputs == "model(entry 0); entry 1 left out (by inputs=)"
     assert not np.allclose(result.group_sums["cka"], with_mask, rtol=1e-2)
 
 
@@ -81,6 +81,13 @@ def test_without_its_mask_the_result_is_another_and_says_so():
 def test_what_may_be_a_second_input_is_never_dropped_unsaid(second):
     with pytest.raises(ValueError, match=r"batch 0: entry 1.*second input.*inputs=\[0, 1\]"):
         values(DataLoader(TensorDataset(IDS, second), 24))
+
+
+def test_sparse_data_are_refused_by_name():
+    with pytest.raises(TypeError, match="got a sparse one: give tensor.to_dense()"):
+        compare(nn.Linear(4, 2), torch.eye(4).to_sparse())
+    with pytest.raises(TypeError, match="a: expected a dense tensor"):
+        compare({"a": torch.eye(8).to_sparse(), "b": torch.randn(8, 3)})
 
 
 def test_labels_are_named_and_go_only_to_models_that_take_them():

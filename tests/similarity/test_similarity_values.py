@@ -7,7 +7,7 @@ from small_models import LAYERS, A, B, Halves, X, features, small, truth
 from torch import nn
 
 from simlab import similarity as sim
-from simlab.similarity import MEASURES, cka_similarity, compare, gram
+from simlab.similarity import MEASURES, cka_similarity, compare, gram, sums
 
 
 @pytest.mark.parametrize("estimator", ["debiased", "biased"])
@@ -281,3 +281,26 @@ def test_the_rbf_bandwidth_is_fixed_by_the_first_batch_and_recorded():
         [A, B], stretched, measures="rbf_cka", batch_size=50, options={"rbf_cka": {"scale": 0.5}}
     )
     assert half.info.sigma["Sequential/0"] == pytest.approx(first / 2, rel=1e-5)
+
+
+def test_the_grams_of_every_batch_lie_where_those_of_the_first_did():
+    """Tensors of their own, made among activations and freed after them, leave holes in the heap."""
+    draw = torch.Generator().manual_seed(0)
+    batches = [[torch.randn(n, 9, generator=draw) for _ in range(3)] for n in (8, 8, 5, 8)]
+    batches[1][1] = None  # a layer that is not called
+    stack = sums.GramStack()
+    places = []
+    for of_batch in batches:
+        n = len(of_batch[0])
+        layers = []
+        for row, x in enumerate(of_batch):
+            layers.append(None if x is None else stack.gram_of(row, x))
+        grams, units = stack.collected(layers, n)
+        for x, matrix, unit in zip(of_batch, grams, units, strict=True):
+            if x is None:
+                assert matrix.isnan().all()
+            else:
+                expected, own_unit = gram.centred_gram(x)
+                assert torch.equal(matrix, expected) and unit == own_unit
+        places.append(grams.data_ptr())
+    assert places[0] == places[1] != places[2]
