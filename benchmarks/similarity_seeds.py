@@ -2,9 +2,9 @@
 
     python benchmarks/similarity_seeds.py
 
-Three seeds of each of notebook 05's networks: untrained, supervised, SimSiam, and SimSiam with SIM at
-its last block; all pairs of the twelve, layer by layer, by CKA and deconfounded CKA. Runs are kept in
-runs/ and reused. Writes notebooks/tables/similarity_seeds.csv (a row a pair, layer and measure) and
+Three seeds of SimSiam and of untrained networks, and one network that was trained with all labels; all
+pairs of the seven, layer by layer, by CKA and deconfounded CKA. Runs are kept in runs/ and reused.
+Writes notebooks/tables/similarity_seeds.csv (a row a pair, layer and measure) and
 similarity_networks.csv (the networks' accuracies); the lines that begin with # say how.
 """
 
@@ -28,22 +28,18 @@ TABLES = Path(__file__).parent.parent / "notebooks" / "tables"
 LAYERS = ["stem", "blocks.*.bn1", "blocks.?", "norm"]  # notebook 05's
 MEASURES = ["cka", "deconfounded_cka"]
 IMAGES = 2000  # test images on which everything is compared
-SIM = {"sim_layers": "blocks.2", "sim_loss": "cos", "sim_beta": 0.05, "sim_small": "two"}
 
 
-def networks_of(seed: int, data: Dataset, with_sim: bool) -> dict[str, nn.Module]:
+def networks_of(seed: int, data: Dataset, with_labels: bool) -> dict[str, nn.Module]:
     """The encoders of a seed, by the name of what they learned from."""
     config = PretrainConfig(encoder="tiny", seed=seed)
     networks = {
         "untrained": untrained(config, data),
-        "supervised": train_supervised(
-            SupervisedConfig(encoder="tiny", seed=seed), data, progress=False
-        ).encoder,
         "SimSiam": pretrain(config, data, progress=False).encoder,
     }
-    if with_sim:
-        config = PretrainConfig(encoder="tiny", seed=seed, **SIM)
-        networks["SimSiam + SIM"] = pretrain(config, data, progress=False).encoder
+    if with_labels:
+        supervised = SupervisedConfig(encoder="tiny", seed=seed)
+        networks["supervised"] = train_supervised(supervised, data, progress=False).encoder
     return networks
 
 
@@ -80,13 +76,13 @@ def save(name: str, rows: list[dict]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--sim-seeds", type=int, default=3, help="of them with SIM as well")
+    parser.add_argument("--supervised", type=int, default=1, help="seeds with labels as well")
     options = parser.parse_args()
     data = load_data(PretrainConfig.data)
     networks: dict[tuple[str, int], nn.Module] = {}
     judged = []
     for seed in range(options.seeds):
-        for name, encoder in networks_of(seed, data, seed < options.sim_seeds).items():
+        for name, encoder in networks_of(seed, data, seed < options.supervised).items():
             networks[name, seed] = encoder
             judged.append({"network": name, "seed": seed, **accuracies(encoder, data, seed)})
             print(judged[-1], flush=True)
