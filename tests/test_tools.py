@@ -63,7 +63,7 @@ def slow_where_optional(block):
     return pytest.param(block, id=name_of(block), marks=marks)
 
 
-@pytest.mark.parametrize("block", map(slow_where_optional, BLOCKS))
+@pytest.mark.parametrize("block", [slow_where_optional(block) for block in BLOCKS])
 def test_the_lines_run(block, here, capsys):
     for name in packages_of(block):
         if not importlib.util.find_spec(name):
