@@ -1,6 +1,7 @@
 """docs/tools.md: every block of Python runs as it stands, where the package that it is about is."""
 
 import importlib.util
+import os
 import re
 import runpy
 import shutil
@@ -62,7 +63,7 @@ def slow_where_optional(block):
     return pytest.param(block, id=name_of(block), marks=marks)
 
 
-@pytest.mark.parametrize("block", map(slow_where_optional, BLOCKS))
+@pytest.mark.parametrize("block", [slow_where_optional(block) for block in BLOCKS])
 def test_the_lines_run(block, here, capsys):
     for name in packages_of(block):
         if not importlib.util.find_spec(name):
@@ -114,7 +115,9 @@ def test_nbgrader_gives_points_to_right_answers_alone(assignment):
             path.unlink()
     course = assignment.parents[1]
     generate, autograde = nbgrader_commands()
-    subprocess.run([sys.executable, "-m", *generate], cwd=course, check=True)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # nbgrader calls alembic
+    options = {"cwd": course, "env": {**os.environ, "PATH": path}, "check": True}
+    subprocess.run([sys.executable, "-m", *generate], **options)
     released = course / "release" / "exercises"
     sources = [cell.source for cell in nbformat.read(released / sheet, as_version=4).cells]
     assert any("def effective_rank(z):\n    ..." in source for source in sources), "what to fill in"
@@ -128,7 +131,7 @@ def test_nbgrader_gives_points_to_right_answers_alone(assignment):
     for cell in notebook.cells:
         cell.source = answers.get(cell.id, cell.source)
     nbformat.write(notebook, path)
-    subprocess.run([sys.executable, "-m", *autograde], cwd=course, check=True)
+    subprocess.run([sys.executable, "-m", *autograde], **options)
 
     from nbgrader.api import Gradebook
 
