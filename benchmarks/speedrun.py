@@ -40,7 +40,7 @@ from simlab.evaluate import Features, encode, knn_accuracy, linear_probe
 from simlab.methods.simclr import nt_xent
 from simlab.models import TinyResNet, build_projector
 from simlab.stats import mean_and_interval
-from simlab.train.muon import VECTOR_LR, Muon
+from simlab.train.muon import Muon
 
 Watch = Callable[[nn.Module, float], float]
 
@@ -62,18 +62,16 @@ class Options:
     threads: int = 2
     """Of one process; two processes with a core each are no faster."""
 
-    widths: tuple[int, int, int] = (32, 96, 256)
+    widths: tuple[int, int, int] = (32, 64, 128)
     """Channels of the encoder's three stages."""
     proj_dim: int = 512
     """Width of the projector's two layers."""
     temperature: float = 0.1
     """Of NT-Xent."""
-    batch_size: int = 512
+    batch_size: int = 256
     """Images of a step."""
-    lr: float = 0.05
-    """Muon's, of matrices and convolutions; decays to 0 by a cosine."""
-    vector_lr: float = 0.1
-    """SGD's, of biases and BatchNorm."""
+    lr: float = 0.02
+    """Muon's, of matrices and convolutions; that of vectors is five times it. Decays by a cosine."""
     momentum: float = 0.95
     """Of both."""
     weight_decay: float = 1e-3
@@ -101,17 +99,6 @@ class Network(nn.Module):
         return self.projector(self.encoder(x))
 
 
-def build_muon(network: nn.Module, options: Options) -> Muon:
-    """Muon, with vectors at a learning rate of their own; `peak_lr` is what decays."""
-    matrices = [p for p in network.parameters() if p.ndim > 1]
-    vectors = [p for p in network.parameters() if p.ndim < 2]
-    groups = [
-        {"params": matrices, "peak_lr": options.lr},
-        {"params": vectors, "peak_lr": options.vector_lr / VECTOR_LR},
-    ]
-    return Muon(groups, options.lr, options.momentum, options.weight_decay)
-
-
 def train(
     options: Options, data: Dataset, seed: int, watch: Watch | None = None
 ) -> tuple[nn.Module, dict[str, float]]:
@@ -122,7 +109,7 @@ def train(
     start, cpu_start = time.monotonic(), time.process_time()
     torch.manual_seed(seed)  # of the weights, the order of the images and the views
     network = Network(options, data.train.channels).to(memory_format=torch.channels_last)
-    optimizer = build_muon(network, options)
+    optimizer = Muon(network.parameters(), options.lr, options.momentum, options.weight_decay)
     augment = parse_augment(options.augment)
     precision = resolve_precision("auto", CPU)
 
@@ -133,7 +120,7 @@ def train(
         order = order[: len(order) // options.batch_size * options.batch_size]
         for _, images in data.train.batches(order, options.batch_size):
             for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * 0.5 * (1 + math.cos(math.pi * done))
+                group["lr"] = options.lr * 0.5 * (1 + math.cos(math.pi * done))
             size = options.view_sizes[int(done * len(options.view_sizes))]
             views = two_views(images, augment, data.normalize, size)
             with autocast(precision, CPU):
