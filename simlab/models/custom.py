@@ -99,12 +99,24 @@ def check_self_reference(encoder: nn.Module) -> None:
 def _functions_put_into(module: nn.Module) -> Iterator[tuple[str, types.FunctionType]]:
     """The functions among the attributes and the hooks of one module, by the attribute's name."""
     for name, value in vars(module).items():
-        is_hooks = name.endswith("_hooks") and isinstance(value, dict)
-        for item in value.values() if is_hooks else [value]:
-            function = item.func if isinstance(item, functools.partial) else item
-            function = function.__func__ if isinstance(function, types.MethodType) else function
-            if isinstance(function, types.FunctionType) and name != "_compiled_call_impl":
+        if name == "_compiled_call_impl":  # of Module.compile, which no copy gets
+            continue
+        items = [value]
+        if name.endswith("_hooks") and isinstance(value, dict):
+            items = list(value.values())
+        for item in items:
+            function = _function_of(item)
+            if function is not None:
                 yield name, function
+
+
+def _function_of(value: Any) -> types.FunctionType | None:
+    """A function, or that of a method or a partial; None for anything else."""
+    if isinstance(value, functools.partial):
+        value = value.func
+    if isinstance(value, types.MethodType):
+        value = value.__func__
+    return value if isinstance(value, types.FunctionType) else None
 
 
 def _held_by(function: types.FunctionType) -> list[Any]:
@@ -128,11 +140,16 @@ def copy_module(module: nn.Module) -> nn.Module:
     """A copy of a module; hooks on its weights' gradients, which copy.deepcopy drops, are kept."""
     copied = copy.deepcopy(module)
     for weight, twin in zip(module.parameters(), copied.parameters(), strict=True):
-        for hook in (weight._backward_hooks or {}).values():
+        for hook in _hooks_of(weight, "_backward_hooks"):
             twin.register_hook(hook)
-        for hook in (getattr(weight, "_post_accumulate_grad_hooks", None) or {}).values():
+        for hook in _hooks_of(weight, "_post_accumulate_grad_hooks"):
             twin.register_post_accumulate_grad_hook(hook)
     return copied
+
+
+def _hooks_of(weight: Tensor, kind: str) -> list[Any]:
+    hooks = getattr(weight, kind) or {}
+    return list(hooks.values())
 
 
 def _kept_activations(module: nn.Module) -> Iterator[str]:

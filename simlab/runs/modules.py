@@ -69,10 +69,8 @@ def _(value: Tensor, out: Writer) -> None:
         return
     if isinstance(value, nn.Parameter):
         out.text("parameter", out.structure or value.requires_grad)
-        for kind in HOOKS_ON_GRADIENTS:
-            for hook in (getattr(value, kind) or {}).values():
-                out.text(kind)
-                out.value(hook, "hook")
+        if not out.structure:
+            _write_hooks_on_gradients(value, out)
     if is_lazy(value):
         out.text("without a shape", value.dtype)
         return
@@ -142,6 +140,14 @@ def _(value: nn.Module, out: Writer) -> None:
     out.values(_plain_attributes(value))
     for name, child in value._modules.items():
         out.value(child, name)
+
+
+def _write_hooks_on_gradients(weight: Tensor, out: Writer) -> None:
+    for kind in HOOKS_ON_GRADIENTS:
+        hooks = getattr(weight, kind) or {}
+        for hook in hooks.values():
+            out.text(kind)
+            out.value(hook, "hook")
 
 
 def _write_hooks(module: nn.Module, out: Writer) -> None:
