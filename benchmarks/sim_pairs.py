@@ -1,12 +1,13 @@
-"""The pairs behind notebook 04: the same training with SIM and without, over ten seeds.
+"""Notebook 04's question anew: the same training with SIM and without, over ten seeds.
 
     python benchmarks/sim_pairs.py                  all three tasks
     python benchmarks/sim_pairs.py "300 labels" --seeds 3
 
-Two runs of one seed share the weights, the labelled images, their order and the views: SIM draws
-from generators of its own. 8,000 training images; 2,000 others are for choosing (validation), the
-test images report. Runs are kept in runs/ and reused. Writes notebooks/tables/sim_pairs.csv, a row
-a run, after every seed; the lines that begin with # say how it was made.
+Two runs of one seed share all weights, the labelled images, their order and the views: SIM draws
+from generators of its own. (The pairs of the notebook's committed tables do not share their heads.)
+8,000 training images; 2,000 others are for choosing (validation), the test images report. Runs are
+kept in runs/ and reused. Writes notebooks/tables/sim_pairs.csv, a row a run, after every seed; the
+lines that begin with # say how it was made.
 """
 
 import argparse
