@@ -56,7 +56,7 @@ def prepare(home: Path):
                  if name in papermill.inspect_notebook(str(path))}  # fmt: skip
         if path.stem == "06_scaling_up":
             quick |= {"data": "some_images", "encoder": "tiny"}
-        if path.stem == "07b_transfer":
+        if path.stem == "07b_what_is_a_view":
             del quick["data"]  # the emoji: only they have several drawings of a thing
         target = home / path.name
         papermill.execute_notebook(path, target, quick, prepare_only=True, progress_bar=False)
