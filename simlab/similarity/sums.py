@@ -122,8 +122,7 @@ def confounder_gram(
 class GramStack:
     """The Grams of a batch's layers in one tensor [T, n, n], which the next batch fills anew.
 
-    Each in a tensor of its own would be made among a model's activations and outlive them, and
-    would leave holes in the heap that grows with every batch.
+    So nothing that outlives a model's activations is allocated among them in each batch.
     """
 
     def __init__(self) -> None:

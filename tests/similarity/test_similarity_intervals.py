@@ -168,7 +168,7 @@ def test_a_layer_beside_itself_has_an_interval_of_no_width():
 
 @pytest.mark.long
 def test_most_intervals_hold_the_mean_of_many_draws():
-    """60 draws of 60 samples; benchmarks/bench_intervals.py has 200 for every measure."""
+    """60 draws of 60 samples; benchmarks/bench_intervals.py has every measure."""
     truth = np.mean([cka_similarity(*draw(seed)) for seed in range(1000, 1300)])
     hits = 0
     for seed in range(60):

@@ -284,7 +284,7 @@ def test_the_rbf_bandwidth_is_fixed_by_the_first_batch_and_recorded():
 
 
 def test_the_grams_of_every_batch_lie_where_those_of_the_first_did():
-    """Tensors of their own, made among activations and freed after them, leave holes in the heap."""
+    """So nothing that outlives a model's activations is allocated among them."""
     draw = torch.Generator().manual_seed(0)
     batches = [[torch.randn(n, 9, generator=draw) for _ in range(3)] for n in (8, 8, 5, 8)]
     batches[1][1] = None  # a layer that is not called
