@@ -109,21 +109,6 @@ def test_rows_as_hugging_face_has_them():
     assert chosen.digest() == plain.digest()
 
 
-def test_hugging_faces_own_datasets():
-    hub = pytest.importorskip("datasets")
-    rows = some_rows("image", "label")
-    features = hub.Features({"image": hub.Image(), "label": hub.ClassLabel(names=["cat", "dog"])})
-    columns = {key: [row[key] for row in rows] for key in features}
-    stored = hub.Dataset.from_dict(columns, features=features)
-    data = from_dataset(stored)
-    assert data.classes == ("cat", "dog") and len(data.train) == 8
-    assert images_of(data) == images_of(from_dataset(Rows(rows)))
-    both = stored.train_test_split(0.4, seed=0)
-    assert len(from_dataset(both["train"], both["test"]).test) == 4
-    with pytest.raises(TypeError, match=r"holds several \(train, test\): give one"):
-        from_dataset(both)
-
-
 def test_rows_of_which_several_could_be_meant_ask_which():
     with pytest.raises(ValueError, match="several labels, label, target: give label_key"):
         from_dataset(Rows(some_rows("image", "label", "target")))
