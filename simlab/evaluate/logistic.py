@@ -89,10 +89,10 @@ def fit_softmax(
     options = {"gtol": greatest, "ftol": 0.0, "maxcor": 20}
     options |= {"maxiter": max_iterations, "maxfun": 2 * max_iterations}
     start = np.zeros(shape[0] * shape[1])
-    found = minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
-    if not found.success:
-        raise RuntimeError(str(found.message))
-    solution = torch.from_numpy(found.x).view(shape) * shrink
+    result = minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
+    if not result.success:
+        raise RuntimeError(str(result.message))
+    solution = torch.from_numpy(result.x).view(shape) * shrink
     return axes.rotate_back(solution[:, :-1]), solution[:, -1]
 
 
