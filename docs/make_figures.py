@@ -7,7 +7,7 @@ import nbformat
 
 HERE = Path(__file__).parent
 FIGURES = {  # file: notebook, and how the figure's text alternative begins
-    "label_budgets.png": ("02_linear_probe", "Test accuracy over the number of labelled images for three ways"),
+    "label_budgets.png": ("02_linear_probe", "Test accuracy over the number of labelled images"),
     "layer_map.png": ("05_comparing_representations", "Heat map of cka"),
 }
 
