@@ -10,7 +10,7 @@ import tokenize
 import types
 import typing
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 from .canonical import Writer, write
 from .sources import (
@@ -106,7 +106,7 @@ def _taken_from(
     return values
 
 
-def _is_module_of_the_user(value: Any) -> bool:
+def _is_module_of_the_user(value: Any) -> TypeGuard[types.ModuleType]:
     return isinstance(value, types.ModuleType) and is_the_users(value)
 
 

@@ -207,7 +207,9 @@ def of_photos(folder):
     """Load large photos; prints the memory before in MB, and its peak from then on."""
 
     def peak_from_now() -> int:
-        return int(re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[0]) // 1024
+        return (
+            int(re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[0]) // 1024
+        )
 
     Path("/proc/self/clear_refs").write_text("5")  # that of the imports is forgotten
     before = peak_from_now()
