@@ -120,7 +120,7 @@ def test_an_unknown_number_is_refused_with_what_there_is():
     with pytest.raises(SystemExit, match="01_pretraining"):
         book.find_notebooks(["99"])
     numbers = [path.stem[:2] for path in book.find_notebooks([])]
-    assert numbers == ["01", "02", "03", "03", "04", "05", "06", "07"]
+    assert numbers == ["01", "02", "03", "03", "04", "05", "06", "07", "07"]
     assert [p.stem for p in book.find_notebooks(["00"])] == ["00_start_here"]
 
 
