@@ -22,7 +22,7 @@ from typing import Any
 import nbformat
 import papermill
 import psutil
-from jupyter_client import KernelManager
+from jupyter_client import AsyncKernelManager, KernelManager
 from traitlets.config import Config
 
 SOURCE = Path(__file__).parent
@@ -144,6 +144,17 @@ def execute(path: Path, target: Path, on_cell: Callable[[int], None] | None = No
     )  # fmt: skip
 
 
+class PatientKernelManager(AsyncKernelManager):
+    """Tells a kernel to end without interrupting it first.
+
+    Its cells are done by then; on a busy machine it would write to stderr that it was interrupted.
+    """
+
+    async def _async_interrupt_kernel(self) -> None:
+        if not self.shutting_down:
+            await super()._async_interrupt_kernel()
+
+
 def quiet_kernels() -> Config:
     """Settings by which a kernel starts without warnings.
 
@@ -153,6 +164,7 @@ def quiet_kernels() -> Config:
     """
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
     config = Config()
+    config.NotebookClient.kernel_manager_class = PatientKernelManager
     if KernelManager.class_traits().get("transport_encryption"):
         config.KernelManager.transport_encryption = "auto"
     return config
