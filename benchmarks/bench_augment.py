@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 import torchvision.transforms.v2.functional as tv
+from peer_views import MEAN, STD, kornia_view
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
@@ -28,7 +29,6 @@ from torchvision import transforms as T
 from simlab.augment import RECIPES, Normalize, adjust_hue, two_views
 
 RESULTS = Path(__file__).parent / "results" / "augment.md"
-MEAN, STD = [0.491, 0.482, 0.447], [0.247, 0.243, 0.262]
 CORES = 2
 IMAGES = 4096
 
@@ -62,14 +62,7 @@ def by_simlab(images: Tensor, batch: int) -> Callable[[], Iterator]:
 
 
 def by_kornia(images: Tensor, batch: int) -> Callable[[], Iterator]:
-    K = kornia.augmentation
-    view = K.AugmentationSequential(
-        K.RandomResizedCrop((32, 32), scale=(0.2, 1.0)),
-        K.RandomHorizontalFlip(),
-        K.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8),
-        K.RandomGrayscale(p=0.2),
-        K.Normalize(torch.tensor(MEAN), torch.tensor(STD)),
-    )
+    view = kornia_view()
     return lambda: ((view(block / 255), view(block / 255)) for block in images.split(batch))
 
 

@@ -14,16 +14,14 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from course_tables import write_table
 
-from simlab.compute.devices import environment, resolve_device
 from simlab.config import PretrainConfig
 from simlab.data import Dataset, Images, load_data
 from simlab.evaluate import collapse_metrics, factor_scores, features, knn
 from simlab.methods import parse_method, with_method_option
-from simlab.runs import write_bytes
 from simlab.train import pretrain, resolve, untrained
 
-TABLES = Path(__file__).parent.parent / "notebooks" / "tables"
 IMAGES, EPOCHS = 3000, 6  # small enough for seconds
 COLOURS = "simsiam-cifar rotate=180 crop_min=0.4"
 METHODS = {"SimSiam": {"method": "simsiam"}, "SimCLR": {"method": "simclr"}}
@@ -152,11 +150,8 @@ def sweep(name: str, seeds: int, folder: str):
         command,
         f"data: {data.name} training images, {len(data.test)} for testing",
         str(resolve(lab_config(data), data)),
-        str(environment(resolve_device("auto"))),
     ]
-    TABLES.mkdir(exist_ok=True)
-    text = "".join(f"# {line}\n" for line in made) + table.to_csv(index=False, float_format="%.4g")
-    write_bytes(TABLES / f"collapse_{name}.csv", text.encode())
+    write_table(f"collapse_{name}", table, made)
 
 
 if __name__ == "__main__":

@@ -10,18 +10,16 @@ Writes notebooks/tables/label_budgets.csv and upright.csv; the lines that begin 
 """
 
 import argparse
-from pathlib import Path
 
 import pandas as pd
+from course_tables import write_table
 
-from simlab.compute.devices import environment, resolve_device
 from simlab.config import PretrainConfig, SupervisedConfig
 from simlab.data import Dataset, load_data
 from simlab.evaluate import Features, encode, linear_probe, raw_pixels
-from simlab.runs import Run, write_bytes
+from simlab.runs import Run
 from simlab.train import pretrain, train_supervised
 
-TABLES = Path(__file__).parent.parent / "notebooks" / "tables"
 BUDGETS = (100, 300, 1000)
 STEPS, BATCH = 1000, 50  # of every supervised run, whatever its budget
 LR, LR_ENCODER = 0.2, 0.05  # of the classifier; of a pretrained encoder
@@ -65,11 +63,8 @@ def save(name: str, rows: list[dict], seeds: int) -> None:
     made = [
         f"python benchmarks/label_budgets.py --seeds {seeds}",
         f"{STEPS} steps of {BATCH} images from scratch and fine-tuned, lr {LR}, encoder {LR_ENCODER}",
-        str(environment(resolve_device("auto"))),
     ]
-    text = "".join(f"# {line}\n" for line in made)
-    text += pd.DataFrame(rows).to_csv(index=False, float_format="%.4g")
-    write_bytes(TABLES / f"{name}.csv", text.encode())
+    write_table(name, pd.DataFrame(rows), made)
 
 
 def main() -> None:

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from peer_views import MEAN, STD, kornia_view
 from timing import Call
 from torch import Tensor
-
-MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
 
 
 @dataclass(frozen=True)
@@ -58,16 +57,8 @@ def views_and_torchvision(n: int) -> tuple[Call, Call]:
 
 
 def views_and_kornia(n: int) -> tuple[Call, Call]:
-    from kornia import augmentation as K
-
+    view = kornia_view()
     images = random_images(n)
-    view = K.AugmentationSequential(
-        K.RandomResizedCrop((32, 32), scale=(0.2, 1.0)),
-        K.RandomHorizontalFlip(),
-        K.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8),
-        K.RandomGrayscale(p=0.2),
-        K.Normalize(torch.tensor(MEAN), torch.tensor(STD)),
-    )
 
     def peers() -> list[tuple[Tensor, Tensor]]:
         return [(view(block / 255), view(block / 255)) for block in images.split(256)]

@@ -14,20 +14,20 @@ import argparse
 import math
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 import torch
+from course_tables import TABLES, write_table
 
-from simlab.compute.devices import environment, resolve_device
 from simlab.config import PretrainConfig, SupervisedConfig
 from simlab.data import Dataset, Images, load_data
 from simlab.evaluate import accuracy, effective_rank, encode, features, linear_probe
-from simlab.runs import Run, write_bytes
+from simlab.runs import Run
 from simlab.sweeps import classify
 from simlab.train import pretrain, train_supervised
 
-TABLE = Path(__file__).parent.parent / "notebooks" / "tables" / "sim_pairs.csv"
+NAME = "sim_pairs"
+TABLE = TABLES / f"{NAME}.csv"
 HELD_OUT = 2000  # training images that choose
 PROBE_LABELS = 1000
 COMMON = {"augment": "scattered", "precision": "float32", "encoder": "tiny"}
@@ -103,10 +103,7 @@ def accuracies(run: Run, data: Dataset, held_out: Images, seed: int) -> dict[str
 
 def save(rows: list[dict]) -> None:
     """Write the table with its head."""
-    head = ["python benchmarks/sim_pairs.py", str(environment(resolve_device("auto")))]
-    text = "".join(f"# {line}\n" for line in head)
-    text += pd.DataFrame(rows).to_csv(index=False, float_format="%.5g")
-    write_bytes(TABLE, text.encode())
+    write_table(NAME, pd.DataFrame(rows), ["python benchmarks/sim_pairs.py"], "%.5g")
 
 
 def main() -> None:

@@ -10,21 +10,18 @@ similarity_networks.csv (the networks' accuracies); the lines that begin with # 
 
 import argparse
 import itertools
-from pathlib import Path
 
 import pandas as pd
 import torch
+from course_tables import write_table
 from torch import nn
 
-from simlab.compute.devices import environment, resolve_device
 from simlab.config import PretrainConfig, SupervisedConfig
 from simlab.data import Dataset, load_data
 from simlab.evaluate import encode, knn_accuracy, linear_probe
-from simlab.runs import write_bytes
 from simlab.similarity import compare
 from simlab.train import pretrain, train_supervised, untrained
 
-TABLES = Path(__file__).parent.parent / "notebooks" / "tables"
 LAYERS = ["stem", "blocks.*.bn1", "blocks.?", "norm"]  # notebook 05's
 MEASURES = ["cka", "deconfounded_cka"]
 UNTRAINED = 3  # networks that learned nothing
@@ -68,10 +65,7 @@ def similarity_rows(networks: dict[tuple[str, int], nn.Module], x: torch.Tensor)
 
 def save(name: str, rows: list[dict]) -> None:
     """Write a table with its head."""
-    head = ["python benchmarks/similarity_seeds.py", str(environment(resolve_device("auto")))]
-    text = "".join(f"# {line}\n" for line in head)
-    text += pd.DataFrame(rows).to_csv(index=False, float_format="%.4f")
-    write_bytes(TABLES / f"{name}.csv", text.encode())
+    write_table(name, pd.DataFrame(rows), ["python benchmarks/similarity_seeds.py"], "%.4f")
 
 
 def main() -> None:

@@ -8,22 +8,19 @@ say how.
 """
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from course_tables import write_table
 
-from simlab.compute.devices import environment, resolve_device
 from simlab.config import PretrainConfig
 from simlab.data import Dataset, Images, load_data
 from simlab.evaluate import encode, features, knn_accuracy, raw_pixels
 from simlab.evaluate.features import Encoder
-from simlab.runs import write_bytes
 from simlab.train import pretrain, resolve, untrained
 
-TABLE = Path(__file__).parent.parent / "notebooks" / "tables" / "views_of_things.csv"
 PAIR = ("noto", "twemoji")  # both have drawn every thing
 AUGMENT = "simsiam-cifar"  # of the emoji
 TRAINING: dict[str, Any] = {
@@ -97,11 +94,8 @@ def save(rows: list[dict], seeds: int) -> None:
     head = [
         f"python benchmarks/views_of_things.py --seeds {seeds}",
         f"{TRAINING}; 10 epochs, augment {AUGMENT}; drawings by {' and '.join(PAIR)}; kNN k = {K}",
-        str(environment(resolve_device("auto"))),
     ]
-    text = "".join(f"# {line}\n" for line in head)
-    text += pd.DataFrame(rows).to_csv(index=False, float_format="%.4g")
-    write_bytes(TABLE, text.encode())
+    write_table("views_of_things", pd.DataFrame(rows), head)
 
 
 def main() -> None:

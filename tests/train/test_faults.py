@@ -217,6 +217,14 @@ def of_photos(folder):
     print(before, peak_from_now(), len(images.train))
 
 
+def printed_by_this_file(flag, folder):
+    """The three numbers that this file prints last when it is run in a process of its own."""
+    command = [sys.executable, __file__, flag, str(folder)]
+    out = subprocess.run(command, text=True, capture_output=True, env=PYTHON)
+    assert out.returncode == 0, out.stderr
+    return map(int, out.stdout.split()[-3:])
+
+
 @pytest.mark.slow
 def test_large_photos_are_loaded_in_little_memory(tmp_path):
     """A photo takes 36 MB when it is decoded whole, and four or more are read at once."""
@@ -226,12 +234,7 @@ def test_large_photos_are_loaded_in_little_memory(tmp_path):
     small.resize((4000, 3000), Image.Resampling.BICUBIC).save(photos / "0.jpg")
     for i in range(1, 200):
         os.link(photos / "0.jpg", photos / f"{i}.jpg")
-    out = subprocess.run(
-        [sys.executable, __file__, "--photos", str(tmp_path)], text=True, capture_output=True,
-        env=PYTHON,
-    )  # fmt: skip
-    assert out.returncode == 0, out.stderr
-    before, after, number = map(int, out.stdout.split()[-3:])
+    before, after, number = printed_by_this_file("--photos", tmp_path)
     print(f"{after - before} MB of memory")
     assert number == 160 and after - before < 36
 
@@ -256,12 +259,7 @@ def test_a_folder_larger_than_the_memory_limit_is_trained_on_within_it(tmp_path)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)).save(first)
     for i in range(1, 9000):
         os.link(first, first.with_name(f"{i}.jpg"))
-    out = subprocess.run(
-        [sys.executable, __file__, "--streamed", str(tmp_path)], text=True, capture_output=True,
-        env=PYTHON,
-    )  # fmt: skip
-    assert out.returncode == 0, out.stderr
-    before, after, decoded = map(int, out.stdout.split()[-3:])
+    before, after, decoded = printed_by_this_file("--streamed", tmp_path)
     print(f"{decoded} MB of images, {after - before} MB of memory")
     # the sample for mean and std takes 2,000 images, 94 MB; the whole set 421 MB
     assert after - before < decoded // 2
