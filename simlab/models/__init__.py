@@ -4,7 +4,13 @@ Read `encoders` first, then `heads`; `vit` is the transformer, `custom` is about
 user's, `frozen` about parts that are not trained.
 """
 
-from .custom import check_module, check_self_reference, copy_module, repeats_grey
+from .custom import (
+    check_module,
+    check_self_reference,
+    copy_module,
+    hooks_on_gradients,
+    repeats_grey,
+)
 from .encoders import ENCODERS, SMALL_IMAGE, TINY_IMAGE, TinyResNet, build_encoder
 from .frozen import keep_frozen
 from .heads import HeadNorm, build_mlp, build_predictor, build_projector
@@ -24,6 +30,7 @@ __all__ = [
     "check_module",
     "check_self_reference",
     "copy_module",
+    "hooks_on_gradients",
     "keep_frozen",
     "repeats_grey",
 ]

@@ -10,7 +10,7 @@ import dis
 import functools
 import types
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -19,6 +19,11 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from simlab.compute import distributed
 
+# by the attribute that holds a weight's hooks on its gradient, what registers one
+REGISTER: dict[str, Callable[[Tensor, Any], object]] = {
+    "_backward_hooks": Tensor.register_hook,
+    "_post_accumulate_grad_hooks": Tensor.register_post_accumulate_grad_hook,
+}
 PASSES_ON = (nn.Identity, nn.Dropout)  # what such a layer gives, the one before it has made
 
 # ------------------------------------------------------------------------------ what it must not be
@@ -140,16 +145,17 @@ def copy_module(module: nn.Module) -> nn.Module:
     """A copy of a module; hooks on its weights' gradients, which copy.deepcopy drops, are kept."""
     copied = copy.deepcopy(module)
     for weight, twin in zip(module.parameters(), copied.parameters(), strict=True):
-        for hook in _hooks_of(weight, "_backward_hooks"):
-            twin.register_hook(hook)
-        for hook in _hooks_of(weight, "_post_accumulate_grad_hooks"):
-            twin.register_post_accumulate_grad_hook(hook)
+        for kind, hook in hooks_on_gradients(weight):
+            REGISTER[kind](twin, hook)
     return copied
 
 
-def _hooks_of(weight: Tensor, kind: str) -> list[Any]:
-    hooks = getattr(weight, kind) or {}
-    return list(hooks.values())
+def hooks_on_gradients(weight: Tensor) -> Iterator[tuple[str, Any]]:
+    """The hooks on a weight's gradient, each with the attribute that holds it."""
+    for kind in REGISTER:
+        hooks = getattr(weight, kind) or {}
+        for hook in hooks.values():
+            yield kind, hook
 
 
 def _kept_activations(module: nn.Module) -> Iterator[str]:

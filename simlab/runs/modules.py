@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
+from simlab.models import hooks_on_gradients
+
 from . import code  # noqa: F401  # which adds functions and classes to `write`
 from .canonical import IGNORED_ATTRIBUTES, Writer, write
 
@@ -33,7 +35,6 @@ HOOKS = (
     "_load_state_dict_pre_hooks",
     "_load_state_dict_post_hooks",
 )
-HOOKS_ON_GRADIENTS = ("_backward_hooks", "_post_accumulate_grad_hooks")  # of a weight
 HOOK_OPTIONS = (
     "_forward_pre_hooks_with_kwargs",
     "_forward_hooks_with_kwargs",
@@ -70,7 +71,9 @@ def _(value: Tensor, out: Writer) -> None:
     if isinstance(value, nn.Parameter):
         out.text("parameter", out.structure or value.requires_grad)
         if not out.structure:
-            _write_hooks_on_gradients(value, out)
+            for kind, hook in hooks_on_gradients(value):
+                out.text(kind)
+                out.value(hook, "hook")
     if is_lazy(value):
         out.text("without a shape", value.dtype)
         return
@@ -140,14 +143,6 @@ def _(value: nn.Module, out: Writer) -> None:
     out.values(_plain_attributes(value))
     for name, child in value._modules.items():
         out.value(child, name)
-
-
-def _write_hooks_on_gradients(weight: Tensor, out: Writer) -> None:
-    for kind in HOOKS_ON_GRADIENTS:
-        hooks = getattr(weight, kind) or {}
-        for hook in hooks.values():
-            out.text(kind)
-            out.value(hook, "hook")
 
 
 def _write_hooks(module: nn.Module, out: Writer) -> None:
