@@ -94,7 +94,9 @@ def test_nbgrader_finds_answers_and_checks_in_the_student_edition(assignment):
         graded = [c.metadata["nbgrader"] for c in notebook.cells if "nbgrader" in c.metadata]
         points = [entry for entry in graded if entry["grade"]]
         answers = [entry for entry in graded if entry["solution"]]
-        assert len(points) >= 2 and all(entry["points"] == 1 for entry in points)
+        source = (ROOT / "notebooks" / "exercises" / path.name).read_text(encoding="utf-8")
+        exercises = re.findall(r"· \d+ minutes\*", source)
+        assert len(points) == len(exercises) and all(entry["points"] == 1 for entry in points)
         assert answers and len({entry["grade_id"] for entry in graded}) == len(graded)
 
 
