@@ -79,7 +79,7 @@ MEASURES = {
 }
 
 
-def coverage_of_set(measure, seeds, jackknifed):
+def coverage_of_set(measure, seeds, jackknifed, correlation):
     """For each set of samples: does its interval hold the truth, how wide is it; and the truth."""
     truth = np.mean([measure(*draw(seed)) for seed in range(10**6, 10**6 + TRUTH_DRAWS)])
     hits = []
@@ -93,7 +93,7 @@ def coverage_of_set(measure, seeds, jackknifed):
         cuts = random_halves(SAMPLES, RESAMPLES // 2, seed)
         halves = [[measure(x[half], y[half]) for half in cut] for cut in cuts]
         value = np.array(measure(x, y))
-        low, high = interval_of(value, without, np.array(halves))
+        low, high = interval_of(value, without, np.array(halves), is_correlation=correlation)
         hits.append(low <= truth <= high)
         widths.append(high - low)
     return hits, widths, truth
@@ -159,8 +159,8 @@ def main():
         if measure not in asked_for:
             continue
         began = time.perf_counter()
-        jackknifed = s.MEASURES[measure].jackknifed
-        found = coverage_of_set(MEASURES[name], seeds, jackknifed)
+        kind = s.MEASURES[measure]
+        found = coverage_of_set(MEASURES[name], seeds, kind.jackknifed, kind.correlation)
         lines.append(row(name, f"{SAMPLES}, resamples={RESAMPLES}", *found))
         print(lines[-1], f"{time.perf_counter() - began:.0f} s", flush=True)
     for batches, size in BATCHES if "cka" in asked_for else ():

@@ -216,6 +216,7 @@ def _info(plan: Plan, passes: Passes, entries: Entries, sums: KernelSums) -> Inf
         inputs=entries.inputs,
         kinds={name: measure.kind for name, measure in plan.measures.items()},
         limits={name: measure.limits for name, measure in plan.measures.items()},
+        correlations=[name for name, measure in plan.measures.items() if measure.correlation],
         options={name: dict(keywords) for name, keywords in plan.options.items()},
         across=across,
         sigma=sigma,

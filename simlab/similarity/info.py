@@ -1,6 +1,6 @@
 """What is recorded beside the values: the layers, and how the comparison was made."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -50,6 +50,7 @@ class Info:
         confounder: what was regressed out; None without deconfounded_cka.
         residual_by_batch: whether that was done to each batch's Grams, or to the sums.
         inputs: how the models were called, and what of a batch they did not see.
+        correlations: measures whose intervals are made on Fisher's scale.
     """
 
     samples: int
@@ -67,3 +68,4 @@ class Info:
     confounder: str | None
     residual_by_batch: bool
     inputs: str = ""  # unknown: of a file of an older version
+    correlations: list[str] = field(default_factory=list)

@@ -19,6 +19,10 @@ folds are drawn anew. Intervals of such measures rest on the halves alone, which
 sets of n/2 samples: half their mean squared difference estimates the variance at n/2 samples, and
 half of that the variance at n, as it falls with 1/n for them (subsampling: Politis & Romano 1994).
 
+A correlation varies the less the higher it is, and that of half the samples is lower where a model
+was fitted to them. Its variance is therefore estimated on the scale artanh r, on which it hardly
+depends on r, and the interval's ends are brought back (Fisher 1915).
+
 The true value that an interval is for is the mean of the measure over all sets of as many samples.
 Several measures depend on this number (mutual kNN, CCA, all biased ones); an interval does not take
 that away.
@@ -107,11 +111,19 @@ def halving_variance(halves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return variance, np.full_like(variance, len(halves))
 
 
+def fisher(correlation: np.ndarray) -> np.ndarray:
+    """Fisher's scale, artanh r, on which a perfect correlation is far away and not infinite."""
+    most = 1 - 1e-12
+    scaled: np.ndarray = np.arctanh(np.clip(correlation, -most, most))
+    return scaled
+
+
 def interval_of(
     value: np.ndarray,
     without: np.ndarray | None,
     halves: np.ndarray | None = None,
     level: float = 0.95,
+    is_correlation: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Make an interval around a value of all samples, from values of parts of them.
 
@@ -121,6 +133,7 @@ def interval_of(
             that is not `jackknifed`.
         halves: of both halves of R cuts [R, 2, ...]; None of groups that are batches.
         level: how often such intervals are to hold the true value.
+        is_correlation: whether the variance is estimated on Fisher's scale.
 
     Returns:
         The lower and the upper ends, [...] each; NaN where one of the values is.
@@ -132,10 +145,16 @@ def interval_of(
 
     if not 0 < level < 1:
         raise ValueError(f"level={level}: expected a share between 0 and 1, such as 0.95")
+    if is_correlation:
+        value = fisher(value)
+        without = None if without is None else fisher(without)
+        halves = None if halves is None else fisher(halves)
     if without is not None:
         variance, degrees = jackknife_variance(without, halves)
     else:
         assert halves is not None
         variance, degrees = halving_variance(halves)
     half_width = stdtrit(degrees, (1 + level) / 2) * np.sqrt(variance)
+    if is_correlation:
+        return np.tanh(value - half_width), np.tanh(value + half_width)
     return value - half_width, value + half_width

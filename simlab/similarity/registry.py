@@ -61,6 +61,7 @@ class Measure:
         cosine: whether matrices of samples are divided by their norms.
         jackknifed: whether intervals come from leaving samples out; else from halves of them alone,
             see `intervals`.
+        correlation: whether intervals are made on Fisher's scale, see `intervals`.
     """
 
     function: MeasureFunction | None = None
@@ -77,6 +78,7 @@ class Measure:
     logits: bool = False
     cosine: bool = True
     jackknifed: bool = True
+    correlation: bool = False
 
     def __post_init__(self) -> None:
         one_of(self.kind, KINDS, "kind")
@@ -155,6 +157,7 @@ MEASURES: dict[str, Measure] = {
         pair=predictivity_pearson,
         features=True,
         jackknifed=False,
+        correlation=True,
     ),
     # Spearman's correlation of the distances between samples (Kriegeskorte 2008)
     "rsa": Measure(kind="similarity", limits=(0, 1), sample_matrix=comparison_matrix),

@@ -151,7 +151,8 @@ class Result:
         if measure not in self.halves:
             sums = sums_without_each(self.group_sums[measure])
             without = np.stack([self.values_from_sums(measure, rest) for rest in sums])
-        low, high = interval_of(value, without, self.halves.get(measure), level)
+        is_correlation = measure in self.info.correlations
+        low, high = interval_of(value, without, self.halves.get(measure), level, is_correlation)
         ends = self.info.limits[measure]
         if ends is not None and self.info.kinds[measure] != "measure":
             high = np.minimum(high, ends[1])

@@ -203,6 +203,29 @@ def test_of_nearest_neighbours_halves_tell_the_variance_and_leaving_out_overstat
     assert np.mean(jackknifed) > 1.2 * np.mean(halved)
 
 
+def test_a_correlations_interval_is_fishers_and_ends_below_one():
+    halves = np.array([[0.90, 0.94], [0.95, 0.89], [0.91, 0.93], [0.96, 0.90]])
+    value = np.array(0.93)
+    low, high = interval_of(value, None, halves, is_correlation=True)
+    plain_low, plain_high = interval_of(np.arctanh(value), None, np.arctanh(halves))
+    assert (low, high) == pytest.approx((np.tanh(plain_low), np.tanh(plain_high)))
+    assert high < 1 and value - low > high - value
+    low, high = interval_of(np.array(1.0), None, np.ones((4, 2)), is_correlation=True)
+    assert low == pytest.approx(1) and high == pytest.approx(1)
+
+
+def test_the_correlation_of_a_prediction_has_fishers_interval_and_keeps_it_in_a_file(tmp_path):
+    x, y = related(n=60)
+    result = compare_pair(x, y, "predictivity_pearson", resamples=10)
+    name = "predictivity_pearson"
+    expected = interval_of(result.values[name], None, result.halves[name], is_correlation=True)
+    low, high = result.interval("a", "b")
+    assert low.item() == pytest.approx(expected[0][0, 1])
+    assert high.item() == pytest.approx(min(1, expected[1][0, 1]))
+    result.save(tmp_path / "result.npz")
+    assert np.array_equal(type(result).load(tmp_path / "result.npz").interval("a", "b")[0], low)
+
+
 def draw(seed, n=60):
     x = normal(n, 6, seed=seed)
     return x, x @ normal(6, 5, seed=1) + normal(n, 5, seed=9000 + seed)

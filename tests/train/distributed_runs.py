@@ -21,6 +21,7 @@ from simlab.data.folders import load_folder
 from simlab.methods.simclr import nt_xent
 from simlab.methods.simsiam import SimSiamModule
 from simlab.train import loading, pretrain, train_supervised
+from simlab.train.custom import Parts
 
 ROOT = Path(__file__).parents[2]
 WORK = str(ROOT / "tests" / "train" / "distributed_runs.py")  # to be run as a script
@@ -135,6 +136,18 @@ def loaded(folder):
     return found
 
 
+def count_digests():
+    """A list that grows with each training whose identity this process digests itself."""
+    digests, digested = Parts.digests, []
+
+    def noted(self, *arguments):
+        digested.append(self)
+        return digests(self, *arguments)
+
+    Parts.digests = noted
+    return digested
+
+
 def worker(folder, names=(*PRETRAINING, "supervised")):
     distributed.start()
     rank, own, found = distributed.rank(), distributed.rows(12), {}
@@ -144,10 +157,12 @@ def worker(folder, names=(*PRETRAINING, "supervised")):
     z = [torch.arange(36.0).view(12, 3).sin()[own].requires_grad_() for _ in range(2)]
     nt_xent(distributed.gather(z[0]), distributed.gather(z[1].cos())).backward()
     found["gathered"] = [part.grad for part in z]
+    digested = count_digests()
     for name in names:
         run = train(name, folder)
         found[f"encoder {name}"] = run.encoder.state_dict()
         found[f"read-only {name}"] = run.read_only
+    found["trainings"], found["digests"] = len(names), len(digested)
     found["streamed"] = loaded(folder)
     if distributed.world() == 2:
         states = twins.twin_states(folder)

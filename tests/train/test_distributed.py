@@ -223,6 +223,13 @@ def test_of_a_folder_larger_than_memory_the_first_process_alone_reads_the_header
 
 
 @pytest.mark.distributed
+def test_the_first_process_alone_digests_what_a_run_is_made_of(several):
+    found, _ = several
+    trainings = found[0]["trainings"]
+    assert [own["digests"] for own in found] == [trainings, *[0] * (len(found) - 1)]
+
+
+@pytest.mark.distributed
 def test_the_first_process_alone_writes(several):
     found, folder = several
     assert [own["read-only simsiam"] for own in found] == [False, *[True] * (len(found) - 1)]
