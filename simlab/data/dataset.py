@@ -8,7 +8,7 @@ import torch
 
 from simlab.augment import Normalize
 
-from .images import DIGEST_LENGTH, Images, shape_text
+from .images import DIGEST_LENGTH, Images, NormalizedBatches, shape_text
 from .pixels import Fit, Range
 from .preview import dataset_html
 
@@ -75,6 +75,10 @@ class Dataset:
         if self.unlabeled is not None:
             splits["unlabeled"] = self.unlabeled
         return splits
+
+    def normalized_batches(self, batch_size: int) -> NormalizedBatches:
+        """The test images in order as a model takes them: float batches [n, C, H, W]."""
+        return self.test.normalized_batches(batch_size)
 
     def digest(self) -> str:
         """SHA-256 of all splits, and of a normalisation that is not the images' own."""

@@ -166,8 +166,11 @@ def sources_of(data: Data, models: int, batch_size: int) -> list[Iterable[Any]]:
     """Make one iterable of batches, or one for each model if `data` is a tuple of that length.
 
     A tensor, array or table is cut into batches, and so is a mapping of these; a tuple (images,
-    labels [N]) is one labelled dataset.
+    labels [N]) is one labelled dataset. What has `normalized_batches(batch_size)`, as simlab's
+    datasets have, gives them itself.
     """
+    if hasattr(data, "normalized_batches"):
+        return [data.normalized_batches(batch_size)]
     data = as_tensor(data)
     refuse_sparse(data)
     if isinstance(data, Tensor):
@@ -184,12 +187,7 @@ def sources_of(data: Data, models: int, batch_size: int) -> list[Iterable[Any]]:
                 f"{models} models, or one loader for all; the inputs of one model are given as "
                 "TensorDataset(*tensors) and inputs=[0, 1], or as {name: tensor}"
             )
-        if all(entry is data[0] for entry in data):  # one stream: then it may shuffle
-            return sources_of(data[0], 1, batch_size)
-        sources = []
-        for entry in data:
-            sources += sources_of(entry, 1, batch_size)
-        return sources
+        return _sources_of_each(data, batch_size)
     if isinstance(data, Dataset) or (isinstance(data, list) and _is_sample(data[:1])):
         dataset: Any = data  # a list has all that a loader asks of a dataset
         return [DataLoader(dataset, batch_size)]
@@ -199,6 +197,16 @@ def sources_of(data: Data, models: int, batch_size: int) -> list[Iterable[Any]]:
             f"batches or a tuple with one of these per model, got {type(data).__name__}"
         )
     return [data]
+
+
+def _sources_of_each(data: tuple[Any, ...], batch_size: int) -> list[Iterable[Any]]:
+    """One iterable for each entry; a single one if all are the same, which may then shuffle."""
+    if all(entry is data[0] for entry in data):
+        return sources_of(data[0], 1, batch_size)
+    sources = []
+    for entry in data:
+        sources += sources_of(entry, 1, batch_size)
+    return sources
 
 
 def _cut(data: Mapping[str, Any], batch_size: int) -> list[dict[str, Any]]:

@@ -64,8 +64,9 @@ def compare(
             {layer: one of these}, or the path of an .npz file of layers.
         data: images [N, C, H, W] (float, as the models expect them), a DataLoader, a Dataset or any
             iterable of batches: X, (X, labels, ...), or a mapping, which is given to the models by
-            name (but for labels); or a tuple with one of these for each model. Floats are converted
-            to the type of a model's parameters. None where all features are stored.
+            name (but for labels); a dataset of simlab's, of which the test images are taken, or one
+            of its splits, both normalised; or a tuple with one of these for each model. Floats are
+            converted to the type of a model's parameters. None where all features are stored.
         layers: see `select_layers`; or {model's name: layers}.
         measures: names from `MEASURES`, functions f(X, Y) of two centred feature matrices, or
             Measure(f, name=..., kind="distance", limits=..., symmetric=...) to say more of one.

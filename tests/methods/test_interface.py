@@ -54,11 +54,21 @@ def outcome(run):
     return rows, state["network"]
 
 
+class Alone(dict):
+    """One process' runs by their names, each trained when it is first asked for."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = folder
+
+    def __missing__(self, name):
+        self[name] = train(name, self.folder)
+        return self[name]
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """One process' runs."""
-    folder = tmp_path_factory.mktemp("alone")
-    return {name: train(name, folder) for name in RUNS}
+    return Alone(tmp_path_factory.mktemp("alone"))
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -66,7 +76,7 @@ def test_it_trains_is_stored_and_is_loaded_again(name, alone):
     run = alone[name]
     assert run.finished and len(run.history) == 3
     assert {"loss", "std_ratio", "knn"} <= set(run.history)
-    again = train(name, run.folder.parent)
+    again = train(name, alone.folder)
     assert again.folder == run.folder
     log = (run.folder / "train.log").read_text()
     assert log.count("starts with") == 1
@@ -132,7 +142,8 @@ def run_in(folder, one):
 @pytest.mark.distributed
 def test_two_processes_train_as_one(alone, together):
     far = {}
-    for name, one in alone.items():
+    for name in RUNS:
+        one = alone[name]
         two = run_in(together / "ours", one)
         for column in ("loss", "std_ratio"):
             values = one.history[column].to_numpy()
@@ -188,7 +199,7 @@ def test_two_processes_with_torchs_exchange_resume_in_the_same_bits(alone, toget
 def test_what_has_no_gradient_stays_as_it_was(alone, together):
     """Weight decay included: of a layer that is left out, and of a frozen encoder."""
     spare = SpareLayer().state_dict()
-    for folder in (alone["byol"].folder.parent, together / "ours", together / "ddp"):
+    for folder in (alone.folder, together / "ours", together / "ddp"):
         one = alone["simsiam, a layer unused"]
         weights = type(one)(folder / one.folder.name, {}).load_encoder_state()
         assert torch.equal(weights["spare.weight"], spare["spare.weight"])
@@ -282,6 +293,7 @@ def test_each_term_and_its_gradient_are_measured_at_every_checkpoint(alone):
     assert row.gradient == pytest.approx(sum(lengths) / 2, rel=1e-3)
 
 
+@pytest.mark.long
 def test_a_teacher_is_evaluated_beside_its_student(alone):
     for name in FAMILY:
         row = alone[name].history.iloc[-1]
@@ -303,7 +315,7 @@ def test_the_teacher_follows_after_each_step_and_never_learns(monkeypatch, alone
         after_step(self, progress)
 
     monkeypatch.setattr(BYOLModule, "after_step", spy)
-    train("byol in parts", alone["byol"].folder.parent, fresh=True)
+    train("byol in parts", alone.folder, fresh=True)
     steps = 3 * 3  # and not twice as many: a batch of two parts is one step
     assert calls == [pytest.approx((i + 1) / steps) for i in range(steps)]
 

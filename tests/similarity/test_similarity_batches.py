@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from small_models import A, B, X, small
 from torch.utils.data import DataLoader, TensorDataset
 
+from simlab.data import Images, from_arrays
 from simlab.similarity import compare
 from simlab.similarity.batches import Batches
 
@@ -200,3 +201,17 @@ def test_the_check_of_the_order_can_be_switched_off():
     assert result.info.correspondence == "not checked: check_order=False"
     shuffled = tuple(loader(X, shuffle=True) for _ in range(2))
     compare([A, B], shuffled, check_order=False)
+
+
+def test_a_dataset_of_simlabs_gives_its_normalised_test_images():
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (60, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    data = from_arrays(pixels[:36], torch.arange(36) % 2, pixels[36:], torch.arange(24) % 2)
+    models = {"a": small(1), "b": small(2)}
+    expected = compare(models, data.normalize(pixels[36:]), batch_size=8)
+    for source in (data, data.test):
+        result = compare(models, source, batch_size=8)
+        assert result.info.samples == 24 and result.info.batches == 3
+        assert np.array_equal(result.values["cka"], expected.values["cka"])
+    with pytest.raises(ValueError, match="images without a normalisation"):
+        compare(models, Images(pixels, torch.zeros(60, dtype=torch.long), ("one",)))
