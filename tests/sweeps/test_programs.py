@@ -230,18 +230,20 @@ def test_a_sweep_of_pretrain_trains_and_becomes_a_table_and_a_page(workplace, ca
     assert "out: knn against accumulate" in page and "1 of 2 points are done" in page
 
 
-def slurm_is_here() -> bool:
+@pytest.fixture
+def slurm() -> None:
+    """Skip the test where no Slurm answers."""
     try:
-        return not subprocess.run(["sinfo"], capture_output=True, timeout=20).returncode
-    except OSError:
-        return False
+        is_here = not subprocess.run(["sinfo"], capture_output=True, timeout=20).returncode
+    except (OSError, subprocess.TimeoutExpired):
+        is_here = False
+    if not is_here:
+        pytest.skip("no Slurm answers here: docs/cluster.md sets one up")
 
 
 @pytest.mark.slow
 @pytest.mark.distributed
-@pytest.mark.skipif(
-    not slurm_is_here(), reason="no Slurm answers here: docs/cluster.md sets one up"
-)
+@pytest.mark.usefixtures("slurm")
 def test_a_slurm_array_runs_a_real_sweep_to_its_table(workplace, capsys):
     out = workplace / "a sweep"
     command = ["sweep", "pretrain", *TINY, "accumulate=1,7", "--out", str(out)]
@@ -272,9 +274,7 @@ def test_two_dask_workers_run_a_real_sweep_to_its_table(workplace):
 
 @pytest.mark.slow
 @pytest.mark.distributed
-@pytest.mark.skipif(
-    not slurm_is_here(), reason="no Slurm answers here: docs/cluster.md sets one up"
-)
+@pytest.mark.usefixtures("slurm")
 def test_dask_workers_that_are_jobs_of_slurm_run_a_real_sweep(workplace):
     """The lines of docs/cluster.md, on a node that has neither that queue nor as much memory."""
     pytest.importorskip("dask_jobqueue")
