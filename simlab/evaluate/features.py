@@ -15,12 +15,16 @@ from simlab.models import repeats_grey
 
 Encoder = Callable[[Tensor], Tensor]  # images [N, C, H, W] -> features [N, D]
 
+MOST_IMAGES = 512  # at once,
+SMALL_SIZE = 48  # of up to so many pixels a side;
+MOST_PIXELS = 2**19  # in a batch of larger ones, counted in each channel
+
 
 @torch.no_grad()
 def features(
     encoder: Encoder,
     images: Images,
-    batch_size: int = 512,
+    batch_size: int = 0,
     normalize: Callable[[Tensor], Tensor] | None = None,
     only: Tensor | None = None,
 ) -> Tensor:
@@ -30,7 +34,7 @@ def features(
         encoder: A module or a function. A module is put into evaluation mode for the time; each of
             its parts gets back its own mode afterwards.
         images: One split of a dataset.
-        batch_size: Number of images at once.
+        batch_size: Number of images at once; 0: that of `images_at_once`.
         normalize: What makes the encoder's input of uint8 images; None: the images' normalisation.
         only: Indices [M] of some of the images, instead of all.
 
@@ -46,11 +50,23 @@ def features(
             "images without a normalisation: take a Dataset's split, or give normalize="
         )
     order = torch.arange(len(images)) if only is None else only
+    batch_size = batch_size or images_at_once(images.size)
     with _evaluation_mode(encoder), _taking_grey(encoder, images, normalize):
         batches = []
         for _, batch in images.batches(order, batch_size):
             batches.append(encoder(normalize(batch)).float())  # [n, D]
     return torch.cat(batches)
+
+
+def images_at_once(size: int) -> int:
+    """Number of images of this side, in pixels, that an encoder gets at once.
+
+    512 up to 48 pixels; of larger ones as many as have half a million pixels: a ResNet-18 needs
+    then some 400 MB for what its first layers compute, and not gigabytes.
+    """
+    if size <= SMALL_SIZE:
+        return MOST_IMAGES
+    return max(1, MOST_PIXELS // size**2)
 
 
 @contextlib.contextmanager

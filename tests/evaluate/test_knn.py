@@ -24,6 +24,25 @@ def problem(n=60, m=25, d=6, classes=4, seed=0):
     return x[:n], labels[:n], x[n:], labels[n:]
 
 
+@pytest.mark.parametrize("size, batches", [(32, [300]), (48, [300]), (64, [128, 128, 44])])
+def test_large_images_are_encoded_in_smaller_batches(size, batches):
+    """512 of 64 x 64 pixels would take gigabytes in the first layers of a ResNet-18."""
+    images = torch.zeros(300, 1, size, size, dtype=torch.uint8)
+    images[:, :, 0, 0] = torch.arange(300)[:, None] % 256
+    split = from_arrays(images, None, images[:4]).train
+    sizes = []
+
+    def encoder(x):
+        sizes.append(len(x))
+        return x[:, 0, 0, :1]
+
+    assert len(features(encoder, split)) == 300
+    assert sizes == batches
+    sizes.clear()
+    features(encoder, split, batch_size=100)
+    assert sizes == [100, 100, 100]
+
+
 def naive(bank, labels, queries, k, temperature, classes):
     """The definition, one query and one neighbour at a time, in float64."""
     bank, queries, labels = bank.double().numpy(), queries.double().numpy(), labels.numpy()
