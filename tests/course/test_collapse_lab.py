@@ -1,5 +1,6 @@
 """The collapse lab measures what it says: z by batch statistics, and every setting once."""
 
+import pandas as pd
 import pytest
 import torch
 
@@ -53,3 +54,11 @@ def test_the_rank_finds_collapse_and_does_not_rank_features():
     assert len(sound) > 8
     assert settings["rank"].corr(settings["knn"], "spearman") > 0.3
     assert sound["rank"].corr(sound["knn"], "spearman") < 0.3
+
+
+def test_the_untrained_encoder_is_a_line_in_the_panel_of_accuracy_alone():
+    history = pd.DataFrame({"epoch": [1, 2], "std": [0.9, 0.8], "rank": [3, 4], "knn": [0.4, 0.5]})
+    measures = {"std": "std", "rank": "rank", "knn": "accuracy"}
+    for untrained, lines in ((0.3, [1, 1, 2]), (None, [1, 1, 1])):
+        figure = collapse.over_epochs({"SimSiam": history}, untrained, measures)
+        assert [len(ax.lines) for ax in figure.axes] == lines

@@ -63,6 +63,15 @@ def test_a_run_looks_the_same_in_every_figure():
     assert style.BLUE in {one.get_color() for one in line}
 
 
+def test_accuracy_over_labels_has_a_tick_at_each_number_of_labels():
+    rows = [("SimSiam", labels, 0.1 * seed) for labels in (100, 300, 1000) for seed in range(3)]
+    ax = figures.budget_curves(pd.DataFrame(rows, columns=["encoder", "labels", "accuracy"])).axes[
+        0
+    ]
+    assert ax.get_xticks().tolist() == [100, 300, 1000]
+    assert ax.get_xticks(minor=True).tolist() == []
+
+
 def test_names_without_a_look_get_different_ones_that_nobody_else_has():
     looks = style.looks_of(["SimSiam", "mine", "yours", "SimCLR"])
     assert looks["SimSiam"] == style.look_of("SimSiam")

@@ -16,6 +16,7 @@ from simlab.evaluate import (
     raw_pixels,
     stratified,
 )
+from simlab.train.monitor import SupervisedTraining
 
 PROTOCOLS = ["kNN", "probe", "probe by sgd"]
 
@@ -207,3 +208,12 @@ def test_a_probe_takes_a_fraction():
     x = torch.eye(3)[labels]
     probe = linear_probe(Features(x, labels, x, labels), labels=0.2)
     assert probe.labels == 45 and probe.accuracy == pytest.approx(1)
+
+
+def test_supervised_training_says_which_test_images_it_leaves_out():
+    labels = torch.arange(40) % 2
+    whole = small_data(labels, labels[:20], ("ant", "bee"))
+    assert SupervisedTraining(3, whole).remark() == ""
+    test_labels = torch.where(torch.arange(20) < 5, -1, labels[:20])
+    remark = SupervisedTraining(3, small_data(labels, test_labels, ("ant", "bee"))).remark()
+    assert "5 of 20 test images" in remark

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from simlab._checks import descriptions
 from simlab.methods import (
     METHODS,
+    Method,
     SimCLR,
     SimSiam,
     describe_method,
@@ -126,3 +127,27 @@ def test_the_readme_lists_every_method_with_its_idea_paper_and_file():
         assert entry.summary in row and f"]({file})" in row
         number = re.search(r"arxiv.org/abs/([\d.]+)\)", row)[1]
         assert number in describe_method(name)
+
+
+def test_a_name_that_is_not_there_is_refused_with_the_nearest_one():
+    from simlab import methods
+
+    assert not hasattr(methods, "nothing")
+    with pytest.raises(
+        AttributeError, match=r"'simlab.methods' .*'SimSam'.*did you mean 'SimSiam'"
+    ):
+        _ = methods.SimSam
+
+
+def test_the_axis_of_a_loss_says_its_lower_bound_where_there_is_one():
+    class Bounded(Method):
+        loss_label = "distance"
+
+        def lowest_loss(self, images):
+            return -1.0 / images
+
+    class Unbounded(Method):
+        loss_label = "energy"
+
+    assert Bounded().loss_axis(4) == "distance (at least -0.25)"
+    assert Unbounded().loss_axis(4) == "energy"

@@ -233,6 +233,24 @@ def test_a_decorated_function_of_a_library_is_the_users():
     assert len(plain) == 3
 
 
+def test_a_class_that_an_installed_function_makes_is_known_by_its_code(tmp_path, monkeypatch):
+    """By its name and the package's version two of them would be one."""
+    source = """
+def make(power):
+    class Power:
+        def __call__(self, x):
+            return x ** power
+    return Power
+"""
+    (tmp_path / "site-packages").mkdir()
+    (tmp_path / "site-packages" / "maker.py").write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path / "site-packages"))
+    maker = importlib.import_module("maker")
+    squares, same, cubes = maker.make(2), maker.make(2), maker.make(3)
+    assert object_digest(squares(), "f") == object_digest(same(), "f")
+    assert object_digest(squares(), "f") != object_digest(cubes(), "f")
+
+
 class Point:
     digest_ignores = ("calls",)
 

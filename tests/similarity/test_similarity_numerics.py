@@ -32,6 +32,7 @@ from simlab.similarity import (
 )
 from simlab.similarity.distances import pair_distances
 from simlab.similarity.nulls import permuted_products
+from simlab.similarity.representation import normalised_rows
 
 ROWS = torch.randn(48, 8, generator=torch.Generator().manual_seed(0))
 CONFOUNDER = torch.randn(48, 2, generator=torch.Generator().manual_seed(1))
@@ -275,6 +276,13 @@ def test_rsa_of_directions_keeps_the_ties_of_whole_numbers(name, metric):
     for order in (np.arange(len(x)), np.arange(len(x))[::-1]):
         value = rsa_similarity(x[order], y[order], metric=metric)
         assert value == pytest.approx(spearman(x, y, metric), abs=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-20, 0.1, 1e20])
+def test_a_row_that_is_constant_but_for_rounding_has_no_direction(scale):
+    last_bits = 1 + torch.finfo(torch.float32).eps * (torch.arange(300) % 2)
+    rows = scale * torch.stack([last_bits, torch.ones(300), 100 + torch.arange(300.0).sin()])
+    assert normalised_rows(rows, "correlation").norm(dim=1).tolist() == pytest.approx([0, 0, 1])
 
 
 def test_rsa_of_a_gram_of_tied_distances_keeps_the_ties():

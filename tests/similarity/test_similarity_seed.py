@@ -249,5 +249,8 @@ def test_the_figure_is_saved_under_its_title_and_leaves_the_style_alone(tmp_path
     )
     assert (tmp_path / "new" / "My_title.png").stat().st_size > 1000
     assert dict(mpl.rcParams) == before
-    assert ax.get_xlabel() == "x" and ax.images[0].get_cmap().name == "viridis"
+    assert ax.get_xlabel() == "x" and ax.get_ylabel() == "y"
+    assert ax.images[0].get_cmap().name == "viridis"
+    usual = cka.plot_similarity()
+    assert usual.get_xlabel() == b.model_name and usual.get_ylabel() == a.model_name
     assert [t.get_text() for t in ax.get_xticklabels()] == ["0", "4"]
