@@ -8,7 +8,8 @@ import torch
 
 from simlab.augment import Normalize
 
-from .images import DIGEST_LENGTH, Images, NormalizedBatches, shape_text
+from .images import DIGEST_LENGTH, Images, shape_text
+from .model_input import NormalizedBatches
 from .pixels import Fit, Range
 from .preview import dataset_html
 

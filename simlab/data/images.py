@@ -17,6 +17,7 @@ from torch import Tensor
 from simlab.augment import Normalize
 
 from .image_checks import check_factors, check_images, check_labels, check_levels
+from .model_input import NormalizedBatches
 
 DIGEST_LENGTH = 16  # hexadecimal digits: 64 bits
 SMALLEST_STD = 1e-6
@@ -79,7 +80,7 @@ class Images:
         for index in order.split(batch_size):
             yield index, self.images.index_select(0, index.to(self.device))
 
-    def normalized_batches(self, batch_size: int) -> "NormalizedBatches":
+    def normalized_batches(self, batch_size: int) -> NormalizedBatches:
         """All images in order as a model takes them: float batches [n, C, H, W]."""
         return NormalizedBatches(self, batch_size)
 
@@ -149,27 +150,6 @@ class Images:
         if self.factor_names:
             text += f", factors {', '.join(self.factor_names)}"
         return f"{type(self).__name__}({text}, on {self.device})"
-
-
-@dataclass(frozen=True)
-class NormalizedBatches:
-    """The normalised images of a split in batches, which may be gone through more than once."""
-
-    images: Images
-    batch_size: int
-
-    def __post_init__(self) -> None:
-        if self.images.normalize is None:
-            raise ValueError("images without a normalisation: take a Dataset's split")
-
-    def __len__(self) -> int:
-        return -(-len(self.images) // self.batch_size)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        assert self.images.normalize is not None
-        order = torch.arange(len(self.images))
-        for _, batch in self.images.batches(order, self.batch_size):
-            yield self.images.normalize(batch)
 
 
 def moments_of(blocks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,8 @@ from simlab.evaluate import COMPLETE_STD_RATIO, Features
 from simlab_course import figures as plots
 from simlab_course import widgets
 
+pytestmark = pytest.mark.long
+
 every_widget = pytest.mark.parametrize("name", explorers.NAMES)
 
 

@@ -13,6 +13,8 @@ from simlab.data import Dataset
 from simlab.evaluate import Evaluation, evaluate
 from simlab.evaluate.bench.result import wilson
 
+pytestmark = pytest.mark.long
+
 EVERYTHING = ("knn", "probe", "probe-20", "sgd-probe", "finetune-50%")
 
 

@@ -22,6 +22,8 @@ from simlab.evaluate.bench.inputs import Prepared
 from simlab.evaluate.bench.libraries import _input_of_transforms
 from simlab.train import pretrain
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize(
     "weights",

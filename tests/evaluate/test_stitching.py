@@ -9,6 +9,8 @@ from torch import nn
 from simlab.data import Dataset, Images
 from simlab.evaluate import StitchedNetwork, stitch
 
+pytestmark = pytest.mark.long
+
 CLASSES = tuple("abcd")
 
 

@@ -36,6 +36,8 @@ from simlab.runs import config_of
 from simlab.sim import attach_sim
 from simlab.train import build_task, load_module, loss_terms, pretrain
 
+pytestmark = pytest.mark.long
+
 WORK = str(ROOT / "tests" / "methods" / "interface_runs.py")
 
 

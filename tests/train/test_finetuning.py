@@ -15,6 +15,8 @@ from simlab.evaluate import encode, knn, linear_probe
 from simlab.runs import load_run
 from simlab.train import loop, pretrain, resolve, train_supervised, untrained
 
+pytestmark = pytest.mark.long
+
 COMMON = {"epochs": 2, "batch_size": 8, "encoder": "auto", "device": "cpu", "threads": 1,
           "precision": "float32", "log_every": 0}  # fmt: skip
 
