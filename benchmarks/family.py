@@ -321,7 +321,7 @@ def about_rates(table: pd.DataFrame) -> list[str]:
         ]  # fmt: skip
     never = "Of the trained encoders none was fine-tuned."
     return [
-        "The learning rates (for 256 images) are first guesses: none was swept (\"tried\" is 0, and family_rates.csv",
+        "The learning rates (for 256 images) were set once: none was swept (\"tried\" is 0, and family_rates.csv",
         "is empty). " + ("" if trained["fine_tuned_200"].notna().any() else never),
     ]  # fmt: skip
 
