@@ -311,6 +311,21 @@ def cell(values: pd.Series, digits: int = 3) -> str:
     return f"{mean[0]:.{digits}f} ± {half[0]:.{digits}f}"
 
 
+def about_rates(table: pd.DataFrame) -> list[str]:
+    """Say how the learning rates were found, and whether the encoders were fine-tuned."""
+    trained = table[table["name"].isin(ENTRIES)]
+    if trained["rates"].max() > 0:
+        return [
+            "Learning rates (for 256 images) were chosen by the kNN accuracy of 2,000 held-out training images",
+            "(seed 0; family_rates.csv). Where \"tried\" is 0, the rate is a first guess and was not swept.",
+        ]  # fmt: skip
+    never = "Of the trained encoders none was fine-tuned."
+    return [
+        "The learning rates (for 256 images) were set once: none was swept (\"tried\" is 0, and family_rates.csv",
+        "is empty). " + ("" if trained["fine_tuned_200"].notna().any() else never),
+    ]  # fmt: skip
+
+
 def write_table(folder: Path) -> None:
     rows = Rows(folder)
     table = seed_rows(rows)
@@ -328,8 +343,7 @@ def write_table(folder: Path) -> None:
         "Options are the methods' defaults. Test accuracy: mean and 95 % t-interval where there are several",
         "seeds. Probe: linear, 1,000 labels. Fine-tuned: the whole encoder, 200 labels, 40 epochs. Seconds are",
         "of one core of a busy machine: compare them with care.", "",
-        "Learning rates (for 256 images) were chosen by the kNN accuracy of 2,000 held-out training images",
-        "(seed 0; family_rates.csv). Where \"tried\" is 0, the rate is a first guess and was not swept.", "",
+        *about_rates(table), "",
         "std is that of normalised z, 1 when isotropic; raw std that of z itself.", "",
         f"| method | seeds | lr | tried | {' | '.join(COLUMNS.values())} | std | raw std | rank | loss | "
         "loss at collapse | seconds | |",

@@ -39,7 +39,7 @@ def simsiam_diagram() -> Figure:
         arrowprops={"arrowstyle": "<->", "color": "black", "linewidth": 1.5},
     )
     ax.text(12.5, middle, "loss\n-cosine", fontsize=FONT, ha="right", va="center")
-    words = "and the same once more with the views changed over: p2 predicts z1"
+    words = "and the same once more with the views swapped: p2 predicts z1"
     ax.text(6.45, -1.05, words, fontsize=FONT, ha="center", style="italic")
     return figure
 

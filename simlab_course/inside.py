@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from .figures import image_rows
-from .style import DASHES, FONT, MARKERS, PALETTE, label, new_figure
+from .style import FONT, label, looks_of, new_figure
 
 
 def attention_rows(images: Tensor, maps: Tensor) -> Figure:
@@ -57,14 +57,10 @@ def loss_terms(table: pd.DataFrame) -> Figure:
         table: As `simlab.train.loss_terms` gives it: epoch, term, value, gradient.
     """
     figure, (values, gradients) = new_figure(2, height=3.2)
-    for i, (name, rows) in enumerate(table.groupby("term", sort=False)):
-        style = {
-            "color": PALETTE[i % len(PALETTE)],
-            "linestyle": DASHES[i % len(DASHES)],
-            "marker": MARKERS[i % len(MARKERS)],
-        }
-        values.plot(rows["epoch"], rows["value"], label=str(name), **style)
-        gradients.plot(rows["epoch"], rows["gradient"], **style)
+    looks = looks_of(table["term"].unique())
+    for name, rows in table.groupby("term", sort=False):
+        values.plot(rows["epoch"], rows["value"], label=str(name), **looks[name])
+        gradients.plot(rows["epoch"], rows["gradient"], **looks[name])
     gradients.set_yscale("log")
     label(values, "terms of the loss", "epoch")
     label(gradients, "length of each term's gradient", "epoch")
@@ -76,19 +72,19 @@ def spectra(values: Mapping[str, Tensor]) -> Figure:
     """Draw the singular values of embeddings, each as a share of its largest, largest first.
 
     Args:
-        values: As `simlab.evaluate.spectrum` gives them, by name.
+        values: As `simlab.evaluate.spectrum` gives them, by name. A method's class name, such as
+            "SimCLR", has the method's look.
     """
     figure, ax = new_figure(width=7.5, height=3.6)
-    for i, (name, singular) in enumerate(values.items()):
+    looks = looks_of(values)
+    for name, singular in values.items():
         shares = (singular / singular[0]).cpu().numpy()
         places = np.arange(1, len(shares) + 1)
         ax.plot(
             places,
             shares,
             label=name,
-            color=PALETTE[i % len(PALETTE)],
-            linestyle=DASHES[i % len(DASHES)],
-            marker=MARKERS[i % len(MARKERS)],
+            **looks[name],
             markevery=max(1, len(shares) // 8),
         )
     ax.set(yscale="log", ylim=(1e-4, 1.5))

@@ -6,8 +6,9 @@
     D(p, z) = - <p / ||p||, z / ||z||>                                           (equation 1)
     L = D(p1, stopgrad(z2)) / 2 + D(p2, stopgrad(z1)) / 2                        (equation 4)
 
-Nothing but the stop-gradient and the predictor keeps every image from being mapped to one point;
-each has a switch, so that the collapse can be watched (notebook 03).
+Nothing in the loss keeps every image from being mapped to one point. The stop-gradient and the
+predictor do, together; without either, BatchNorm in the heads still prevents a single point, and z
+collapses to one or two directions. Each has a switch, so that it can be watched (notebook 03).
 """
 
 import dataclasses

@@ -106,6 +106,14 @@ def _same_class_next_to_it(xy: np.ndarray, labels: Tensor) -> float:
     return float(is_same.double().mean())
 
 
+# The names under which these runs have their looks in the lessons' other figures.
+LOOKS_OF_SWITCHES = {
+    "stop-gradient on, predictor mlp": "SimSiam",
+    "stop-gradient on, predictor none": "no predictor",
+    "stop-gradient off, predictor mlp": "no stop-gradient",
+}
+
+
 def collapse_switches(table: pd.DataFrame) -> Explorer:
     """Show the collapse lab's curves, with switches for stop-gradient and predictor.
 
@@ -125,7 +133,8 @@ def collapse_switches(table: pd.DataFrame) -> Explorer:
     def draw(stop_gradient: Any, predictor: Any) -> Drawing:
         name = f"stop-gradient {as_words(stop_gradient)}, predictor {as_words(predictor)}"
         history = runs.get((stop_gradient, predictor), nothing)
-        figure = figures.training_curves({name: history}, {}, "loss (lower limit -1)")
+        look = LOOKS_OF_SWITCHES.get(name, name)
+        figure = figures.training_curves({look: history}, {}, "loss (lower limit -1)")
         for ax, column in zip(figure.axes, CURVES, strict=True):
             for run in runs.values():
                 measured = run.dropna(subset=[column])

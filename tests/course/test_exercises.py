@@ -101,16 +101,6 @@ def test_a_check_answers_whatever_it_is_given(key, junk, capsys):
     assert "Not yet: " in said and "Right." not in said
 
 
-def vote(cosines="F.normalize(queries, dim=1) @ F.normalize(bank, dim=1).T", largest=True,
-         weights="torch.exp(similar / temperature)", result="kinds.argmax(1)"):  # fmt: skip
-    return f"""def knn_vote(bank, labels, queries, k, temperature):
-    similar, places = ({cosines}).topk(k, dim=1, largest={largest})
-    kinds = F.one_hot(labels[places], int(labels.max()) + 1)
-    kinds = (({weights})[:, :, None] * kinds).sum(1)
-    return {result}
-"""
-
-
 def u_centred(body, pair="(A * B).sum() / ((A * A).sum() * (B * B).sum()).sqrt()"):
     return f"""def u(z):
     z = z - z.mean(0)
@@ -142,6 +132,18 @@ FOLLOW = ALL[BY_NAME["step"]][3].split("optimizer.step()\n")[1].split("    retur
 
 def step(*pairs):
     return replaced("step", *pairs)
+
+
+def contrast(*pairs):
+    return replaced("contrast_classes", *pairs)
+
+
+def unshared(*pairs):
+    return replaced("unshared", *pairs)
+
+
+def blind(*pairs):
+    return replaced("blind_spots", *pairs)
 
 
 WRONG = [
@@ -208,12 +210,6 @@ WRONG = [
     wrong("augmentation", replaced("augmentation", ("return images + light + noise",
           "flip = torch.rand(n, generator=generator)[:, None, None, None] < 0.5\n"
           "    return torch.where(flip, images.flip(3), images) + light + noise")), "mirror image"),
-    wrong("vote", vote(largest=False), "the least similar"),
-    wrong("vote", vote(result="places[:, 0]"), "not its class"),
-    wrong("vote", vote(cosines="queries @ bank.T"), "Divide them by their norms"),
-    wrong("vote", vote(weights="torch.ones_like(similar)"), "Weigh each vote"),
-    wrong("vote", vote(weights="torch.exp(similar / 0.1)"), "Is the temperature used"),
-    wrong("vote", vote().replace("topk(k", "topk(1"), "are k neighbours asked"),
     wrong("draw", "def draw_labels(labels, number, seed):\n    return torch.randperm(len(labels),"
           " generator=torch.Generator().manual_seed(seed))[:number]", "As many of each"),
     wrong("draw", replaced("draw", ("torch.randperm(len(indices), generator=generator)",
@@ -232,30 +228,11 @@ WRONG = [
     wrong("compare", replaced("compare", ('("A", "B")', '"no pair"')), "Look again"),
     wrong("compare", replaced("compare", ('"no pair"', '("D", "E")')), "confounded"),
     wrong("compare", replaced("compare", ('("A", "B")', '("A", "Z")')), "no pair of runs"),
-    wrong("vote", vote(cosines="F.normalize(bank, dim=1) @ F.normalize(queries, dim=1).T")
-          .replace("topk(k", "topk(min(k, 2)"),
-          "queries and bank are swapped"),
     wrong("ablations", replaced("ablations", ("True", "False")), "drift to one point together"),
     wrong("ablations", replaced("ablations", ('with the predictor": False',
           'with the predictor": True')), "That is BYOL"),
     wrong("ablations", replaced("ablations", ('slowly": False', 'slowly": True')), "a fixed random one"),
     wrong("ablations", replaced("ablations", ('128": False', '128": True')), "no negatives"),
-    wrong("nt_xent", replaced("nt_xent", (".fill_diagonal_(-torch.inf)", "")), "with itself"),
-    wrong("nt_xent", replaced("nt_xent", ("F.normalize(torch.cat([z1, z2]), dim=1)",
-          "torch.cat([z1, z2])")), "and no cosines"),
-    wrong("nt_xent", replaced("nt_xent", ("dim=1", "dim=0")), "(dim=0)"),
-    wrong("nt_xent", replaced("nt_xent", ("/ temperature", "* temperature")), "Divide: a low one"),
-    wrong("nt_xent", replaced("nt_xent", ("other_view)", 'other_view, reduction="sum")')),
-          "sum over the 2N rows"),
-    wrong("nt_xent", replaced("nt_xent", ("return F", "return -F")), "the wrong sign"),
-    wrong("nt_xent", "def nt_xent(z1, z2, temperature):\n"
-          "    logits = F.normalize(z1, dim=1) @ F.normalize(z2, dim=1).T / temperature\n"
-          "    return F.cross_entropy(logits, torch.arange(len(z1)))", "all 2N - 2 others"),
-    wrong("nt_xent", "def nt_xent(z1, z2, temperature):\n"
-          "    logits = F.normalize(z1, dim=1).T @ F.normalize(z2, dim=1) / temperature\n"
-          "    return F.cross_entropy(logits, torch.arange(z1.shape[1]))", "those of channels"),
-    wrong("nt_xent", replaced("nt_xent", (".roll(n)", "")), "N rows further"),
-    wrong("nt_xent", replaced("nt_xent", ("[z1, z2]", "[z1, z2.detach()]")), "a gradient is missing"),
     wrong("rank", replaced("rank", ("svdvals(z)", "svdvals(z - z.mean(0))")), "the mean was subtracted"),
     wrong("rank", replaced("rank", ("torch.exp(", "(")), "Take its exponential"),
     wrong("rank", replaced("rank", ("svdvals(z)", "svdvals(z).square()")), "*squared*"),
@@ -319,26 +296,75 @@ WRONG = [
     wrong("difference", replaced("difference", ("ddof=1", "ddof=0")), "Use ddof=1"),
     wrong("difference", replaced("difference", ("2.776 * d.std(ddof=1) / len(d) ** 0.5",
           "2.3 * ((a.var(ddof=1) + b.var(ddof=1)) / len(a)) ** 0.5")), "share their seeds"),
-    wrong("share_out", replaced("share_out", ("mass * n", "mass")), "times N at the end"),
-    wrong("share_out", "def share_out(s, e):\n    return (s / e).softmax(1)", "this is a softmax"),
-    wrong("share_out", replaced("share_out", ("scores / epsilon", "scores / 0.05")), "is it used"),
-    wrong("share_out", replaced("share_out", ("range(3)", "range(1)")), "more unequal"),
-    wrong("share_out", replaced("share_out", ("torch.exp(scores / epsilon)", "scores")), "negative"),
-    wrong("share_out", replaced("share_out", ("    return mass * n",
-          "    mass = mass / mass.sum(0, keepdim=True) / k\n    return mass * n")), "End each round"),
-    wrong("hinge", replaced("hinge", ("F.relu(1 - std)", "(1 - std)")), "makes up for one"),
-    wrong("hinge", replaced("hinge", ("F.relu(1 - std).mean()", "F.relu(1 - std.mean())")),
-          "before you average"),
-    wrong("hinge", replaced("hinge", (" + 1e-4).sqrt()", ")")), "this is the variance"),
-    wrong("hinge", replaced("hinge", ("var(0)", "var(1)")), "over the images"),
-    wrong("hinge", replaced("hinge", ("mean()", "sum()")), "not their sum"),
-    wrong("hinge", replaced("hinge", (" + 1e-4).sqrt()", ").sqrt()")), "no slope at 0"),
     wrong("follow", replaced("follow", ("teacher.items()", "zip(teacher, teacher.values())"),
           ("student[name]", "list(student.values())[len(moved)]")), "Pair them by name"),
     wrong("follow", replaced("follow", ("m * weight + (1 - m)", "(1 - m) * weight + m")),
           "near 1, it moves slowly"),
     wrong("follow", replaced("follow", (".detach()", "")), "would flow into the teacher"),
     wrong("follow", replaced("follow", ("return moved", "return moved | student")), "no others"),
+    wrong("vote", replaced("vote", (".fill_diagonal_(-torch.inf)", "")), "votes about itself"),
+    wrong("vote", replaced("vote", ("topk(k, dim=1)", "topk(k, dim=1, largest=False)"),
+          ("(-torch.inf)", "(torch.inf)")), "least similar"),
+    wrong("vote", replaced("vote", ("F.normalize(features, dim=1)", "features")), "inner products"),
+    wrong("vote", replaced("vote", ("dim=1)\n    cosines", "dim=0)\n    cosines")), "(dim=0)"),
+    wrong("vote", replaced("vote", (" / labels.bincount()[labels[indices]]", "")), "by its numbers"),
+    wrong("vote", replaced("vote", ("torch.exp(similar / temperature)", "torch.ones_like(similar)")),
+          "count nearly the same"),
+    wrong("vote", replaced("vote", ("similar / temperature", "similar * temperature")),
+          "and not multiplied"),
+    wrong("vote", replaced("vote", ("similar / temperature", "similar / 0.1")), "is not used"),
+    wrong("vote", replaced("vote", ("(weights[:, :, None] * votes).sum(1).argmax(1)", "indices[:, 0]")),
+          "not their classes"),
+    wrong("vote", replaced("vote", ("topk(k,", "topk(1,")), "get another class"),
+    wrong("contrast_classes", contrast((" == torch.cat([labels, labels])[None, :]",
+          " == -1 - torch.cat([labels, labels])[None, :]"), ("    masked[", "    masked.fill_diagonal_(True)\n    masked[")),
+          "that is SimCLR's loss"),
+    wrong("contrast_classes", contrast(("    masked[", "    masked.fill_diagonal_(False)\n    masked[")),
+          "mask the diagonal too"),
+    wrong("contrast_classes", contrast((" == torch", " != torch")), "the *other* classes are masked"),
+    wrong("contrast_classes", contrast(("    masked[torch.arange(2 * n), other_view] = False", "")),
+          "it is infinite"),
+    wrong("contrast_classes", contrast(("F.normalize(torch.cat([z1, z2]), dim=1)", "torch.cat([z1, z2])")),
+          "and no cosines"),
+    wrong("contrast_classes", contrast(("dim=1)", "dim=0)")), "(dim=0)"),
+    wrong("contrast_classes", contrast(("/ temperature", "* temperature")), "Divide: a low one"),
+    wrong("contrast_classes", contrast(("-torch.inf), other_view", '-torch.inf), other_view, reduction="sum"')),
+          "sum over the 2N rows"),
+    wrong("contrast_classes", contrast(("return F", "return -F")), "the wrong sign"),
+    wrong("contrast_classes", contrast(("[z1, z2]", "[z1, z2.detach()]")), "a gradient is missing"),
+    wrong("contrast_classes", "def contrast_classes(z1, z2, labels, temperature):\n"
+          "    logits = F.normalize(z1, dim=1) @ F.normalize(z2, dim=1).T / temperature\n"
+          "    same = (labels[:, None] == labels) & ~torch.eye(len(z1), dtype=bool)\n"
+          "    return F.cross_entropy(logits.masked_fill(same, -torch.inf), torch.arange(len(z1)))",
+          "All of both views"),
+    wrong("unshared", unshared(("(s / epsilon).softmax(1).detach()", "sinkhorn(s, epsilon)"),
+          ("def unshared_loss", "from simlab.methods import sinkhorn\ndef unshared_loss")), "still shared out"),
+    wrong("unshared", unshared((".detach()", "")), "they are constants"),
+    wrong("unshared", unshared(("other / temperature", "other / epsilon"),
+          ("s / epsilon", "s / temperature")), "are swapped"),
+    wrong("unshared", unshared(("(s1, s2) + ", "(s1, s1) + "), ("(s2, s1)", "(s2, s2)")), "its own code"),
+    wrong("unshared", unshared((" + cross_entropy(s2, s1)) / 2", ")")), "one direction is missing"),
+    wrong("unshared", unshared((" + cross_entropy(s2, s1)) / 2", " + cross_entropy(s2, s1))")),
+          "twice as large"),
+    wrong("unshared", unshared((".sum(1).mean()", ".sum()")), "sum over the images"),
+    wrong("unshared", unshared((".sum(1).mean()", ".mean()")), "sums over them"),
+    wrong("unshared", unshared(("return -(", "return (")), "the wrong sign"),
+    wrong("unshared", unshared(("scores = -torch.ones(n, k)", "scores = torch.zeros(n, k)")),
+          "cosines allow less"),
+    wrong("unshared", unshared(("scores[:, 0] = 1.0", "scores[:, 0] = 9.0")), "from -1 to 1"),
+    wrong("unshared", unshared(("scores[:, 0] = 1.0", "scores[torch.arange(n), torch.arange(n) % k] = 1.0")),
+          "that is no collapse"),
+    wrong("unshared", unshared(("    scores[:, 0] = 1.0\n", "")), "nothing is predicted"),
+    wrong("unshared", unshared(("answer = (unshared_loss, all_on_one)", "answer = unshared_loss")),
+          "a pair was expected"),
+    wrong("blind_spots", blind(("along[:, None].repeat(1, d)", "torch.ones(n, d)")),
+          "do not differ at all"),
+    wrong("blind_spots", blind(("(-2, 2, n)", "(-1, 1, n)")), "term asks for 1"),
+    wrong("blind_spots", blind(("along[:, None].repeat(1, d)", "9 * torch.randn(n, d)")),
+          "more than one direction"),
+    wrong("blind_spots", blind(("torch.ones(n, d)", "torch.randn(n, d)")), "nothing has collapsed to"),
+    wrong("blind_spots", blind(("answer = (fools_variance, fools_covariance)", "answer = fools_variance")),
+          "a pair was expected"),
 ]  # fmt: skip
 
 

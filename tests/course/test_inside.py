@@ -7,6 +7,7 @@ import torch
 
 from simlab_course import inside
 from simlab_course.encoders import encoder_folder, encoder_index, load_trained_encoder, save_encoder
+from simlab_course.style import LOOKS, look_of
 
 
 def test_each_heads_map_is_drawn_below_the_image_on_a_scale_of_its_own():
@@ -49,6 +50,16 @@ def test_a_spectrum_is_drawn_relative_to_its_largest_value():
     figure = inside.spectra({"a": torch.tensor([4.0, 2.0, 1.0]), "b": torch.tensor([1.0, 1.0])})
     a, b = figure.axes[0].lines
     assert list(a.get_ydata()) == [1, 0.5, 0.25] and list(b.get_xdata()) == [1, 2]
+
+
+def test_a_method_has_its_look_and_a_term_of_a_loss_has_none_of_a_method():
+    one = torch.tensor([2.0, 1.0])
+    (line,) = inside.spectra({"SimCLR": one}).axes[0].lines
+    assert line.get_color() == look_of("SimCLR")["color"]
+    terms = inside.loss_terms(pd.DataFrame([{"epoch": 1, "term": "a", "value": 1, "gradient": 1}]))
+    line = terms.axes[0].lines[0]
+    looks = [(look.color, look.linestyle) for look in LOOKS.values()]
+    assert (line.get_color(), line.get_linestyle()) not in looks
 
 
 # ------------------------------------------------------------------------- the encoders that ship

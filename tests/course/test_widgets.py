@@ -251,6 +251,8 @@ def test_switches_say_what_collapsed_and_what_was_not_run(every):
     assert alt.startswith("There is no run")
     limits = [made.draw(*state)[0].axes[0].axis() for state in ((True, "mlp"), (False, "none"))]
     assert limits[0] == limits[1], "the axes stand still"
+    figure, _ = made.draw(True, "mlp")
+    assert plots.look_of("SimSiam")["color"] in [x.get_color() for x in figure.axes[0].lines]
 
 
 def test_the_verdict_is_that_of_the_collapse_module():

@@ -84,34 +84,40 @@ def ablations(answer) -> str:
     return "And see: the collapsed run has the *lowest* loss. The loss alone tells you nothing."
 
 
-# --------------------------------------------------------------------------------------- NT-Xent
+# ------------------------------------------------------------------------------- other classes
 
 
 @exercise
-def nt_xent(answer) -> str:
-    """nt_xent(z1, z2, temperature) of [N, d] each -> SimCLR's loss, one number."""
+def contrast_classes(answer) -> str:
+    """contrast_classes(z1, z2 [N, d], labels [N], temperature) -> one number."""
     z1, z2 = torch.randn(2, 12, 8, generator=draws())
     z2 = z1 + 0.7 * z2
-    result = call(answer, z1, z2, 0.5)
+    labels = torch.arange(12) % 4
+    result = call(answer, z1, z2, labels, 0.5)
     need(
         not isinstance(result, Tensor) or not result.isinf().any(),
-        "it is infinite. Is the right answer of a row the row itself, whose similarity is minus "
-        "infinity? Its other view stands N rows further.",
+        "it is infinite: the right answer of a row is masked. Its other view has the same class, "
+        "and stays; it stands N rows further.",
     )
-    value = float(tensor(answer, z1, z2, 0.5, shape=()))
-    right = float(nt_xent_of_simlab(z1, z2, temperature=0.5))
-    for wrong, why in _wrong_nt_xent(z1, z2, 0.5):
+    value = float(tensor(answer, z1, z2, labels, 0.5, shape=()))
+    right = _loss(z1, z2, labels, 0.5)
+    for wrong, why in _wrong_losses(z1, z2, labels, 0.5):
         need(
             not near(value, wrong, 1e-5) or near(value, right, 1e-5),
             f"the loss is {value:.4f}: {why}",
         )
     need(near(value, right), f"the loss is {value:.4f}, expected {right:.4f}.")
     need(
-        near(number(answer, z1, z2, 0.1), float(nt_xent_of_simlab(z1, z2, temperature=0.1))),
+        near(number(answer, z1, z2, labels, 0.1), _loss(z1, z2, labels, 0.1)),
         "with another temperature it is wrong.",
     )
+    alone = torch.arange(12)
+    need(
+        near(number(answer, z1, z2, alone, 0.5), float(nt_xent_of_simlab(z1, z2, temperature=0.5))),
+        "with a class of its own for every image it should be SimCLR's loss.",
+    )
     p1, p2 = z1.clone().requires_grad_(), z2.clone().requires_grad_()
-    loss = tensor(answer, p1, p2, 0.5, shape=())
+    loss = tensor(answer, p1, p2, labels, 0.5, shape=())
     if loss.requires_grad:
         loss.backward()
     need(
@@ -122,7 +128,7 @@ def nt_xent(answer) -> str:
     optimizer = torch.optim.SGD(encoder.parameters(), lr=0.3, momentum=0.9)
 
     def training_step(x1: Tensor, x2: Tensor) -> float:
-        loss = tensor(answer, encoder(x1), encoder(x2), 0.2, shape=())
+        loss = tensor(answer, encoder(x1), encoder(x2), toys.cloud_of(x1), 0.2, shape=())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -130,62 +136,61 @@ def nt_xent(answer) -> str:
 
     end = toys.train_on_clouds(encoder, training_step)
     print(f"150 steps with your loss: {end}")
-    return "Neither predictor nor stop-gradient, and no collapse: it pushes other images away."
+    return "Neither predictor nor stop-gradient, and no collapse: it pushes other classes away."
 
 
-def _cross_entropy(z1: Tensor, z2: Tensor, temperature: float, **wrong) -> float:
-    """NT-Xent with one slip."""
+def _loss(z1: Tensor, z2: Tensor, labels: Tensor, temperature: float, **slip) -> float:
+    """NT-Xent without false negatives, or a slip in it."""
     rows = torch.cat([z1, z2])  # [2N, d]
-    if wrong.get("normalised", True):
-        rows = F.normalize(rows, dim=wrong.get("dim", 1))
+    if slip.get("normalised", True):
+        rows = F.normalize(rows, dim=slip.get("dim", 1))
     logits = rows @ rows.T
-    logits = logits * temperature if wrong.get("multiplied") else logits / temperature
-    if not wrong.get("with_itself"):
-        logits.fill_diagonal_(-math.inf)
+    logits = logits * temperature if slip.get("multiplied") else logits / temperature
     n = len(z1)
-    positive = torch.arange(2 * n).roll(n)
-    reduction = wrong.get("reduction", "mean")
-    return float(F.cross_entropy(logits, positive, reduction=reduction))
+    other_view = torch.arange(2 * n).roll(n)
+    classes = torch.cat([labels, labels])
+    masked = classes[:, None] == classes[None, :]
+    if slip.get("inverted"):
+        masked = ~masked
+    if slip.get("false_negatives"):
+        masked = torch.eye(2 * n, dtype=torch.bool)
+    if slip.get("with_itself"):
+        masked = masked & ~torch.eye(2 * n, dtype=torch.bool)
+    masked[torch.arange(2 * n), other_view] = False
+    logits = logits.masked_fill(masked, -math.inf)
+    return float(F.cross_entropy(logits, other_view, reduction=slip.get("reduction", "mean")))
 
 
-def _wrong_nt_xent(z1: Tensor, z2: Tensor, t: float) -> list[tuple[float, str]]:
+def _wrong_losses(z1: Tensor, z2: Tensor, labels: Tensor, t: float) -> list[tuple[float, str]]:
     """The values that typical slips give, and what to say of each."""
     u1, u2 = F.normalize(z1, dim=1), F.normalize(z2, dim=1)
-    diagonal = torch.arange(len(z1))
-    across = float(F.cross_entropy(u1 @ u2.T / t, diagonal))
-    both = (across + float(F.cross_entropy(u2 @ u1.T / t, diagonal))) / 2
-    channels = u1.T @ u2 / t
-    one_view = "only the other view's images are negatives. In NT-Xent all 2N - 2 others are."
+    n = len(z1)
+    masked = (labels[:, None] == labels[None, :]) & ~torch.eye(n, dtype=torch.bool)
+    across = float(F.cross_entropy((u1 @ u2.T / t).masked_fill(masked, -math.inf), torch.arange(n)))
+    slips: dict[str, dict] = {
+        "images of the same class are pushed away as well: that is SimCLR's loss. Leave false "
+        "negatives out.": {"false_negatives": True},
+        "an image is compared with itself as well, and nothing is more alike. Its own row is of "
+        "its class: mask the diagonal too.": {"with_itself": True},
+        "the *other* classes are masked: those are the ones to be pushed away.": {"inverted": True},
+        "the rows were not divided by their lengths: these are inner products, and no cosines.": {
+            "normalised": False
+        },
+        "each channel was divided by its length over the batch (dim=0): batch and feature axes "
+        "are swapped. Divide each image's z by its own length: dim=1.": {"dim": 0},
+        "it was multiplied by the temperature. Divide: a low one makes differences larger.": {
+            "multiplied": True
+        },
+        "it is the sum over the 2N rows: take their mean.": {"reduction": "sum"},
+    }
+    wrong = [(_loss(z1, z2, labels, t, **slip), why) for why, slip in slips.items()]
     return [
+        *wrong,
+        (-_loss(z1, z2, labels, t), "it has the wrong sign."),
         (
-            _cross_entropy(z1, z2, t, with_itself=True),
-            "an image is compared with itself as well, and nothing is more alike. Set the "
-            "diagonal to minus infinity.",
-        ),
-        (
-            _cross_entropy(z1, z2, t, normalised=False),
-            "the rows were not divided by their lengths: these are inner products, and no cosines.",
-        ),
-        (
-            _cross_entropy(z1, z2, t, dim=0),
-            "each channel was divided by its length over the batch (dim=0): batch and feature "
-            "axes are swapped. Divide each image's z by its own length: dim=1.",
-        ),
-        (
-            _cross_entropy(z1, z2, t, multiplied=True),
-            "it was multiplied by the temperature. Divide: a low one makes differences larger.",
-        ),
-        (
-            _cross_entropy(z1, z2, t, reduction="sum"),
-            "it is the sum over the 2N rows: take their mean.",
-        ),
-        (-_cross_entropy(z1, z2, t), "it has the wrong sign."),
-        (across, one_view),
-        (both, one_view),
-        (
-            float(F.cross_entropy(channels, torch.arange(z1.shape[1]))),
-            "the similarities are those of channels, [d, d]: batch and feature axes are swapped. "
-            "Rows are images: u @ u.T.",
+            across,
+            "only the other view's images are pushed away. All of both views are, but those of "
+            "the same class.",
         ),
     ]
 

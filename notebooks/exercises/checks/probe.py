@@ -4,8 +4,9 @@ import itertools
 
 import pandas as pd
 import torch
+import torch.nn.functional as F
 
-from .judge import call, draws, exercise, near, need, number, tensor
+from .judge import draws, exercise, near, need, number, tensor
 
 COLUMNS = ["method", "augmentation", "labels", "epochs", "accuracy"]
 RUNS = pd.DataFrame(
@@ -56,64 +57,75 @@ def draw(answer) -> str:
 
 @exercise
 def vote(answer) -> str:
-    """knn_vote(bank [N, D], labels [N], queries [Q, D], k, temperature) -> classes [Q]."""
-    # five directions of the plane, in degrees from the query at 0
-    degrees = torch.tensor([5.0, 40.0, 41.0, 120.0, 180.0])
-    labels = torch.tensor([2, 0, 0, 1, 1])
-    bank = torch.stack((torch.cos(degrees.deg2rad()), torch.sin(degrees.deg2rad())), dim=1)
-    query = torch.tensor([[1.0, 0.0], [2.0, 0.0]])
-
-    def classes(k, temperature, bank=bank):
-        return tensor(answer, bank, labels, query, k, temperature, shape=(2,)).tolist()
-
-    _judge_shape(call(answer, bank, labels, query, 1, 0.1), len(bank))
-
-    nearest = classes(1, 0.1)
+    """vote_of_others(features [N, D], labels [N], k, temperature) -> classes [N]."""
+    generator = draws()
+    labels = torch.arange(3).repeat_interleave(torch.tensor([72, 30, 18]))
+    labels = labels[torch.randperm(120, generator=generator)]
+    centres = torch.randn(3, 5, generator=generator)
+    features = centres[labels] + 1.5 * torch.randn(120, 5, generator=generator)
+    features = F.normalize(features, dim=1) * (0.2 + 2 * torch.rand(120, 1, generator=generator))
+    result = tensor(answer, features.clone(), labels, 7, 0.3, shape=(120,))
     need(
-        nearest != [1, 1],
-        "it chose the least similar image. A cosine is a similarity: the largest are nearest.",
+        not result.is_floating_point() and result.min() >= 0,
+        "classes 0, 1, ... were expected: whole numbers.",
     )
-    if nearest == [0, 0]:
+    need(
+        result.max() < 3,
+        "these are indices of images, and not their classes: look them up in `labels`.",
+    )
+    right = _vote(features, labels, 7, 0.3)
+    for slip, why in _WRONG_VOTES.items():
+        wrong = _vote(features, labels, 7, 0.3, **{slip: True})
+        need(not torch.equal(result, wrong) or torch.equal(result, right), why)
+    need(
+        torch.equal(result, right),
+        f"{int((result != right).sum())} of 120 images get another class than they should. Try it "
+        "by hand with k = 1, where the class is that of the most similar other image.",
+    )
+    for k, temperature in ((1, 0.3), (7, 0.05), (15, 2.0)):
         need(
-            classes(1, 0.1, bank.roll(1, 0)) == [0, 0],
-            "it returns the index of the nearest image in the bank and not its class: look it "
-            "up in `labels`.",
+            torch.equal(
+                tensor(answer, features.clone(), labels, k, temperature, shape=(120,)),
+                _vote(features, labels, k, temperature),
+            ),
+            f"with k = {k} and a temperature of {temperature} it is wrong: are both used?",
         )
-    need(
-        nearest == [2, 2],
-        "with k=1 a query gets the class of its most similar image, which is 2 here.",
-    )
-    far = bank.clone()
-    far[1:3] *= 10
-    need(
-        classes(1, 0.1, far) == [2, 2],
-        "it changes when features get longer. Divide them by their norms first: without that, "
-        "bright images are everybody's neighbours.",
-    )
-    need(
-        classes(3, 0.05) == [2, 2],
-        "one neighbour at 5 degrees and two at 40 do not count the same. Weigh each vote with "
-        "exp(similarity / temperature).",
-    )
-    need(
-        classes(3, 50.0) == [0, 0],
-        "with a high temperature all k votes count the same, and two of three say 0. Is the "
-        "temperature used, and are k neighbours asked?",
-    )
-    need(
-        classes(5, 0.05) == [2, 2] and classes(3, 50.0, bank.flip(0)) in ([1, 1], [2, 2]),
-        "it depends on something other than the k most similar images.",
-    )
-    return "The k nearest vote, the nearer with more weight, and lengths do not matter."
+    return "The k nearest others vote, the nearer with more weight, and no class by its numbers."
 
 
-def _judge_shape(result, bank: int):
-    """A class for each query [2], not for each image of the bank."""
-    need(
-        not isinstance(result, torch.Tensor) or tuple(result.shape) != (bank,),
-        "a class for every image of the bank: queries and bank are swapped. Of the cosines "
-        "[Q, N] the largest along dim 1 are a query's neighbours.",
-    )
+_WRONG_VOTES = {
+    "with_itself": "every image votes about itself as well, and nothing is more similar: with "
+    "k = 1 all would be right, whatever the features are. Leave the diagonal out.",
+    "least": "it chose the least similar images. A cosine is a similarity: the largest are "
+    "nearest.",
+    "lengths": "these are inner products. Divide the features by their norms first: without that, "
+    "long ones are everybody's neighbours.",
+    "channels": "each channel was divided by its length over the images (dim=0). Divide each "
+    "image's features by their own length: dim=1.",
+    "numbers": "a frequent class wins by its numbers: divide each vote by how many images its "
+    "class has.",
+    "heads": "all k votes count nearly the same. Weigh each with exp(similarity / temperature), "
+    "divided and not multiplied: a low temperature listens to the nearest alone.",
+    "fixed": "the temperature is not used.",
+}
+
+
+def _vote(
+    features: torch.Tensor, labels: torch.Tensor, k: int, temperature: float, **slip: bool
+) -> torch.Tensor:
+    """The vote of the others, or of a slip in it."""
+    u = F.normalize(features, dim=0 if "channels" in slip else 1)
+    u = features if "lengths" in slip else u
+    cosines = u @ u.T
+    if "with_itself" not in slip:
+        cosines.fill_diagonal_(torch.inf if "least" in slip else -torch.inf)
+    similar, indices = cosines.topk(k, dim=1, largest="least" not in slip)  # [N, k]
+    scale = 0.1 if "fixed" in slip else temperature
+    weights = torch.ones_like(similar) if "heads" in slip else (similar / scale).exp()
+    if "numbers" not in slip:
+        weights = weights / labels.bincount()[labels[indices]]
+    kinds = F.one_hot(labels[indices], int(labels.max()) + 1)  # [N, k, classes]
+    return (weights[:, :, None] * kinds).sum(1).argmax(1)
 
 
 @exercise

@@ -42,6 +42,11 @@ def clouds() -> Tensor:
     return centres[torch.arange(512) % 10] + NOISE * torch.randn(512, 20, generator=generator)
 
 
+def cloud_of(x: Tensor) -> Tensor:
+    """The cloud of each vector [N, 20]: the one whose centre is nearest, [N]."""
+    return torch.cdist(x, torch.randn(10, 20, generator=draws())).argmin(1)
+
+
 def networks(seed: int = 0) -> tuple[nn.Module, nn.Module]:
     """An encoder with projector [N, 20] -> [N, 32], and a predictor; no BatchNorm at their ends."""
     with torch.random.fork_rng(devices=[]):
