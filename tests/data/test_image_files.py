@@ -244,8 +244,8 @@ def broken(tmp_path):
     write_folders(tmp_path, "train/cat", "train/dog", "test/cat", "test/dog", number=5)
     for folder, name, content in (("train/cat", 1, b""), ("train/dog", 2, b"text")):
         (tmp_path / folder / f"{name}.png").write_bytes(content)
-    whole = tmp_path / "test" / "cat" / "3.png"
-    whole.write_bytes(whole.read_bytes()[:-60])
+    truncated_file = tmp_path / "test" / "cat" / "3.png"
+    truncated_file.write_bytes(truncated_file.read_bytes()[:-60])
     return tmp_path
 
 
