@@ -254,9 +254,9 @@ def test_labels_and_unequal_views_are_refused():
     ],
 )
 def test_the_kind_of_collapse_is_named(kind, z):
-    found = diagnosis.diagnose(z)
-    assert found.kind == kind, str(found)
-    assert found.collapsed == (kind != "healthy") == bool(found.advice)
+    verdict = diagnosis.diagnose(z)
+    assert verdict.kind == kind, str(verdict)
+    assert verdict.collapsed == (kind != "healthy") == bool(verdict.advice)
 
 
 def history(*rows):
@@ -276,9 +276,9 @@ def test_a_collapsing_run_is_dated_and_its_loss_is_not_praised():
         {"epoch": e, "loss": -1 + r / 10, "std_ratio": r, "knn": math.nan}
         for e, r in enumerate([0.9, 0.05, 0.4, 0.06, 0.02])
     ]
-    found = diagnosis.diagnose(history(*rows))
-    assert found.kind == "complete"
-    text = str(found)
+    verdict = diagnosis.diagnose(history(*rows))
+    assert verdict.kind == "complete"
+    text = str(verdict)
     assert "since epoch 3" in text and "up to 90.0%" in text and "only looks good" in text
     assert "collapse" not in str(diagnosis.diagnose(history(rows[0]))).splitlines()[0]
     assert "since" not in str(diagnosis.diagnose(history(rows[1])))  # it never was otherwise
@@ -286,9 +286,9 @@ def test_a_collapsing_run_is_dated_and_its_loss_is_not_praised():
 
 def test_a_shrinking_z_is_a_complete_collapse_though_its_directions_differ():
     rows = [{"epoch": e, "scale_ratio": r, "std_ratio": 0.9} for e, r in ((1, 0.8), (2, 0.01))]
-    found = diagnosis.diagnose(history(*rows))
-    assert found.kind == "complete" and "since epoch 2" in str(found)
-    assert "1.0% of what the loss asks for" in str(found)
+    verdict = diagnosis.diagnose(history(*rows))
+    assert verdict.kind == "complete" and "since epoch 2" in str(verdict)
+    assert "1.0% of what the loss asks for" in str(verdict)
     assert diagnosis.diagnose(history(rows[0])).kind == "healthy"
     yet_to_grow = {"scale_ratio": 0.01, "loss": 20.5, "loss_at_collapse": 24.75}
     assert diagnosis.diagnose(history(yet_to_grow)).kind == "healthy"
@@ -297,8 +297,8 @@ def test_a_shrinking_z_is_a_complete_collapse_though_its_directions_differ():
 
 def test_a_loss_is_compared_with_that_of_a_collapse():
     at_chance = {"loss": 1.379, "loss_at_collapse": math.log(4)}
-    found = diagnosis.diagnose(history(at_chance))
-    assert found.kind == "healthy" and "1.379 is what equal outputs get, 1.386" in str(found)
+    verdict = diagnosis.diagnose(history(at_chance))
+    assert verdict.kind == "healthy" and "1.379 is what equal outputs get, 1.386" in str(verdict)
     collapsed = diagnosis.diagnose(
         history({"loss": 4.85, "loss_at_collapse": 4.844, "std_ratio": 0})
     )
@@ -319,20 +319,22 @@ def test_a_run_that_recovers_is_judged_by_its_last_metrics():
 
 
 def test_a_table_with_gaps_is_read_by_each_columns_last_number():
-    found = diagnosis.diagnose(
+    verdict = diagnosis.diagnose(
         history(
             {"epoch": 1, "loss": -0.5},
             {"epoch": 2, "std_ratio": 0.02},
             {"epoch": 3, "std_ratio": np.nan, "loss": -0.99},
         )
     )
-    assert found.kind == "complete" and found.metrics["std_ratio"] == 0.02
-    assert found.metrics["loss"] == -0.99 and "since epoch 2" in str(found)
+    assert verdict.kind == "complete" and verdict.metrics["std_ratio"] == 0.02
+    assert verdict.metrics["loss"] == -0.99 and "since epoch 2" in str(verdict)
 
 
 def test_knn_at_the_random_encoders_level_is_said_even_without_collapse():
-    found = diagnosis.diagnose(history({"knn": 0.2}), knn_random=0.3)
-    assert found.kind == "healthy" and "no better than a random" in str(found) and found.advice
+    verdict = diagnosis.diagnose(history({"knn": 0.2}), knn_random=0.3)
+    assert (
+        verdict.kind == "healthy" and "no better than a random" in str(verdict) and verdict.advice
+    )
     assert "random" not in str(diagnosis.diagnose(history({"knn": 0.4}), knn_random=0.3))
     assert "random" not in str(diagnosis.diagnose(history({"knn": 0.2})))
     assert "random" not in str(diagnosis.diagnose(noise(), knn_random=0.3))
@@ -378,17 +380,17 @@ COLLAPSED = {
 def measured_runs():
     for path in sorted(TABLES.glob("collapse_*.csv")):
         table = pd.read_csv(path, comment="#")
-        for (setting, seed), own in table.groupby(["setting", "seed"], sort=False):
-            yield path.stem, setting, seed, own.reset_index()
+        for (setting, seed), rows in table.groupby(["setting", "seed"], sort=False):
+            yield path.stem, setting, seed, rows.reset_index()
 
 
 def test_the_diagnosis_misses_no_measured_run_and_raises_no_false_alarm():
     wrong, kinds = [], []
-    for part, setting, seed, table in measured_runs():
+    for experiment, setting, seed, table in measured_runs():
         expected, kind = COLLAPSED.get(setting, "healthy"), diagnosis.diagnose(table).kind
         kinds.append((setting, expected))
         if kind != expected:
-            wrong.append((part, setting, seed, kind))
+            wrong.append((experiment, setting, seed, kind))
     assert not wrong
     assert len(set(kinds)) >= 16 and {k for _, k in kinds} == {"healthy", "complete", "dimensional"}
 
@@ -404,8 +406,8 @@ def test_every_setting_of_the_tables_was_run_with_as_many_seeds_as_the_table_say
 def test_measured_runs_that_learned_are_told_from_collapsed_ones_by_their_neighbours_as_well():
     """The labels above are no opinion: kNN accuracy over the untrained encoder's agrees."""
     gain = {"healthy": [], "collapsed": []}
-    for part, setting, _, table in measured_runs():
-        if part == "collapse_switches":
+    for experiment, setting, _, table in measured_runs():
+        if experiment == "collapse_switches":
             last = table.iloc[-1]
             group = "collapsed" if setting in COLLAPSED else "healthy"
             gain[group].append(last["knn"] - last["knn_random"])

@@ -316,8 +316,8 @@ def test_a_strong_regulariser_is_chosen_where_labels_are_few_and_noise_is_much()
     noise = torch.randn(600, 100, generator=generator)
     y = torch.arange(600) % 2
     noise[:, 0] += 1.5 * y
-    few = linear_probe(Features(noise, y, noise[300:], y[300:]), labels=60)
-    assert few.regulariser >= 1e-2
+    probe = linear_probe(Features(noise, y, noise[300:], y[300:]), labels=60)
+    assert probe.regulariser >= 1e-2
 
 
 def test_a_feature_that_never_changed_among_the_labelled_images_spoils_nothing():
@@ -327,9 +327,9 @@ def test_a_feature_that_never_changed_among_the_labelled_images_spoils_nothing()
 
     train = torch.cat([feats.train, torch.full((len(feats.train), 1), 1.7)], 1)
     test = torch.cat([feats.test, 50 * torch.randn(len(feats.test), 1)], 1)
-    found = linear_probe(feats._replace(train=train, test=test), 100)
-    assert abs(found.accuracy - wanted.accuracy) < 0.01
-    assert found.regulariser == wanted.regulariser
+    probe = linear_probe(feats._replace(train=train, test=test), 100)
+    assert abs(probe.accuracy - wanted.accuracy) < 0.01
+    assert probe.regulariser == wanted.regulariser
 
 
 def test_the_held_out_images_choose_by_their_loss_and_so_alike_from_draw_to_draw():
@@ -350,8 +350,8 @@ def test_more_labels_help_and_the_budget_is_what_was_asked_for():
 def test_sgd_learns_and_stores_its_epochs():
     feats = blobs(n=1000, spread=4)
     feats = feats._replace(train=feats.train / 10, test=feats.test / 10)
-    found = linear_probe(feats, solver="sgd", epochs=20)
-    assert found.accuracy > 0.6 and found.epochs == 20 and found.solver == "sgd"
+    probe = linear_probe(feats, solver="sgd", epochs=20)
+    assert probe.accuracy > 0.6 and probe.epochs == 20 and probe.solver == "sgd"
 
 
 def test_labels_are_stratified_and_any_prefix_is_balanced():
@@ -438,7 +438,7 @@ def test_factors_that_the_features_hold_are_found_and_the_others_are_not():
         turn = (360 * turn - 180).deg2rad()
         return torch.stack((3 * x - 1, turn.cos() + turn.sin(), turn.cos()), 1)
 
-    found = factor_scores(encoder, data)
-    assert found["x"] > 0.999 and found["angle"] > 0.99 and abs(found["scale"]) < 0.05
+    scores = factor_scores(encoder, data)
+    assert scores["x"] > 0.999 and scores["angle"] > 0.99 and abs(scores["scale"]) < 0.05
     with pytest.raises(ValueError, match="no known factors"):
         factor_scores(encoder, from_arrays(parts[0].images, parts[0].labels))

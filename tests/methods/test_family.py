@@ -371,13 +371,13 @@ def test_every_patch_is_a_target_and_a_context_patch_about_as_often():
     target = torch.zeros(36)
     context = torch.zeros(36)
     for _ in range(40):
-        blocks, kept = draw_blocks(50, 6, 4, generator)
-        assert {len(block) for block in blocks} == {len(kept)} == {50}
+        blocks, context_index = draw_blocks(50, 6, 4, generator)
+        assert {len(block) for block in blocks} == {len(context_index)} == {50}
         for block in blocks:
             target += torch.bincount(block.flatten(), minlength=36)
-            shared = (block[:, :, None] == kept[:, None, :]).any()
+            shared = (block[:, :, None] == context_index[:, None, :]).any()
             assert not shared, "a target is never seen"
-        context += torch.bincount(kept.flatten(), minlength=36)
+        context += torch.bincount(context_index.flatten(), minlength=36)
     corners = [0, 5, 30, 35]
     assert target.min() > 0 and context.min() > 0.2 * context.mean()
     edges = target[corners]
@@ -388,8 +388,8 @@ def test_blocks_are_drawn_again_where_targets_cover_all_of_an_image():
     """Four of 3 x 3 can cover 6 x 6 patches, which are those of the default images."""
     generator = torch.Generator().manual_seed(5)  # at the eighth step
     for _ in range(12):
-        _, kept = draw_blocks(64, 6, 4, generator)
-        assert kept.shape[1] >= 1
+        _, context_index = draw_blocks(64, 6, 4, generator)
+        assert context_index.shape[1] >= 1
 
 
 def test_targets_that_leave_no_context_are_refused():
@@ -404,8 +404,8 @@ def test_a_masked_autoencoders_encoder_never_sees_a_hidden_patch():
     x = normal(3, 1, 16, 16).float()
     changed = torch.where(pixel_mask(masks, 4), 100.0, x)
     torch.testing.assert_close(module.reconstruct(x, masks), module.reconstruct(changed, masks))
-    shown = torch.where(pixel_mask(masks, 4), x, 100.0)
-    assert not torch.allclose(module.reconstruct(x, masks), module.reconstruct(shown, masks))
+    repainted = torch.where(pixel_mask(masks, 4), x, 100.0)
+    assert not torch.allclose(module.reconstruct(x, masks), module.reconstruct(repainted, masks))
 
 
 def test_the_decoder_puts_each_patch_where_it_belongs():
@@ -446,11 +446,11 @@ def test_a_rebuilt_image_is_the_true_one_where_it_was_visible_and_a_prediction_e
         rebuilt = module.rebuild(x, masks)
         torch.testing.assert_close(rebuilt.masked_fill(hidden, 0), x.masked_fill(hidden, 0))
         predictions = module.reconstruct(x, masks)[masks.flatten(1)]  # [hidden patches, P]
-        shown = patchify(rebuilt, 4)[masks.flatten(1)]
+        rebuilt_patches = patchify(rebuilt, 4)[masks.flatten(1)]
         true = patchify(x, 4)[masks.flatten(1)]
         if norm_pix:  # the true mean and std, which the network has not seen
             predictions = predictions * true.std(1, keepdim=True) + true.mean(1, keepdim=True)
-        torch.testing.assert_close(shown, predictions)
+        torch.testing.assert_close(rebuilt_patches, predictions)
 
 
 def test_attention_maps_are_where_the_last_blocks_tokens_look():
