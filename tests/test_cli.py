@@ -33,17 +33,17 @@ def test_an_unknown_command_is_refused_with_the_nearest_right_one(capsys):
 
 def test_data_says_what_is_in_a_set(capsys):
     assert main(["data", "fashion"]) == 0
-    told = capsys.readouterr().out
-    assert "10000 images, 1 x 28 x 28" in told and "Ankle boot" in told
+    output = capsys.readouterr().out
+    assert "10000 images, 1 x 28 x 28" in output and "Ankle boot" in output
 
 
 def test_data_says_what_was_left_out_and_which_images_are_broken(capsys, tmp_path):
     save_images(tmp_path, number=5)
     (tmp_path / "ant" / "photo.heic").touch()
     assert main(["data", str(tmp_path), "--channels", "1"]) == 0
-    told = capsys.readouterr().out
-    assert "train            8 images, 1 x " in told and "1 file left out: 1 .heic" in told
-    assert "no test split: 2 images of 10 held out" in told
+    output = capsys.readouterr().out
+    assert "train            8 images, 1 x " in output and "1 file left out: 1 .heic" in output
+    assert "no test split: 2 images of 10 held out" in output
     for path in sorted(tmp_path.glob("*/*.png"))[::4]:
         path.write_bytes(b"")
     assert main(["data", str(tmp_path)]) == 2
@@ -66,8 +66,8 @@ def test_class_names_that_the_console_can_not_write_are_spelled_out(tmp_path, mo
 
 def test_an_error_names_what_is_wrong_without_a_traceback(capsys):
     assert main(["data", "fashoin"]) == 2
-    told = capsys.readouterr().err
-    assert "did you mean 'fashion'" in told and "Traceback" not in told
+    message = capsys.readouterr().err
+    assert "did you mean 'fashion'" in message and "Traceback" not in message
 
 
 def test_a_flag_is_a_field_and_an_unknown_one_is_refused(capsys):
@@ -91,8 +91,8 @@ def test_pretrain_runs_on_a_folder_and_says_where_to_look(tmp_path, monkeypatch,
     save_images(tmp_path / "images")
     flags = ["--epochs", "1", "--batch-size", "8", "--method", "simsiam proj_dim=16 pred_dim=8"]
     assert main(["pretrain", "--data", str(tmp_path / "images"), *flags]) == 0
-    told = capsys.readouterr().out
-    assert "loss" in told and str(tmp_path / "runs" / "pretrain-") in told
+    output = capsys.readouterr().out
+    assert "loss" in output and str(tmp_path / "runs" / "pretrain-") in output
 
 
 # --------------------------------------------------------------------------------- recipes and help
@@ -100,15 +100,15 @@ def test_pretrain_runs_on_a_folder_and_says_where_to_look(tmp_path, monkeypatch,
 
 def trained_with(monkeypatch, *words):
     """The configuration and options that the command line would train with."""
-    found = {}
+    arguments = {}
 
     def spy(config, **options):
-        found.update(config=config, **options)
+        arguments.update(config=config, **options)
         raise ValueError("enough")
 
     monkeypatch.setattr(train, "pretrain", spy)
     assert main(["pretrain", *words]) == 2
-    return found
+    return arguments
 
 
 def test_a_recipe_is_the_papers_and_flags_change_it(monkeypatch):
@@ -140,16 +140,16 @@ def test_help_shows_every_flag_with_its_type_default_and_a_line(command, capsys)
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
     assert ended.value.code == 0
-    told = capsys.readouterr().out
-    flags = [" ".join(part.split()) for part in re.split(r"\n[ │]+(?=--[a-z])", told)[1:]]
+    output = capsys.readouterr().out
+    flags = [" ".join(block.split()) for block in re.split(r"\n[ │]+(?=--[a-z])", output)[1:]]
     assert len(flags) >= (34 if command == "pretrain" else 3)
     for flag in flags:
-        found = re.match(
+        match = re.match(
             r"--[\w-]+(?:, --no-[\w-]+| STR| INT| FLOAT| \{[^}]*\}) (.*?) ?\(default: .*\)", flag
         )
-        assert found and len(found[1]) > 3, flag
+        assert match and len(match[1]) > 3, flag
     if command == "pretrain":
-        assert "cifar-paper" in told and "--fresh" in told
+        assert "cifar-paper" in output and "--fresh" in output
 
 
 def test_a_recipe_where_there_are_none_is_refused(capsys):
@@ -161,19 +161,19 @@ def test_a_recipe_where_there_are_none_is_refused(capsys):
 def test_help_of_sweep_shows_the_defaults_too(capsys):
     with pytest.raises(SystemExit):
         main(["sweep", "--help"])
-    told = " ".join(capsys.readouterr().out.split())
-    assert "--jobs INT Number of points at once. (default: 1)" in told and "(required)" in told
+    output = " ".join(capsys.readouterr().out.split())
+    assert "--jobs INT Number of points at once. (default: 1)" in output and "(required)" in output
 
 
 @pytest.mark.long
 def test_doctor_tells_versions_devices_and_what_is_missing(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SIMLAB_DATA", str(tmp_path))
     assert main(["doctor"]) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     version = torch.__version__.split("+")[0]
     for word in (version, "devices", "fast precisions", "threads", "gloo", "missing"):
-        assert word in told
-    assert "simlab data cifar10 --download" in told and "dataset fashion:" not in told
+        assert word in output
+    assert "simlab data cifar10 --download" in output and "dataset fashion:" not in output
     with pytest.raises(SystemExit):
         main(["doctor", "--help"])
     assert "what is missing" in capsys.readouterr().out
@@ -226,15 +226,15 @@ def test_a_stored_run_is_asked_by_name_or_folder(two_runs, monkeypatch, capsys):
     folder, (name, other) = two_runs
     monkeypatch.setenv("SIMLAB_RUNS", str(folder))
     assert main(["knn", name]) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     stored = json.loads((folder / name / "metrics.json").read_text())["final"]["knn"]
-    assert f"{stored:.4f}" in told
+    assert f"{stored:.4f}" in output
     last = (folder / name / "knn.csv").read_text().splitlines()[-1].split(",")
     assert last[1:] == [name, "1", f"{100 * stored:.2f}"]
-    assert "images           120 classified by 480" in told
+    assert "images           120 classified by 480" in output
     assert main(["probe", str(folder / name), "--labels", "0.2", "--per-class"]) == 0
-    told = capsys.readouterr().out
-    assert "accuracy" in told and re.search(r"^ant +\d+ +[01]\.\d", told, re.MULTILINE)
+    output = capsys.readouterr().out
+    assert "accuracy" in output and re.search(r"^ant +\d+ +[01]\.\d", output, re.MULTILINE)
     assert main(["compare", name, other, "--layers", "blocks.?", "--images", "100"]) == 0
     assert "blocks.2" in capsys.readouterr().out
 
@@ -250,9 +250,9 @@ def test_stored_features_are_compared_and_the_file_is_the_table_that_is_printed(
     assert "10 samples" in words and "matched by ids: 10 in common" in words
     stored = pd.read_csv(table, keep_default_na=False)
     lines = stored.map(lambda x: f"{x:.3f}" if isinstance(x, float) else str(x) or "NaN")
-    shown = [line.split() for line in printed.splitlines()]
-    assert shown[0] == list(stored.columns) and len(shown) == 1 + 9
-    for line, expected in zip(shown[1:], lines.to_numpy().tolist(), strict=True):
+    rows = [line.split() for line in printed.splitlines()]
+    assert rows[0] == list(stored.columns) and len(rows) == 1 + 9
+    for line, expected in zip(rows[1:], lines.to_numpy().tolist(), strict=True):
         assert line == [word for word in expected[: len(line)]]
     pair = stored[(stored.layer_1 == "stem") & (stored.layer_2 == "head")]
     assert pair["value"].item() == pytest.approx(1)
@@ -408,13 +408,13 @@ def outcome_of(tmp_path_factory):
 @pytest.mark.long
 @pytest.mark.parametrize("option", TRAINED)
 def test_an_option_of_the_known_program_has_a_counterpart_with_an_effect(option, outcome_of):
-    base, change, shown = TRAINED[option]
+    base, change, key = TRAINED[option]
     before, after = outcome_of(base), outcome_of(f"{base} {change}")
-    assert before[shown] != after[shown]
+    assert before[key] != after[key]
     if option == "print_freq":  # two steps an epoch
-        assert (before[shown], after[shown]) == (4, 2)
+        assert (before[key], after[key]) == (4, 2)
     if option == "test_interval":
-        assert (before[shown], after[shown]) == (2, 1)
+        assert (before[key], after[key]) == (2, 1)
 
 
 @pytest.mark.parametrize("option", PARSED)
@@ -425,12 +425,12 @@ def test_every_other_option_sets_fields_that_are_tested_for_their_effect(option,
     after = trained_with(monkeypatch, *shlex.split(base), *shlex.split(change))["config"]
     words = shlex.split(change)
     names = [word.removeprefix("--").replace("-", "_") for word in words[::2]]
-    asked = dict(zip(names, words[1::2]))
-    for name, value in asked.items():
+    settings = dict(zip(names, words[1::2]))
+    for name, value in settings.items():
         got = getattr(after, name)
         assert got == type(got)(value), name
     changed = {f.name for f in fields(after) if getattr(after, f.name) != getattr(before, f.name)}
-    assert changed == set(asked) and not changed & NOT_IDENTITY
+    assert changed == set(settings) and not changed & NOT_IDENTITY
 
 
 def test_every_option_of_the_known_program_is_in_the_docs_with_flags_that_exist(capsys):

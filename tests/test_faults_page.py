@@ -239,12 +239,12 @@ COUNTED_BY_HAND = (
 
 def rows() -> list[tuple[str, str, str]]:
     """Of each row of the page the fault, how many cases it says, and the tests that it names."""
-    found = []
+    faults = []
     for line in PAGE.read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if line.startswith("|") and len(cells) == 4 and cells[1][0] not in "t-":
-            found.append((cells[0], cells[1], cells[3]))
-    return found
+            faults.append((cells[0], cells[1], cells[3]))
+    return faults
 
 
 def row_of(start: str) -> tuple[str, str, str]:

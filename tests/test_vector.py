@@ -377,8 +377,8 @@ def test_heads_trained_in_torch_come_back_with_the_trained_loss():
 def test_from_torch_refuses_other_heads():
     def broken(**parts):
         heads = TorchHeads(SMALL)
-        for name, part in parts.items():
-            setattr(heads, name, part)
+        for name, module in parts.items():
+            setattr(heads, name, module)
         return heads
 
     relu = nn.ReLU()
