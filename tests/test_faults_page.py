@@ -117,11 +117,11 @@ CASES = {
         "data/test_hold_out::classes_on_one_side",
     ],
     "unreadable images": [
-        "data/test_image_files::an_image_that_cannot",
-        ("data/test_image_files::all_broken_images", 2),
-        "data/test_image_files::broken_images",
-        "data/test_image_files::many_broken",
-        "data/test_image_files::domains_are_read",
+        "data/test_broken_images::an_image_that_cannot",
+        ("data/test_broken_images::all_broken_images", 2),
+        "data/test_broken_images::broken_images",
+        "data/test_broken_images::many_broken",
+        "data/test_broken_images::domains_are_read",
     ],
     "images of 16 bits": [
         "data/test_image_files::values_of_more",
