@@ -71,8 +71,8 @@ def with_memory(measured: Measured, index: int) -> Measured:
         words = [sys.executable, __file__, "--memory", str(index), str(measured.size), side]
         done = subprocess.run(words, capture_output=True, text=True, check=True)
         peaks.append(float(done.stdout.split()[-1]))
-    kept = {name: getattr(measured, name) for name in ("case", "peer", "unit", "size", "ratio")}
-    return Measured(**kept, our_memory=peaks[0], peer_memory=peaks[1])
+    fields = {name: getattr(measured, name) for name in ("case", "peer", "unit", "size", "ratio")}
+    return Measured(**fields, our_memory=peaks[0], peer_memory=peaks[1])
 
 
 def run_scripts() -> list[tuple[str, float, bool]]:
@@ -103,11 +103,11 @@ def growth(rows: list[Measured]) -> dict[tuple[str, str], tuple[float, float]]:
 
 def page(rows: list[Measured], runs: list[tuple[str, float, bool]]) -> str:
     """RESULTS.md: the machine, the pairs, how they grow, and the tables of the scripts."""
-    found = versions(*PACKAGES)
+    installed = versions(*PACKAGES)
     lines = [
         "# simlab measured",
         "",
-        f"`make bench` on {machine()}; {', '.join(f'{k} {v}' for k, v in found.items())}; "
+        f"`make bench` on {machine()}; {', '.join(f'{k} {v}' for k, v in installed.items())}; "
         f"{THREADS} threads, no GPU. Medians of {ROUNDS} paired rounds: both sides in one process, "
         "in turns; the ratio is the median of the rounds' ratios, beside it the lowest and the "
         "highest. Memory: what a call adds at its peak, in a process of its own.",

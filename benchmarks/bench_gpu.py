@@ -220,13 +220,13 @@ class EnoughError(Exception):
 
 def recipe_lines(bench, config, data, epochs, seconds):
     """Train a recipe up to the last of `epochs`, within so many seconds: lines on its kNN."""
-    found = {}
+    accuracies = {}
     start = time.monotonic()
 
     def note(history):
         row = history[-1]
         if row["epoch"] in epochs:
-            found[row["epoch"]] = 100 * row["knn"]
+            accuracies[row["epoch"]] = 100 * row["knn"]
         if row["epoch"] >= max(epochs) or time.monotonic() - start > seconds:
             raise EnoughError
 
@@ -234,7 +234,7 @@ def recipe_lines(bench, config, data, epochs, seconds):
         pretrain(config, data, folder=folder, progress=False, on_epoch=note)
     lines = ["| epoch | kNN here | published |", "|---|---|---|"]
     for epoch, published in epochs.items():
-        here = f"{found[epoch]:.1f}" if epoch in found else "time was over"
+        here = f"{accuracies[epoch]:.1f}" if epoch in accuracies else "time was over"
         lines.append(f"| {epoch} | {here} | {published:.1f} |")
     return [*lines, f"\n{time.monotonic() - start:.0f} seconds."]
 

@@ -160,12 +160,12 @@ def main():
             continue
         began = time.perf_counter()
         kind = s.MEASURES[measure]
-        found = coverage_of_set(MEASURES[name], seeds, kind.jackknifed, kind.correlation)
-        lines.append(row(name, f"{SAMPLES}, resamples={RESAMPLES}", *found))
+        coverage = coverage_of_set(MEASURES[name], seeds, kind.jackknifed, kind.correlation)
+        lines.append(row(name, f"{SAMPLES}, resamples={RESAMPLES}", *coverage))
         print(lines[-1], f"{time.perf_counter() - began:.0f} s", flush=True)
     for batches, size in BATCHES if "cka" in asked_for else ():
-        found = coverage_of_batches(batches, size, seeds)
-        lines.append(row("cka, batches", f"{batches} batches of {size}", *found))
+        coverage = coverage_of_batches(batches, size, seeds)
+        lines.append(row("cka, batches", f"{batches} batches of {size}", *coverage))
         print(lines[-1], flush=True)
     if set(asked_for) == set(s.MEASURES):
         path = ROOT / "benchmarks" / "results" / "intervals.md"

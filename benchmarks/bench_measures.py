@@ -60,7 +60,7 @@ def datasets():
         return x, x @ draw.normal(size=(p, q)) / p**0.5 + noise * draw.normal(size=(n, q))
 
     noise = draw.normal(size=(64, 32)), draw.normal(size=(64, 24))
-    few = shared(32, 64, 50)
+    wide_pair = shared(32, 64, 50)
     relu = [np.maximum(v - 0.5, 0) for v in shared(64, 20, 12)]
     x, y = shared(64, 16, 12)
     spectrum = np.logspace(0, -2, 16)
@@ -70,7 +70,7 @@ def datasets():
     return {
         "noise": noise,
         "shared": shared(64, 16, 12),
-        "n < d": few,
+        "n < d": wide_pair,
         "ReLU": tuple(relu),
         "mean 30, decaying spectrum": decaying,
         "binary": (binary, flipped),

@@ -85,14 +85,14 @@ class Loader:
 
     dataset = "random images"
 
-    def __init__(self, parts):
-        self.parts = [(part,) for part in parts]
+    def __init__(self, batches):
+        self.batches = [(batch,) for batch in batches]
 
     def __len__(self):
-        return len(self.parts)
+        return len(self.batches)
 
     def __iter__(self):
-        return iter(self.parts)
+        return iter(self.batches)
 
 
 def loader(x, batch):
@@ -130,9 +130,9 @@ def child(tool, name, rounds, mode):
 
     def forward():
         with torch.no_grad():
-            for (part,) in data:
-                a(part)
-                b(part)
+            for (images,) in data:
+                a(images)
+                b(images)
 
     def work():
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -200,13 +200,13 @@ def timed_rows(name, tools, rounds):
 class Two(nn.Module):
     """Returns one half of its input; layers by name."""
 
-    def __init__(self, part, mean=0.0, constant=False, last=False):
+    def __init__(self, half, mean=0.0, constant=False, last=False):
         super().__init__()
-        self.part, self.mean, self.constant, self.last = part, mean, constant, last
+        self.half, self.mean, self.constant, self.last = half, mean, constant, last
         self.feature = nn.Identity()
 
     def forward(self, x):
-        x = x.chunk(2, 1)[self.part] + self.mean
+        x = x.chunk(2, 1)[self.half] + self.mean
         if self.constant:
             x = torch.full_like(x, 0.1)
         if self.last:
@@ -221,23 +221,23 @@ class Two(nn.Module):
 class InPlace(nn.Module):
     """As a residual block: what the watched layer gave is edited later."""
 
-    def __init__(self, part):
+    def __init__(self, half):
         super().__init__()
-        self.part, self.feature = part, nn.Identity()
+        self.half, self.feature = half, nn.Identity()
 
     def forward(self, x):
-        out = self.feature(x.chunk(2, 1)[self.part].clone())
-        out += x.chunk(2, 1)[1 - self.part]
+        out = self.feature(x.chunk(2, 1)[self.half].clone())
+        out += x.chunk(2, 1)[1 - self.half]
         return out.relu_()
 
 
 class Tuple(nn.Module):
-    def __init__(self, part):
+    def __init__(self, half):
         super().__init__()
-        self.part, self.feature = part, nn.LSTM(1, 4, batch_first=True)
+        self.half, self.feature = half, nn.LSTM(1, 4, batch_first=True)
 
     def forward(self, x):
-        return self.feature(x.chunk(2, 1)[self.part][:, :, None])[0]
+        return self.feature(x.chunk(2, 1)[self.half][:, :, None])[0]
 
 
 def related(n, p, seed=0, noise=0.8):
@@ -246,13 +246,13 @@ def related(n, p, seed=0, noise=0.8):
     return torch.cat([x, x + noise * torch.randn(n, p, generator=draw)], 1)
 
 
-def minibatch_truth(f, parts, debiased=True):
+def minibatch_truth(f, batches, debiased=True):
     """Sums of inner products of centred float64 Grams over batches (Nguyen 2021)."""
     from simlab.similarity.gram import centre
 
     sums = np.zeros(3)
-    for part in parts:
-        k, m = (centre(v @ v.T, debiased) for v in (w - w.mean(0) for w in f(part.double())))
+    for batch in batches:
+        k, m = (centre(v @ v.T, debiased) for v in (w - w.mean(0) for w in f(batch.double())))
         sums += [(k * m).sum().item(), (k * k).sum().item(), (m * m).sum().item()]
     return sums[0] / np.sqrt(sums[1] * sums[2])
 

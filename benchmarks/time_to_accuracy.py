@@ -182,12 +182,12 @@ def main() -> int:
     table.to_csv(a.out / "time_to_accuracy.csv", index=False)
     draw(table, a.minutes).savefig(a.out / "time_to_accuracy.png", dpi=150)
     last = table.groupby("library", sort=False)["knn"].last()
-    found = versions("torch", "lightly")
+    installed = versions("torch", "lightly")
     text = [
         "# kNN accuracy over wall time",
         "",
         f"`python benchmarks/time_to_accuracy.py --data FOLDER --minutes {a.minutes:g}` on "
-        f"{machine()}; {', '.join(f'{n} {v}' for n, v in found.items())}. One seed; kNN with "
+        f"{machine()}; {', '.join(f'{n} {v}' for n, v in installed.items())}. One seed; kNN with "
         f"k = {k}, {len(bank):,} training and {len(queries):,} test images. How each side trains is "
         "said at the head of the script.",
         "",

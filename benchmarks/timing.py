@@ -48,15 +48,15 @@ def paired_rounds(ours: Call, peers: Call, rounds: int) -> Ratio:
     times: list[tuple[float, float]] = []
     for round_ in range(rounds):
         if round_ % 2:
-            theirs = seconds_of(peers)
-            times.append((seconds_of(ours), theirs))
+            their_time = seconds_of(peers)
+            times.append((seconds_of(ours), their_time))
         else:
-            own = seconds_of(ours)
-            times.append((own, seconds_of(peers)))
-    ratios = [theirs / own for own, theirs in times]
+            our_time = seconds_of(ours)
+            times.append((our_time, seconds_of(peers)))
+    ratios = [their_time / our_time for our_time, their_time in times]
     return Ratio(
-        ours=statistics.median(own for own, _ in times),
-        peers=statistics.median(theirs for _, theirs in times),
+        ours=statistics.median(our_time for our_time, _ in times),
+        peers=statistics.median(their_time for _, their_time in times),
         median=statistics.median(ratios),
         low=min(ratios),
         high=max(ratios),
@@ -96,10 +96,10 @@ def machine() -> str:
 
 def versions(*packages: str) -> dict[str, str]:
     """The version of Python and of each package; "-" where it is missing."""
-    found = {"python": platform.python_version()}
+    version_of = {"python": platform.python_version()}
     for package in packages:
         try:
-            found[package] = importlib.metadata.version(package)
+            version_of[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            found[package] = "-"
-    return found
+            version_of[package] = "-"
+    return version_of

@@ -19,12 +19,12 @@ SMALL += 'batch_size=512, device="cpu", '
 
 def snippets(name: str) -> dict[str, str]:
     """The Python blocks of a page, by the heading above each; the second of a heading as "A 2"."""
-    found = {}
+    blocks = {}
     for section in (DOCS / f"{name}.md").read_text(encoding="utf-8").split("\n## "):
         heading = section.splitlines()[0].removeprefix("# ")
         for i, block in enumerate(re.findall(r"```python\n(.*?)```", section, re.DOTALL), 1):
-            found[heading if i == 1 else f"{heading} {i}"] = block
-    return found
+            blocks[heading if i == 1 else f"{heading} {i}"] = block
+    return blocks
 
 
 @pytest.fixture
@@ -71,9 +71,9 @@ def test_mlflow_keeps_the_history_of_a_stored_run_too(here, monkeypatch):
     for _ in range(2):
         trained = small_run(callback)
     client = mlflow.MlflowClient()
-    found = client.search_runs(["0"])
-    assert [r.info.run_name for r in found] == [trained.name] * 2
-    for r in found:
+    mlflow_runs = client.search_runs(["0"])
+    assert [r.info.run_name for r in mlflow_runs] == [trained.name] * 2
+    for r in mlflow_runs:
         losses = client.get_metric_history(r.info.run_id, "loss")
         assert [m.value for m in losses] == pytest.approx(list(trained.history["loss"]))
         assert r.data.params["batch_size"] == "512"

@@ -100,8 +100,8 @@ def test_what_a_file_can_not_give_is_named(entries, says, stored, tmp_path, monk
         entries = {"config": json.loads(stored.read_text())["config"] | entries["config"]}
     file = changed(stored, tmp_path, **entries)
     assert started_with(monkeypatch, "pretrain", "--config", str(file)) is None
-    told = capsys.readouterr().err
-    assert says in told and str(file) in told and "Traceback" not in told
+    message = capsys.readouterr().err
+    assert says in message and str(file) in message and "Traceback" not in message
 
 
 def test_a_run_that_began_with_another_run_s_weights_begins_with_them(

@@ -16,7 +16,7 @@ from simlab.cli.elsewhere import HERE, hints
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "coming_from.md").read_text(encoding="utf-8")
-SECTIONS = dict(part.split("\n", 1) for part in PAGE.split("\n## ")[1:])
+SECTIONS = dict(section.split("\n", 1) for section in PAGE.split("\n## ")[1:])
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +46,11 @@ def test_its_snippet_runs(section, folder, tmp_path, monkeypatch, capsys):
     lines = lines.replace("path/to/images", "images").replace("path/to/", "")
     script = tmp_path / "lines.py"
     script.write_text(lines, encoding="utf-8")
-    found = runpy.run_path(str(script), run_name="__main__")
+    namespace = runpy.run_path(str(script), run_name="__main__")
     assert capsys.readouterr().out
     if "vectors" in section:
-        assert found["model"].loss(found["x1"], found["x1"]) == pytest.approx(-1, abs=1e-6)
+        model, x = namespace["model"], namespace["x1"]
+        assert model.loss(x, x) == pytest.approx(-1, abs=1e-6)
 
 
 def test_the_names_of_ours_in_the_tables_exist():
@@ -108,8 +109,8 @@ def test_an_option_of_another_program_is_answered_with_ours(words, meant, capsys
     with pytest.raises(SystemExit) as ended:
         main(["pretrain", *words])
     assert ended.value.code == 2
-    told = capsys.readouterr().err
-    assert f"did you mean {meant}" in told and "is an option of other programs" in told
+    message = capsys.readouterr().err
+    assert f"did you mean {meant}" in message and "is an option of other programs" in message
 
 
 def test_what_is_unknown_everywhere_and_what_is_right_get_no_such_answer(capsys):

@@ -29,7 +29,7 @@ FIELDS = [(PretrainConfig, field) for field in dataclasses.fields(PretrainConfig
 FIELDS += [(SupervisedConfig, f) for f in dataclasses.fields(SupervisedConfig)[-1:]]
 IDS = [field.name for _, field in FIELDS]
 KINDS = kinds(PretrainConfig) | kinds(SupervisedConfig)
-few = settings(max_examples=12, derandomize=True, deadline=None, database=None)
+few_examples = settings(max_examples=12, derandomize=True, deadline=None, database=None)
 VALUES = {
     int: st.integers(),
     float: st.floats(),
@@ -51,7 +51,7 @@ def data_of(number=10, channels=1, size=8, test=4, name="some"):
 
 
 @pytest.mark.parametrize(("cls", "field"), FIELDS, ids=IDS)
-@few
+@few_examples
 @given(draw=st.data())
 def test_a_value_of_another_type_is_refused_by_its_name(cls, field, draw):
     expected = KINDS[field.name].type
@@ -64,7 +64,7 @@ def test_a_value_of_another_type_is_refused_by_its_name(cls, field, draw):
 
 
 @pytest.mark.parametrize(("cls", "field"), FIELDS, ids=IDS)
-@few
+@few_examples
 @given(draw=st.data())
 def test_any_value_of_the_right_type_is_kept_as_it_is_or_refused_by_its_name(cls, field, draw):
     value = draw.draw(VALUES[KINDS[field.name].type])
@@ -77,7 +77,7 @@ def test_any_value_of_the_right_type_is_kept_as_it_is_or_refused_by_its_name(cls
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-@few
+@few_examples
 @given(value=st.integers(0, 2**53))
 def test_an_int_stands_for_the_float_of_the_same_value(cls, value):
     lr = cls(lr=value).lr

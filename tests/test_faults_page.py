@@ -117,11 +117,11 @@ CASES = {
         "data/test_hold_out::classes_on_one_side",
     ],
     "unreadable images": [
-        "data/test_image_files::an_image_that_cannot",
-        ("data/test_image_files::all_broken_images", 2),
-        "data/test_image_files::broken_images",
-        "data/test_image_files::many_broken",
-        "data/test_image_files::domains_are_read",
+        "data/test_broken_images::an_image_that_cannot",
+        ("data/test_broken_images::all_broken_images", 2),
+        "data/test_broken_images::broken_images",
+        "data/test_broken_images::many_broken",
+        "data/test_broken_images::domains_are_read",
     ],
     "images of 16 bits": [
         "data/test_image_files::values_of_more",
@@ -239,12 +239,12 @@ COUNTED_BY_HAND = (
 
 def rows() -> list[tuple[str, str, str]]:
     """Of each row of the page the fault, how many cases it says, and the tests that it names."""
-    found = []
+    faults = []
     for line in PAGE.read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if line.startswith("|") and len(cells) == 4 and cells[1][0] not in "t-":
-            found.append((cells[0], cells[1], cells[3]))
-    return found
+            faults.append((cells[0], cells[1], cells[3]))
+    return faults
 
 
 def row_of(start: str) -> tuple[str, str, str]:

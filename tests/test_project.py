@@ -210,11 +210,11 @@ def test_binder_gets_python_and_simlab_as_repo2docker_reads_them():
 def test_repo2docker_makes_the_dockerfile_that_is_meant():
     command = [sys.executable, "-m", "repo2docker", "--no-build", "--debug", str(ROOT)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    told = done.stdout + done.stderr
-    assert done.returncode == 0, told[-3000:]
-    assert "for python=3.12" in told
-    copied = told.index("COPY --chown=0:0 src/ ${REPO_DIR}/")  # `-e .` needs all of it
-    installed = told.index('pip install --no-cache-dir -r ".binder/requirements.txt"')
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output[-3000:]
+    assert "for python=3.12" in output
+    copied = output.index("COPY --chown=0:0 src/ ${REPO_DIR}/")  # `-e .` needs all of it
+    installed = output.index('pip install --no-cache-dir -r ".binder/requirements.txt"')
     assert copied < installed
 
 

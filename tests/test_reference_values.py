@@ -719,11 +719,11 @@ def test_the_values_are_the_stored_ones(name: str) -> None:
     case, stored = CASES[name], load_store()["values"][name]
     computed = compute_records(case)
     assert list(computed) == list(stored)
-    distances = {part: distance(stored[part], computed[part]) for part in stored}
-    for part in stored:
-        assert distances[part] <= COARSE.get(part, case.tolerance), (part, distances)
+    distances = {key: distance(stored[key], computed[key]) for key in stored}
+    for key in stored:
+        assert distances[key] <= COARSE.get(key, case.tolerance), (key, distances)
     if case.exact and machine() == load_store()["machine"]:
-        changed = [part for part in stored if stored[part]["sha256"] != computed[part]["sha256"]]
+        changed = [key for key in stored if stored[key]["sha256"] != computed[key]["sha256"]]
         assert not changed, f"{changed}: other bits than stored, {distances} away"
 
 

@@ -43,7 +43,7 @@ def test_differences_are_taken_within_a_seed_and_have_students_interval():
 @pytest.mark.long
 def test_what_is_called_visible_is_found_in_four_of_five_tries():
     rng, n = np.random.default_rng(0), 20
-    found = []
+    verdicts = []
     for _ in range(400):
         base = rng.normal(size=n)
         table = runs(
@@ -52,8 +52,8 @@ def test_what_is_called_visible_is_found_in_four_of_five_tries():
             score=[*base, *(base + rng.normal(0.66, 1, n))],
         )
         row = paired_differences(table, "beta", "score", 0.0).iloc[0]
-        found.append((row["low"] > 0, row["visible"]))
-    power, visible = np.mean(found, axis=0)
+        verdicts.append((row["low"] > 0, row["visible"]))
+    power, visible = np.mean(verdicts, axis=0)
     assert power == pytest.approx(0.8, abs=0.06) and visible == pytest.approx(0.66, abs=0.04)
 
 
@@ -97,8 +97,8 @@ def test_the_seeds_are_those_of_the_tables_of_power(effect, seeds):
 def test_the_power_is_that_of_simulated_t_tests():
     difference = np.random.default_rng(0).normal(0.9, 1, size=(20_000, 6))
     t = difference.mean(axis=1) / (difference.std(axis=1, ddof=1) / 6**0.5)
-    found = np.abs(t) > 2.5705818  # t(.975; 5)
-    assert power_of(0.9, 6) == pytest.approx(found.mean(), abs=0.01)
+    verdicts = np.abs(t) > 2.5705818  # t(.975; 5)
+    assert power_of(0.9, 6) == pytest.approx(verdicts.mean(), abs=0.01)
 
 
 def test_a_difference_that_nobody_can_see_is_refused():
@@ -265,14 +265,14 @@ def copying(channels):
 
 
 def test_a_layer_that_copies_keeps_the_image_and_one_that_forgets_keeps_nothing():
-    part = scattered()
+    images = scattered()
     encoder = nn.Sequential(copying(1), Ramp(), Forget(), nn.Flatten())
-    data = Dataset("dots", part.subset(torch.arange(200)), part.subset(torch.arange(200, 300)))
-    kept = what_is_kept(encoder, data, ["0", "1", "2"]).set_index("layer")
-    assert list(kept.columns) == ["rank", "rebuild", "x", "y", "angle"]
-    assert kept.loc["0", "rebuild"] > 0.1 > 0.05 > kept.loc["2", "rebuild"]
-    assert kept.loc["1", "x"] > 0.8 and kept.loc["1", "y"] < 0.2 and kept.loc["0", "x"] < 0.2
-    assert abs(kept.loc["2", ["x", "y", "angle"]]).max() < 0.1
+    data = Dataset("dots", images.subset(torch.arange(200)), images.subset(torch.arange(200, 300)))
+    table = what_is_kept(encoder, data, ["0", "1", "2"]).set_index("layer")
+    assert list(table.columns) == ["rank", "rebuild", "x", "y", "angle"]
+    assert table.loc["0", "rebuild"] > 0.1 > 0.05 > table.loc["2", "rebuild"]
+    assert table.loc["1", "x"] > 0.8 and table.loc["1", "y"] < 0.2 and table.loc["0", "x"] < 0.2
+    assert abs(table.loc["2", ["x", "y", "angle"]]).max() < 0.1
     assert not any(m._forward_hooks for m in encoder.modules()) and encoder.training
 
 
@@ -282,20 +282,20 @@ class ChannelsLast(nn.Module):
 
 
 def test_the_same_is_read_from_maps_that_have_their_channels_last():
-    part = scattered(80)
+    images = scattered(80)
     encoder = nn.Sequential(copying(3), ChannelsLast(), nn.Flatten(1, 2), nn.Flatten())
-    data = Dataset("dots", part.subset(torch.arange(50)), part.subset(torch.arange(50, 80)))
-    kept = what_is_kept(encoder, data, ["0", "1"]).drop(columns="layer")
-    assert kept.loc[0].tolist() == pytest.approx(kept.loc[1].tolist(), abs=1e-4)
+    data = Dataset("dots", images.subset(torch.arange(50)), images.subset(torch.arange(50, 80)))
+    table = what_is_kept(encoder, data, ["0", "1"]).drop(columns="layer")
+    assert table.loc[0].tolist() == pytest.approx(table.loc[1].tolist(), abs=1e-4)
     with pytest.raises(ValueError, match=r"layer '2' is \[50, 64, 3\]: expected a map"):
         what_is_kept(encoder, data, ["2"])
 
 
 def test_a_layer_that_is_not_there_is_an_error_and_leaves_no_hook():
-    part = scattered(20)
+    images = scattered(20)
     encoder = nn.Sequential(nn.Identity(), nn.Flatten())
     with pytest.raises(ValueError, match="'5' matches nothing"):
-        what_is_kept(encoder, Dataset("dots", part, part), ["5"])
+        what_is_kept(encoder, Dataset("dots", images, images), ["5"])
     assert not any(m._forward_hooks for m in encoder.modules())
 
 

@@ -72,17 +72,17 @@ def test_a_broken_link_is_found(tmp_path):
 
 def test_the_lessons_plans_fill_their_time():
     text = (ROOT / "docs" / "teaching.md").read_text(encoding="utf-8")
-    one, two = (sum(map(int, re.findall(r"^\| (\d+) \|", part, re.MULTILINE)))
-                for part in re.split(r"^## ", text, flags=re.MULTILINE)[1:3])  # fmt: skip
+    one, two = (sum(map(int, re.findall(r"^\| (\d+) \|", plan, re.MULTILINE)))
+                for plan in re.split(r"^## ", text, flags=re.MULTILINE)[1:3])  # fmt: skip
     assert one == 45 and two == 90 - (45 - 10), "the second plan leaves out the vote of ten minutes"
 
 
 def test_places_named_in_the_teachers_page_exist():
     """A heading in quotation marks after a link to a notebook is one of that notebook."""
     text = (ROOT / "docs" / "teaching.md").read_text(encoding="utf-8")
-    found = re.findall(r"\]\(([^)]+\.ipynb)\), \"([^\"]+)\"", text)
-    assert len(found) >= 6
-    for target, head in found:
+    places = re.findall(r"\]\(([^)]+\.ipynb)\), \"([^\"]+)\"", text)
+    assert len(places) >= 6
+    for target, head in places:
         heads = anchors_of((ROOT / "docs" / target).resolve())
         slug = re.sub(r"[^\w\- ]", "", head).replace(" ", "-").lower()
         assert any(h.startswith(slug) for h in heads), f"{target}: no heading {head!r}"
@@ -140,12 +140,12 @@ def formulas_of(text):
 
 def test_every_letter_of_a_formula_stands_in_the_notation():
     text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
-    known = {s for row in re.findall(r"^\| (\$.*?)\|", text, re.MULTILINE) for f in formulas_of(row)
-             for s in symbols_of(f)}  # fmt: skip
-    known |= {"i", "j", "m"}  # images by number, and a mean over them
+    notation = {s for row in re.findall(r"^\| (\$.*?)\|", text, re.MULTILINE)
+                for f in formulas_of(row) for s in symbols_of(f)}  # fmt: skip
+    notation |= {"i", "j", "m"}  # images by number, and a mean over them
     for path in (ROOT / "notebooks").rglob("0*.ipynb"):
         for formula in formulas_of(markdown_of(path)):
-            assert not symbols_of(formula) - known, f"{path.stem}: {formula}"
+            assert not symbols_of(formula) - notation, f"{path.stem}: {formula}"
 
 
 def test_the_letters_of_a_formula_are_found():
@@ -155,10 +155,10 @@ def test_the_letters_of_a_formula_are_found():
 
 def test_the_settings_page_names_fields_that_exist_and_their_values():
     text = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
-    known = {f.name for c in (PretrainConfig, SimSiam, SimCLR) for f in dataclasses.fields(c)}
+    field_names = {f.name for c in (PretrainConfig, SimSiam, SimCLR) for f in dataclasses.fields(c)}
     rows = re.findall(r"^\| [^|`]+ \| ((?:`\w+`(?:, )?)+) \|(.*)\|$", text, re.MULTILINE)
     named = {name for fields, _ in rows for name in re.findall(r"`(\w+)`", fields)}
-    assert len(named) > 20 and named - known <= {"linear_probe"}
+    assert len(named) > 20 and named - field_names <= {"linear_probe"}
     first = text.split("\n## ")[1]
     paper = parse_method(RECIPES["cifar-paper"]["method"])
     values = {"pred_dim": (SimSiam().pred_dim, paper.pred_dim)}

@@ -1,7 +1,8 @@
 """The field's words in code, messages and prose: what nobody else says is not said here.
 
 The right-hand side of BANNED says what to write instead. Names are checked apart: a variable that
-is called by an adjective or a participle where a noun exists tells its reader nothing.
+is called by an adjective or a participle where a noun exists tells its reader nothing, in tests
+and benchmarks as well.
 """
 
 import ast
@@ -14,12 +15,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FILES = sorted(
-    path
-    for folder in ("simlab", "simlab_course", "notebooks")
-    for path in (ROOT / folder).rglob("*.py")
-)
-every_file = pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+
+
+def every_file_of(*folders):
+    paths = sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    return pytest.mark.parametrize("path", paths, ids=lambda p: str(p.relative_to(ROOT)))
+
+
+OF_READERS = ("simlab", "simlab_course", "notebooks")
+every_file = every_file_of(*OF_READERS)
+every_file_with_names = every_file_of(*OF_READERS, "tests", "benchmarks")
 TEXTS = sorted(
     [
         *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "data/README.md")),
@@ -154,7 +159,7 @@ def test_words_are_the_fields(path):
     assert not problems, "\n".join(problems)
 
 
-@every_file
+@every_file_with_names
 def test_names_are_nouns_of_the_field(path):
     problems = []
     for line, name in names_bound_in(path.read_text(encoding="utf-8")):

@@ -53,7 +53,7 @@ def jupyterlab(folder: Path):
             path = home / "settings/@jupyterlab" / f"{name}.jupyterlab-settings"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(values))
-        own = {name: str(home / name.lower()) for name in (
+        folders = {name: str(home / name.lower()) for name in (
             "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR",
             "JUPYTERLAB_WORKSPACES_DIR",
         )}  # fmt: skip
@@ -61,7 +61,7 @@ def jupyterlab(folder: Path):
             [sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", "--ip=127.0.0.1",
              "--ServerApp.port_retries=0", "--IdentityProvider.token=",
              "--ServerApp.allow_root=True", "--expose-app-in-browser", "--notebook-dir", str(folder)],
-            env={**os.environ, **own, "JUPYTERLAB_SETTINGS_DIR": str(home / "settings")},
+            env={**os.environ, **folders, "JUPYTERLAB_SETTINGS_DIR": str(home / "settings")},
             stdout=(home / "log").open("w"), stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         try:

@@ -38,7 +38,7 @@ def encoded():
 def maps():
     noise = np.random.default_rng(0).normal(size=(3, 40, 2))
     middle = np.stack([LABELS * 3, -LABELS * 2], 1)
-    return {epoch: 3 * own + epoch * middle for epoch, own in zip((0, 1, 4), noise)}
+    return {epoch: 3 * offsets + epoch * middle for epoch, offsets in zip((0, 1, 4), noise)}
 
 
 def budgets():

@@ -256,8 +256,8 @@ def chromium():
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_a_lesson_is_read_from_the_disk_without_a_network(book, chromium, theme):
     context = chromium.new_context(offline=True, color_scheme=theme)
-    tab, asked, failed = context.new_page(), [], []
-    tab.on("request", lambda request: asked.append(request.url))
+    tab, urls, failed = context.new_page(), [], []
+    tab.on("request", lambda request: urls.append(request.url))
     tab.on("requestfailed", lambda request: failed.append(request.url))
     tab.goto(f"file://{book[0]}/notebooks/{LESSON}.html")
     tab.locator("mjx-container svg").first.wait_for(state="attached", timeout=30_000)
@@ -265,8 +265,8 @@ def test_a_lesson_is_read_from_the_disk_without_a_network(book, chromium, theme)
     assert tab.evaluate("[...document.images].every(i => i.naturalWidth && i.alt)")
     ground = Image.open(io.BytesIO(tab.screenshot())).convert("L").getpixel((640, 3))
     assert (ground < 60) == (theme == "dark"), f"not {theme}: {ground}"
-    assert len(asked) > 5 and not failed
-    assert all(url.startswith(("file:", "data:")) for url in asked), asked
+    assert len(urls) > 5 and not failed
+    assert all(url.startswith(("file:", "data:")) for url in urls), urls
     context.close()
 
 
@@ -290,10 +290,10 @@ def test_axe_finds_no_serious_violation(book, chromium, name):
     tab = context.new_page()
     tab.goto(f"file://{book[0]}/{name}.html")
     tab.wait_for_timeout(500)
-    found = Axe().run(tab).response["violations"]
+    violations = Axe().run(tab).response["violations"]
     serious = [
         (violation["id"], [node["html"][:160] for node in violation["nodes"][:3]])
-        for violation in found if violation["impact"] in ("serious", "critical")
+        for violation in violations if violation["impact"] in ("serious", "critical")
     ]  # fmt: skip
     assert not serious
     context.close()

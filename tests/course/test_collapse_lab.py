@@ -13,8 +13,8 @@ from simlab_course import collapse
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     data = load_data("fashion-scattered")
-    few = torch.arange(192)
-    lab = Dataset("few", data.train.subset(few), data.test.subset(few))
+    index = torch.arange(192)
+    lab = Dataset("few", data.train.subset(index), data.test.subset(index))
     config = PretrainConfig(
         epochs=2, batch_size=32, lr=2.0, knn_k=5, keep_checkpoints=2, monitor_every=1
     )

@@ -20,11 +20,11 @@ EVERYDAY |= {"confounded", "protocol", "alignment", "invariance", "transfer", "r
 def terms():
     """Each term's words by its anchor: {"near-duplicates": "Near-duplicates", ...}."""
     lines = re.findall(r"^\*\*(.+?)\.\*\*((?:<a id=\"[^\"]+\"></a>)+)", GLOSSARY.read_text(), re.M)
-    found = {}
+    term_of = {}
     for names, anchors in lines:
         words = [re.sub(r" \(.*\)", "", name) for name in names.split(", ")]
-        found |= dict(zip(re.findall(r'id="([^"]+)"', anchors), words, strict=True))
-    return found
+        term_of |= dict(zip(re.findall(r'id="([^"]+)"', anchors), words, strict=True))
+    return term_of
 
 
 def prose_of(path):

@@ -16,10 +16,10 @@ def test_each_heads_map_is_drawn_below_the_image_on_a_scale_of_its_own():
     figure = inside.attention_rows(torch.zeros(2, 1, 16, 16), maps)
     drawn = [ax.images[0].get_array() for ax in figure.axes]
     assert len(drawn) == 8  # the images and three heads, two of each
-    for picture in drawn[2:]:
-        assert picture.shape == (16, 16)
-        assert np.asarray(picture)[4:8, 8:12].min() == pytest.approx(1)
-        assert np.asarray(picture)[:4].max() < 0.5
+    for attention in drawn[2:]:
+        assert attention.shape == (16, 16)
+        assert np.asarray(attention)[4:8, 8:12].min() == pytest.approx(1)
+        assert np.asarray(attention)[:4].max() < 0.5
     names = [ax.get_ylabel() for ax in figure.axes if ax.get_ylabel()]
     assert names == ["image", "head 1", "head 2", "head 3"]
 

@@ -54,11 +54,11 @@ def test_papermill_reads_every_parameter_of_the_one_parameters_cell(path):
     ]
     lines = [line for line in tagged[0].source.splitlines() if line.strip()]
     assert len(assigned) == len(lines), "one annotated assignment a line"
-    known = papermill.inspect_notebook(str(path))
-    assert list(known) == assigned
-    for name, found in known.items():
-        assert found["inferred_type_name"] in ("str", "int", "float", "bool"), name
-        assert found["help"], f"{name} has no comment that explains it"
+    parameters = papermill.inspect_notebook(str(path))
+    assert list(parameters) == assigned
+    for name, description in parameters.items():
+        assert description["inferred_type_name"] in ("str", "int", "float", "bool"), name
+        assert description["help"], f"{name} has no comment that explains it"
 
 
 @every_notebook
@@ -118,5 +118,5 @@ def test_readme_and_start_page_show_the_whole_course():
 
 
 def test_the_lessons_show_every_widget():
-    shown = {name for path in COURSE for name in lessons.widgets_of(path)}
-    assert shown == set(explorers.NAMES) - {"live_curves"}, "which has no control"
+    widgets = {name for path in COURSE for name in lessons.widgets_of(path)}
+    assert widgets == set(explorers.NAMES) - {"live_curves"}, "which has no control"

@@ -40,11 +40,11 @@ def run_outside(path: Path, classes: tuple[str, ...], place: Path, monkeypatch) 
     make_photos(place / "photos", classes)
     monkeypatch.setenv("SIMLAB_RUNS", str(place / "runs"))
     monkeypatch.setenv("PYTHONPATH", str(lessons.ROOT))
-    known = papermill.inspect_notebook(str(path))
-    asked = {name: value for name, value in SECONDS.items() if name in known}
-    asked["data"] = str(place / "photos")
+    parameters = papermill.inspect_notebook(str(path))
+    values = {name: value for name, value in SECONDS.items() if name in parameters}
+    values["data"] = str(place / "photos")
     out = place / "out.ipynb"
-    papermill.execute_notebook(path, out, asked, cwd=str(place), progress_bar=False)
+    papermill.execute_notebook(path, out, values, cwd=str(place), progress_bar=False)
     printed = []
     for cell in lessons.code_of(nbformat.read(out, as_version=4)):
         printed += [output.text for output in cell.outputs if "text" in output]
@@ -74,8 +74,8 @@ def test_the_first_lesson_runs_on_photos_without_labels(tmp_path, monkeypatch):
 def test_every_notebook_takes_a_folder_and_a_size(path):
     if path.stem == OF_TABLES:
         pytest.skip("it loads no images")
-    known = papermill.inspect_notebook(str(path))
-    assert {"data", "image_size"} <= set(known)
+    parameters = papermill.inspect_notebook(str(path))
+    assert {"data", "image_size"} <= set(parameters)
     code = "\n".join(cell.source for cell in lessons.code_of(nbformat.read(path, as_version=4)))
     loads = re.findall(r"load_data\((.*?)\)", code)
     assert any("data" in call and "image_size=image_size" in call for call in loads), loads

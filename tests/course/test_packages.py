@@ -19,16 +19,16 @@ COLAB = {  # as Colab had them in August 2026; it has no tyro
 
 def installs(monkeypatch, versions, code=0):
     """What pip is asked for where these versions are there."""
-    asked = []
+    commands = []
 
     def run(words):
-        asked.append(words)
+        commands.append(words)
         return SimpleNamespace(returncode=code)
 
     monkeypatch.setattr(packages, "installed_version", lambda name: versions.get(name, ""))
     monkeypatch.setattr(subprocess, "run", run)
     packages.install_missing()
-    return asked
+    return commands
 
 
 def test_in_colab_only_what_it_lacks_is_installed(monkeypatch, capsys):

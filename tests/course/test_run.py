@@ -41,13 +41,13 @@ def test_a_run_says_a_line_for_each_lesson_and_nothing_of_the_libraries(
     nbformat.write(notebook, failing)
 
     assert book.run_book([lesson, failing], out) == 1, "how many failed"
-    told, errors = capfd.readouterr()
-    lines = [line for line in told.splitlines() if " in 0:" in line]
-    assert len(lines) == 2 and "\r" not in told
+    output, errors = capfd.readouterr()
+    lines = [line for line in output.splitlines() if " in 0:" in line]
+    assert len(lines) == 2 and "\r" not in output
     assert lines[0].startswith("01_lesson") and "done" in lines[0] and "left" in lines[0]
     assert "failed: ZeroDivisionError" in lines[1] and "left" not in lines[1]
     assert "WARNING" not in errors and "Warning" not in errors
-    results = told[told.index("Results") :]
+    results = output[output.index("Results") :]
     assert "found" in results and "0.500" in results and str(out / "index.html") in results
     executed = nbformat.read(out / "01_lesson/01_lesson.ipynb", as_version=4)
     assert executed.cells[1].outputs[0].text == "seen\n"
@@ -58,8 +58,8 @@ def test_a_run_says_a_line_for_each_lesson_and_nothing_of_the_libraries(
 @pytest.mark.notebook
 def test_a_lesson_without_failure_writes_nothing_to_stderr(lesson, tmp_path, capfd):
     book.run_notebook(lesson, tmp_path / "out", Progress(["01_lesson"], [1.0]))
-    told, errors = capfd.readouterr()
-    assert errors == "" and len(told.splitlines()) == 1
+    output, errors = capfd.readouterr()
+    assert errors == "" and len(output.splitlines()) == 1
 
 
 class Terminal(io.StringIO):
@@ -81,20 +81,20 @@ def test_the_first_lesson_tells_how_much_slower_this_machine_is(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(progress, "time", clock)
     stream = io.StringIO()
-    shown = Progress(["01_a", "02_b", "03_c"], [80.0, 120.0, 60.0], stream)
-    shown.start("01_a", cells=3)
-    assert shown.left() == 0, "nothing is known yet"
+    display = Progress(["01_a", "02_b", "03_c"], [80.0, 120.0, 60.0], stream)
+    display.start("01_a", cells=3)
+    assert display.left() == 0, "nothing is known yet"
     clock.now = 240.0  # three times as long as measured
-    assert shown.finish("done") == 240.0
-    assert shown.left() == 3 * (120 + 60)
-    shown.start("02_b", cells=3)
-    assert shown.left(within=100.0) == 3 * (120 + 60) - 100
-    assert shown.left(within=1000.0) == 3 * 60, "a lesson that takes longer takes from no other"
+    assert display.finish("done") == 240.0
+    assert display.left() == 3 * (120 + 60)
+    display.start("02_b", cells=3)
+    assert display.left(within=100.0) == 3 * (120 + 60) - 100
+    assert display.left(within=1000.0) == 3 * 60, "a lesson that takes longer takes from no other"
     clock.now += 360
-    shown.finish("failed: ValueError")
-    shown.start("03_c", cells=3)
+    display.finish("failed: ValueError")
+    display.start("03_c", cells=3)
     clock.now += 180
-    shown.finish("done")
+    display.finish("done")
     assert stream.getvalue().splitlines() == [
         "01_a  done in 4:00, about 9 minutes left",
         "02_b  failed: ValueError in 6:00, about 3 minutes left",
@@ -105,11 +105,11 @@ def test_the_first_lesson_tells_how_much_slower_this_machine_is(monkeypatch):
 def test_in_a_terminal_one_line_follows_the_cells_by_their_headings(monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     stream = Terminal()
-    shown = Progress(["01_a"], [80.0], stream)
-    shown.start("01_a", cells=12)
-    shown.cell(2, "The loss")
-    shown.cell(7, "A heading that is much too long for a terminal of sixty columns")
-    shown.finish("done")
+    display = Progress(["01_a"], [80.0], stream)
+    display.start("01_a", cells=12)
+    display.cell(2, "The loss")
+    display.cell(7, "A heading that is much too long for a terminal of sixty columns")
+    display.finish("done")
     states = stream.getvalue().split("\r\x1b[K")
     assert states[1].startswith("01_a  3/12  0:00") and states[1].endswith("The loss")
     assert len(states[2]) == 59 and "\n" not in "".join(states[:-1])

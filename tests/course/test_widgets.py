@@ -90,8 +90,8 @@ def test_a_notebook_shows_the_widget_and_everything_else_its_image(name, monkeyp
         new_output("display_data", {view: {}}),
         new_output("stream", name="stderr", text="epoch 1"),
     ]
-    kept = lasting(outputs)
-    assert len(kept) == 1 and set(kept[0]["data"]) == {"image/png", "text/plain"}
+    results = lasting(outputs)
+    assert len(results) == 1 and set(results[0]["data"]) == {"image/png", "text/plain"}
 
 
 def test_widgets_are_made_without_what_ipywidgets_7_does_not_know(monkeypatch):
@@ -194,8 +194,8 @@ def test_the_map_s_axes_stand_still_and_its_share_is_right(every):
     limits = [made.draw(epoch)[0].axes[0].axis() for epoch in (0, 4)]
     assert limits[0] == limits[1]
     corners = torch.tensor([[0.0, 0], [0, 1], [9, 9], [9, 8]]).numpy()
-    own = widgets.epoch_scrubber({3: corners}, torch.tensor([0, 0, 1, 0]), ["a", "b"])
-    assert "50.0%" in own.alt
+    scrubber = widgets.epoch_scrubber({3: corners}, torch.tensor([0, 0, 1, 0]), ["a", "b"])
+    assert "50.0%" in scrubber.alt
     with pytest.raises(ValueError, match=r"expected \[3, 2\].*\(4, 2\)"):
         widgets.epoch_scrubber({3: corners}, torch.tensor([0, 0, 1]), ["a", "b"])
     with pytest.raises(ValueError, match="maps"):

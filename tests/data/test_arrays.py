@@ -12,7 +12,7 @@ from PIL import Image
 from simlab.data import from_arrays, held_out
 
 
-def whole(images, labels=None, **options):
+def dataset_of(images, labels=None, **options):
     """The dataset of images that all are in both splits, so that their order is theirs."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -69,14 +69,14 @@ def test_arrays_are_copied():
 def test_values_of_every_kind_become_the_same_bytes_and_it_is_said(kind, change, note):
     x = some_images(10, 3)
     x[0, 0, 0, :2] = torch.tensor([0, 255])
-    data = whole(kind(change(x.numpy())))
+    data = dataset_of(kind(change(x.numpy())))
     assert torch.equal(data.train.images, x)
     assert [text for text in data.notes if note and note in text] == list(data.notes)
 
 
 def test_booleans_are_black_and_white():
     x = some_images(6) > 100
-    assert torch.equal(whole(x).train.images, x.to(torch.uint8) * 255)
+    assert torch.equal(dataset_of(x).train.images, x.to(torch.uint8) * 255)
 
 
 def test_four_channels_are_composed_on_white():
@@ -84,7 +84,7 @@ def test_four_channels_are_composed_on_white():
     rgba[0, 3] = 0
     rgba[1, 3] = 255
     for array in (rgba, rgba.permute(0, 2, 3, 1)):
-        images = whole(array).train.images
+        images = dataset_of(array).train.images
         assert images.shape == (6, 3, 8, 8)
         assert images[0].unique().tolist() == [255] and torch.equal(images[1], rgba[1, :3])
         opacity = rgba[2:, 3:] / 255
@@ -94,10 +94,10 @@ def test_four_channels_are_composed_on_white():
 
 def test_grey_or_colour_is_asked_for():
     x = some_images(6)
-    assert torch.equal(whole(x, channels=3).train.images, x.repeat(1, 3, 1, 1))
+    assert torch.equal(dataset_of(x, channels=3).train.images, x.repeat(1, 3, 1, 1))
     colour = some_images(6, 3)
     wanted = [np.array(Image.fromarray(c.permute(1, 2, 0).numpy()).convert("L")) for c in colour]
-    assert np.array_equal(whole(colour, channels=1).train.images[:, 0], wanted)
+    assert np.array_equal(dataset_of(colour, channels=1).train.images[:, 0], wanted)
 
 
 def test_images_that_are_all_but_black_are_warned_of():
@@ -111,33 +111,34 @@ def test_images_that_are_all_but_black_are_warned_of():
 def test_a_list_of_pil_images_of_several_sizes():
     sizes = [(8, 8), (20, 10), (9, 30), (10, 10), (12, 40)]
     images = [Image.new("L", size, i) for i, size in enumerate(sizes)]
-    data = whole(images, list("abcab"))
+    data = dataset_of(images, list("abcab"))
     assert data.train.images.shape == (5, 1, 10, 10) and data.classes == ("a", "b", "c")
     assert data.train.images[:, 0, 5, 5].tolist() == [0, 1, 2, 3, 4]
     assert any("shorter sides from 8 to 12" in note for note in data.notes)
     images[3] = Image.new("RGBA", (10, 10), (0, 255, 0, 0))
-    mixed = whole(images, image_size=6).train.images
+    mixed = dataset_of(images, image_size=6).train.images
     assert mixed.shape == (5, 3, 6, 6) and mixed[3].unique().tolist() == [255]
-    assert whole(images, channels=1).train.channels == 1
+    assert dataset_of(images, channels=1).train.channels == 1
 
 
 def test_a_list_of_arrays_of_several_sizes():
     arrays = [np.full((8 + i, 9), i / 4, np.float32) for i in range(5)]
-    data = whole(arrays)
+    data = dataset_of(arrays)
     assert data.train.images[:, 0, 4, 4].tolist() == [0, 64, 128, 191, 255]
     ragged = np.empty(5, dtype=object)
     ragged[:] = arrays
-    assert whole(ragged).digest() == data.digest()
+    assert dataset_of(ragged).digest() == data.digest()
     square = [np.full((9, 9), 7 * i, np.uint8) for i in range(5)]
-    assert whole(square).train.size == 9
-    assert whole(square, image_size=4).train.images[:, 0, 1, 1].tolist() == [0, 7, 14, 21, 28]
+    assert dataset_of(square).train.size == 9
+    assert dataset_of(square, image_size=4).train.images[:, 0, 1, 1].tolist() == [0, 7, 14, 21, 28]
     wide = [np.tile(np.arange(40, dtype=np.uint8), (8, 1))] * 5
     cut, squeezed = (
-        whole(wide, image_size=8, fit=fit).train.images[0, 0, 0] for fit in ("cut", "squeeze")
+        dataset_of(wide, image_size=8, fit=fit).train.images[0, 0, 0] for fit in ("cut", "squeeze")
     )
     assert cut.tolist() == list(range(16, 24))
     assert squeezed[0] < 5 and squeezed[-1] > 35
-    assert whole(wide, image_size=8, fit="squeeze").fit == "squeeze"  # for what a run encodes later
+    # for what a run encodes later
+    assert dataset_of(wide, image_size=8, fit="squeeze").fit == "squeeze"
 
 
 # ------------------------------------------------------------------------------------------- labels
@@ -162,7 +163,7 @@ def test_a_list_of_arrays_of_several_sizes():
     ],
 )
 def test_labels_of_every_kind(labels, classes):
-    data = whole(some_images(6), labels)
+    data = dataset_of(some_images(6), labels)
     assert data.train.labels.tolist() == [1, 0, 2, 0, 1, 2]
     assert data.classes == tuple(classes)
 
@@ -178,7 +179,7 @@ def test_labels_of_every_kind(labels, classes):
     ],
 )
 def test_a_missing_label_is_minus_one(labels):
-    assert whole(some_images(6), labels).train.labels.tolist() == [1, 0, -1, 1, 0, 0]
+    assert dataset_of(some_images(6), labels).train.labels.tolist() == [1, 0, -1, 1, 0, 0]
 
 
 @pytest.mark.parametrize("values", [(1, 2, 3), (0, 255), (0, 1, 7)])

@@ -137,5 +137,5 @@ def test_mean_and_worst_are_over_the_domains_of_each_seed():
     table = pd.DataFrame(
         {"seed": [0, 0, 1, 1], "domain": list("abab"), "test": [0.5, 0.7, 0.9, 0.1]}
     )
-    found = mean_and_worst(table)
-    assert np.allclose(found["mean"], [0.6, 0.5]) and list(found["worst"]) == [0.5, 0.1]
+    summary = mean_and_worst(table)
+    assert np.allclose(summary["mean"], [0.6, 0.5]) and list(summary["worst"]) == [0.5, 0.1]

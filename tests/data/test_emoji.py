@@ -54,14 +54,14 @@ def test_the_drawing_is_of_the_thing_that_the_table_names(data):
     everything = [*zip(data.train.images, column(data.train, "thing"), strict=True)]
     everything += [*zip(data.test.images, column(data.test, "thing"), strict=True)]
     mean_colour = {"tomato": 0, "green apple": 1, "blue heart": 2}
-    found = 0
+    count = 0
     for image, thing in everything:
         if names[thing] in mean_colour:
             is_ink = image.float().mean(0) < 230
             colour = image.float()[:, is_ink].mean(1)
             assert int(colour.argmax()) == mean_colour[names[thing]], names[thing]
-            found += 1
-    assert found == 3 * 4
+            count += 1
+    assert count == 3 * 4
 
 
 def test_paper_is_white_and_no_drawing_is_empty(data):

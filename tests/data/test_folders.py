@@ -48,10 +48,10 @@ def test_without_a_test_split_a_fifth_of_each_class_is_held_out(two_splits):
     data = load_data(str(two_splits / "train"))
     assert data.train.labels.tolist() == [0] * 8 + [1] * 8
     assert data.test.labels.tolist() == [0, 0, 1, 1]
-    whole = load_data(str(two_splits)).train.images
+    all_images = load_data(str(two_splits)).train.images
     is_test = held_out(torch.tensor([0] * 10 + [1] * 10))
-    assert torch.equal(data.test.images, whole[is_test])
-    assert torch.equal(data.train.images, whole[~is_test])
+    assert torch.equal(data.test.images, all_images[is_test])
+    assert torch.equal(data.train.images, all_images[~is_test])
 
 
 def test_a_flat_folder_has_no_classes(tmp_path):
@@ -155,21 +155,21 @@ def both(two_splits):
 
 
 def test_streamed_images_are_the_same_images(both):
-    kept, streamed = both
+    loaded, streamed = both
     for split in ("train", "test"):
-        a, b = getattr(kept, split), getattr(streamed, split)
+        a, b = getattr(loaded, split), getattr(streamed, split)
         assert isinstance(b, StreamedImages) and not isinstance(a, StreamedImages)
         assert (len(a), a.channels, a.size, a.classes) == (len(b), b.channels, b.size, b.classes)
         assert torch.equal(a.labels, b.labels) and a.device == b.device
         index = torch.tensor([5, 0, 7])
         assert torch.equal(a.subset(index).images, b.subset(index).images)
         assert torch.equal(a.subset(index).labels, b.subset(index).labels)
-    assert kept.normalize == streamed.normalize
+    assert loaded.normalize == streamed.normalize
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8, 100])
 def test_streamed_batches_are_the_same_batches_in_the_same_order(both, batch_size):
-    kept, streamed = both
+    loaded, streamed = both
     order = torch.randperm(20)
     a, b = (list(data.train.batches(order, batch_size)) for data in both)
     assert len(a) == len(b)
@@ -181,17 +181,17 @@ def test_a_part_is_kept_in_memory_where_it_fits_and_else_streamed_as_the_same_im
     both, monkeypatch
 ):
     """What supervised training takes: some or all labelled images of a folder."""
-    kept, streamed = both
+    loaded, streamed = both
     index = torch.tensor([3, 12, 5, 19])
-    expected = kept.train.select(index)
+    expected = loaded.train.select(index)
     in_memory = streamed.train.select(index)
     assert torch.equal(in_memory.images, expected.images)
     monkeypatch.setattr(folders, "FITS", 0)
-    part = streamed.train.select(index)
-    assert isinstance(part, StreamedImages) and torch.equal(part.labels, expected.labels)
-    ((_, images),) = part.batches(torch.arange(4), 4)
+    selection = streamed.train.select(index)
+    assert isinstance(selection, StreamedImages) and torch.equal(selection.labels, expected.labels)
+    ((_, images),) = selection.batches(torch.arange(4), 4)
     assert torch.equal(images, expected.images)
-    assert part.normalize == streamed.normalize
+    assert selection.normalize == streamed.normalize
 
 
 def test_asking_for_all_streamed_images_says_what_to_do_instead(both):

@@ -93,8 +93,8 @@ def test_a_folders_groups_are_in_a_file(tmp_path):
     write_groups(tmp_path, group_of.items())
     data = load_data(tmp_path)
     assert len(data.test) == 6 and sorted(data.test.labels.tolist()) == [0] * 3 + [1] * 3
-    whole = load_whole(tmp_path, paths)
-    groups_held_out = {group_of[whole[image.numpy().tobytes()]] for image in data.test.images}
+    path_of = load_whole(tmp_path, paths)
+    groups_held_out = {group_of[path_of[image.numpy().tobytes()]] for image in data.test.images}
     assert len(groups_held_out) == 2
     assert any("whole groups by groups.csv" in note for note in data.notes)
 

@@ -59,7 +59,7 @@ def test_a_pixel_a_label_or_a_class_name_changes_the_digest():
         replace(base, classes=("a", "c")),
         Images(x.view(6, 1, 8, 8)[:5], y[:5], ("a", "b")),
     )
-    assert len({base.digest(), *(part.digest() for part in changed)}) == 5
+    assert len({base.digest(), *(variant.digest() for variant in changed)}) == 5
     assert base.digest() == replace(base, images=x.clone(), labels=y.clone()).digest()
     data = Dataset("d", base, base)
     assert data.digest() != Dataset("d", base, changed[0]).digest()
@@ -68,9 +68,9 @@ def test_a_pixel_a_label_or_a_class_name_changes_the_digest():
 
 def test_a_subset_keeps_labels_and_factors_beside_their_images(scattered):
     index = torch.tensor([5, 3, 9000])
-    part = scattered.train.subset(index)
+    subset = scattered.train.subset(index)
     for name in ("images", "labels", "factors"):
-        assert torch.equal(getattr(part, name), getattr(scattered.train, name)[index])
+        assert torch.equal(getattr(subset, name), getattr(scattered.train, name)[index])
 
 
 def test_batches_follow_the_order_and_include_the_last_incomplete_one():

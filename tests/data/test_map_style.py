@@ -56,9 +56,9 @@ def test_torchvisions_own_sets_and_subsets_keep_their_classes(fashion_folder):
     data = from_dataset(stored, datasets.FashionMNIST(fashion_folder, train=False))
     assert torch.equal(data.train.images, wanted.train.images)
     assert data.classes == wanted.classes and data.name == "FashionMNIST"
-    part = Subset(random_split(stored, [15, 5])[0], range(10))
+    subset = Subset(random_split(stored, [15, 5])[0], range(10))
     with pytest.warns(UserWarning):  # ten images of ten classes
-        assert from_dataset(part).classes == wanted.classes
+        assert from_dataset(subset).classes == wanted.classes
 
 
 class Rows:

@@ -100,9 +100,9 @@ def test_foreground_and_background_are_where_the_factors_say_and_grey_values_mix
 
 def test_the_foreground_is_light_the_background_dark_and_they_are_uncorrelated():
     _, factors = random_colours(torch.zeros(4000, 1, 2, 2, dtype=torch.uint8), 1)
-    for part, low in ((factors[:, :3], 0.6), (factors[:, 3:], 0.0)):
-        assert low <= float(part.min()) < low + 0.005
-        assert low + 0.395 < float(part.max()) <= low + 0.4001
+    for colours, low in ((factors[:, :3], 0.6), (factors[:, 3:], 0.0)):
+        assert low <= float(colours.min()) < low + 0.005
+        assert low + 0.395 < float(colours.max()) <= low + 0.4001
     assert float((torch.corrcoef(factors.T) - torch.eye(6)).abs().max()) < 0.07
 
 

@@ -43,14 +43,14 @@ def test_a_size_that_a_dataset_does_not_have_is_refused(fashion_folder):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_a_dataset_lives_on_the_device_that_was_asked_for(fashion_folder):
     data = load_data("fashion-scattered", str(fashion_folder), device="cuda")
-    parts = (
+    tensors = (
         data.train.images,
         data.train.labels,
         data.train.factors,
         data.normalize.mean,
         data.test.images,
     )
-    assert all(part.device.type == "cuda" for part in parts)
+    assert all(tensor.device.type == "cuda" for tensor in tensors)
     assert data.digest() == load_data("fashion-scattered", str(fashion_folder)).digest()
 
 

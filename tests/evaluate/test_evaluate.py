@@ -71,11 +71,11 @@ def test_what_decided_a_number_stands_beside_it(judged):
 def test_one_measurement_has_the_interval_of_the_test_images_several_that_of_the_seeds(judged):
     summary = judged.summary().set_index(["encoder", "protocol", "layer"])
     assert summary.loc[("Sequential", "knn", ""), "interval"] == "test images"
-    few = summary.loc[("Sequential", "probe-20", "")]
-    assert few["interval"] == "seeds" and few["n"] == 2
+    row = summary.loc[("Sequential", "probe-20", "")]
+    assert row["interval"] == "seeds" and row["n"] == 2
     values = rows(judged, encoder="Sequential", protocol="probe-20", layer="")["accuracy"]
     half = 12.7062 * values.std() / math.sqrt(2)  # t of one degree of freedom
-    assert few["high"] - few["accuracy"] == pytest.approx(half, abs=1e-3)
+    assert row["high"] - row["accuracy"] == pytest.approx(half, abs=1e-3)
 
 
 def test_wilsons_interval_is_the_published_one():
@@ -89,11 +89,11 @@ def test_the_folder_holds_table_figure_and_all_that_decided(judged):
     table = pd.read_csv(judged.folder / "table.csv", keep_default_na=False)
     assert len(table) == len(judged.table)
     assert Image.open(judged.folder / "figure.png").size[0] > 300
-    told = json.loads((judged.folder / "evaluation.json").read_text())
-    assert told["input"]["arrays"]["mean"] == [0.3, 0.4, 0.5] and told["encoder"]["digest"]
-    assert told["data"]["arrays"]["digest"] == small_data().digest()
-    assert told["settings"]["probe_epochs"] == 2 and told["seeds"] == [0, 1]
-    assert told["chosen_among"]["finetuning_rate"] and told["environment"]["torch"]
+    record = json.loads((judged.folder / "evaluation.json").read_text())
+    assert record["input"]["arrays"]["mean"] == [0.3, 0.4, 0.5] and record["encoder"]["digest"]
+    assert record["data"]["arrays"]["digest"] == small_data().digest()
+    assert record["settings"]["probe_epochs"] == 2 and record["seeds"] == [0, 1]
+    assert record["chosen_among"]["finetuning_rate"] and record["environment"]["torch"]
     assert {path.name for path in (judged.folder / "runs").glob("finetune-*")}
 
 

@@ -37,8 +37,8 @@ def test_a_model_of_hugging_face_is_judged(tmp_path, monkeypatch, capsys):
     lines = HUGGING_FACE.replace(PRETRAINED, SMALL)
     lines = lines.replace("size=224, resize=256", "size=32, resize=36")
     run_lines(lines, tmp_path, monkeypatch)
-    told = capsys.readouterr().out
-    assert "dinov2-small" in told and "untrained twin" in told and "raw pixels" in told
+    output = capsys.readouterr().out
+    assert "dinov2-small" in output and "untrained twin" in output and "raw pixels" in output
 
 
 def test_an_onnx_file_is_judged(tmp_path, monkeypatch, capsys):
@@ -53,8 +53,8 @@ def test_an_onnx_file_is_judged(tmp_path, monkeypatch, capsys):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     onnx.save(model, tmp_path / "encoder.onnx")
     run_lines(ONNX, tmp_path, monkeypatch)
-    told = capsys.readouterr().out
-    assert "encoder.onnx" in told and "no untrained twin: a function has no weights" in told
+    output = capsys.readouterr().out
+    assert "encoder.onnx" in output and "no untrained twin: a function has no weights" in output
 
 
 def test_every_protocol_and_kind_of_encoder_is_in_the_table():

@@ -108,17 +108,21 @@ def test_an_encoder_with_random_weights_has_others_for_each_seed(tmp_path, monke
     assert main([*words, "--seeds", "2", "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0
     table = pd.read_csv(tmp_path / "out" / "table.csv")
     assert list(table["encoder"]) == ["torchvision:resnet18 (random weights)"] * 2 + ["raw pixels"]
-    told = json.loads((tmp_path / "out" / "evaluation.json").read_text())
-    (expects,) = told["input"].values()
-    assert expects["size"] == 40 and told["encoder"]["weights"] == "random"
+    record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    (expects,) = record["input"].values()
+    assert expects["size"] == 40 and record["encoder"]["weights"] == "random"
 
 
 def test_weights_out_of_reach_are_said_with_their_file(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     assert main(["evaluate", "torchvision:resnet18:pretrained", "fashion"]) == 2
-    told = capsys.readouterr().err
-    assert "resnet18-f37072fd.pth" in told and str(tmp_path) in told and "Traceback" not in told
+    message = capsys.readouterr().err
+    assert (
+        "resnet18-f37072fd.pth" in message
+        and str(tmp_path) in message
+        and "Traceback" not in message
+    )
 
 
 @pytest.mark.parametrize(

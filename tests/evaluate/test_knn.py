@@ -220,12 +220,12 @@ def test_knn_uses_the_whole_bank_and_every_test_image(data, monkeypatch):
         return knn_predict(bank, bank_labels, queries, k, temperature)
 
     monkeypatch.setattr(knn_module, "knn_predict", spy)
-    found = knn(raw_pixels, data)
+    accuracy = knn(raw_pixels, data)
     assert sizes == {"bank": 40, "queries": 10, "k": 40, "t": 0.1}
     bank, queries = (p.images.flatten(1).float() / 255 for p in (data.train, data.test))
     bank, queries = ((x - data.normalize.mean) / data.normalize.std for x in (bank, queries))
     wanted = naive(bank, data.train.labels, queries, 40, 0.1, 2)
-    assert found == pytest.approx(float((wanted == data.test.labels).float().mean()))
+    assert accuracy == pytest.approx(float((wanted == data.test.labels).float().mean()))
 
 
 def test_batchnorm_is_frozen_so_that_features_do_not_depend_on_the_batch(data):
@@ -235,8 +235,8 @@ def test_batchnorm_is_frozen_so_that_features_do_not_depend_on_the_batch(data):
     for batch_size in (1, 3, 40):
         seen = features(net, data.train, batch_size)
         torch.testing.assert_close(seen, at_once, atol=1e-6, rtol=0)
-    part = features(net, data.train.subset(torch.tensor([3, 30])))
-    torch.testing.assert_close(part, at_once[[3, 30]], atol=1e-6, rtol=0)
+    pair = features(net, data.train.subset(torch.tensor([3, 30])))
+    torch.testing.assert_close(pair, at_once[[3, 30]], atol=1e-6, rtol=0)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
@@ -271,10 +271,10 @@ def test_streamed_images_give_the_same_accuracy(data, tmp_path):
 
     from simlab.data.folders import load_folder
 
-    for split, part in (("train", data.train), ("test", data.test)):
-        for i, (image, label) in enumerate(zip(part.images, part.labels, strict=True)):
-            folder = tmp_path / split / f"class {int(label)}"
+    for name, split in (("train", data.train), ("test", data.test)):
+        for i, (image, label) in enumerate(zip(split.images, split.labels, strict=True)):
+            folder = tmp_path / name / f"class {int(label)}"
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image[0].numpy()).save(folder / f"{i:03}.png")
-    kept, streamed = load_folder(str(tmp_path)), load_folder(str(tmp_path), fits=0)
-    assert knn(raw_pixels, kept, 5) == knn(raw_pixels, streamed, 5) == knn(raw_pixels, data, 5)
+    loaded, streamed = load_folder(str(tmp_path)), load_folder(str(tmp_path), fits=0)
+    assert knn(raw_pixels, loaded, 5) == knn(raw_pixels, streamed, 5) == knn(raw_pixels, data, 5)

@@ -49,8 +49,8 @@ def test_test_images_without_a_label_are_no_wrong_answers(protocol):
     test_labels = test_labels.clone()
     test_labels[::2] = -1
     with pytest.warns(UserWarning, match=r"left out: 15 of 30 test images without a label \(-1\)"):
-        found = accuracy_of(protocol, x, labels, x_test, test_labels)
-    assert found == pytest.approx(1)
+        accuracy = accuracy_of(protocol, x, labels, x_test, test_labels)
+    assert accuracy == pytest.approx(1)
 
 
 @every_protocol
@@ -61,18 +61,20 @@ def test_training_images_without_a_label_teach_nothing(protocol):
     x[12:] = x[12:].roll(1, dims=0)
     labels[12:] = -1
     with pytest.warns(UserWarning, match=r"48 of 60 training images without a label \(-1\)"):
-        found = accuracy_of(protocol, x, labels, x_test, test_labels)
-    assert found == pytest.approx(1)
-    assert found == pytest.approx(accuracy_of(protocol, x[:12], labels[:12], x_test, test_labels))
+        accuracy = accuracy_of(protocol, x, labels, x_test, test_labels)
+    assert accuracy == pytest.approx(1)
+    assert accuracy == pytest.approx(
+        accuracy_of(protocol, x[:12], labels[:12], x_test, test_labels)
+    )
 
 
 @every_protocol
 def test_a_test_class_that_no_training_image_has_is_left_out_and_named(protocol):
     x, labels, x_test, test_labels = separable()
-    known = labels < 2
+    mask = labels < 2
     with pytest.warns(UserWarning, match=r"10 of 30 test images of classes that no .* has \(2\)"):
-        found = accuracy_of(protocol, x[known], labels[known], x_test, test_labels)
-    assert found == pytest.approx(1)
+        accuracy = accuracy_of(protocol, x[mask], labels[mask], x_test, test_labels)
+    assert accuracy == pytest.approx(1)
 
 
 @every_protocol
@@ -184,8 +186,8 @@ def test_classes_are_counted_by_their_images_and_not_by_their_numbers(values):
     chosen = labels[draw(labels, 4 * len(values))]
     assert chosen.tolist() == list(values) * 4
     x = torch.eye(256)[labels]
-    found = linear_probe(Features(x, labels, x, labels), labels=4 * len(values))
-    assert found.accuracy == pytest.approx(1) and found.labels == 4 * len(values)
+    probe = linear_probe(Features(x, labels, x, labels), labels=4 * len(values))
+    assert probe.accuracy == pytest.approx(1) and probe.labels == 4 * len(values)
 
 
 def test_images_without_a_label_are_never_drawn():

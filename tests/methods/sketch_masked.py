@@ -44,6 +44,6 @@ class MaskedModule(MethodModule):
         (x,) = views  # [N, C, S, S]
         hidden = views.masks[:, None]  # [N, 1, S / patch, S / patch]
         hidden = hidden.repeat_interleave(self.patch, 2).repeat_interleave(self.patch, 3)
-        shown = torch.where(hidden, self.mask_value, x)
-        predicted = self.decoder(self.encoder(shown)).view_as(x)
+        masked_images = torch.where(hidden, self.mask_value, x)
+        predicted = self.decoder(self.encoder(masked_images)).view_as(x)
         return {"loss": ((predicted - x).abs() * hidden).mean() / hidden.float().mean()}

@@ -12,8 +12,8 @@ from interface_runs import ROOT, train
 
 def test_a_generators_twin_draws_what_it_draws(tmp_path):
     twin = ten_steps("lejepa", "cpu", tmp_path / "twin")
-    own = train("lejepa", tmp_path / "own", TEN_STEPS)
-    assert list(twin.history["loss"]) == list(own.history["loss"])
+    run = train("lejepa", tmp_path / "own", TEN_STEPS)
+    assert list(twin.history["loss"]) == list(run.history["loss"])
     generator = torch.Generator().manual_seed(1)
     with draws_of_the_cpu():
         first, second = torch.rand(3, generator=generator), torch.rand(3, generator=generator)

@@ -50,7 +50,7 @@ def test_equal_directions_give_minus_one_opposite_ones_one_and_orthogonal_ones_n
 
 
 def test_the_loss_is_equation_4_worked_out_by_hand():
-    view1, view2 = (View(*(part.detach() for part in view)) for view in views())
+    view1, view2 = (View(*(tensor.detach() for tensor in view)) for view in views())
     p1, z1, p2, z2 = (t.double().numpy() for t in (view1.p, view1.z, view2.p, view2.z))
 
     def d(p, z):

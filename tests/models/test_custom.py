@@ -89,10 +89,10 @@ def test_what_can_not_be_trained_or_stored_is_refused_with_a_remedy(name, messag
 def test_each_remedy_helps():
     lazy = make("lazy")
     lazy(torch.zeros(1, 3, 8, 8))
-    kept = after_a_forward_pass(KeepsItsActivation())
-    kept.kept = kept.kept.detach()
+    keeper = after_a_forward_pass(KeepsItsActivation())
+    keeper.kept = keeper.kept.detach()
     norm = nn.utils.parametrizations.weight_norm(nn.Linear(192, 4))
-    for module in (lazy, kept, nn.Sequential(nn.Flatten(), norm, nn.ReLU())):
+    for module in (lazy, keeper, nn.Sequential(nn.Flatten(), norm, nn.ReLU())):
         check_module(copy.deepcopy(module))
         build_encoder(module, 3, 8)
 
@@ -116,14 +116,14 @@ def of_a_closure():
 
 def of_a_method():
     net = Features()
-    whole = net.forward
-    net.forward = lambda x: whole(x).relu()
+    forward = net.forward
+    net.forward = lambda x: forward(x).relu()
     return net
 
 
 def of_a_default():
     net = Features()
-    net.forward = functools.partial(lambda x, part=net.features: part(x))
+    net.forward = functools.partial(lambda x, layers=net.features: layers(x))
     return net
 
 
@@ -258,8 +258,8 @@ def test_grey_images_are_repeated_for_a_network_of_colour_images_and_that_is_sai
     encoder = small(3).eval()
     wanted = encoder(data.normalize(data.train.images).repeat(1, 3, 1, 1)).detach()
     with pytest.warns(UserWarning, match="grey images are repeated over the three channels"):
-        found = features(encoder, data.train)
-    torch.testing.assert_close(found, wanted)
+        outputs = features(encoder, data.train)
+    torch.testing.assert_close(outputs, wanted)
     with pytest.raises(RuntimeError):  # the module itself is as it was
         encoder(data.normalize(data.train.images))
     with pytest.warns(UserWarning, match="grey images are repeated"):

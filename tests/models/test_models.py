@@ -132,12 +132,12 @@ def test_a_residual_block_adds_its_input_to_its_branch():
 # ------------------------------------------------------------------------------ the user's own
 
 
-def own(*layers):
+def conv_net(*layers):
     return nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), *layers)
 
 
 def test_a_module_of_the_users_is_taken_as_it_is():
-    module = own(nn.AdaptiveAvgPool2d(2), nn.Flatten())
+    module = conv_net(nn.AdaptiveAvgPool2d(2), nn.Flatten())
     before = copy.deepcopy(module.state_dict())
     assert build_encoder(module, 3, 12) == (module, 20)
     for name, value in module.state_dict().items():
@@ -146,7 +146,7 @@ def test_a_module_of_the_users_is_taken_as_it_is():
 
 def test_every_part_of_a_module_keeps_its_mode():
     """A frozen BatchNorm inside a module in training mode stays frozen."""
-    module = own(nn.AdaptiveAvgPool2d(1), nn.Flatten()).train()
+    module = conv_net(nn.AdaptiveAvgPool2d(1), nn.Flatten()).train()
     module[1].eval()
     build_encoder(module, 3, 12)
     assert module.training and module[0].training and not module[1].training
@@ -156,10 +156,10 @@ def test_every_part_of_a_module_keeps_its_mode():
     "module, message",
     [
         (
-            own(),
+            conv_net(),
             r"gives \(1, 5, 10, 10\) for one image \[1, 3, 12, 12\]: expected a tensor \[1, D\]",
         ),
-        (own(nn.Flatten(0)), r"gives \(500,\)"),
+        (conv_net(nn.Flatten(0)), r"gives \(500,\)"),
         (nn.Conv2d(1, 5, 3), r"does not take an image \[1, 3, 12, 12\]"),
         (nn.LSTM(12, 4), "does not take an image|gives tuple"),
     ],

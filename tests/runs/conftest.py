@@ -14,9 +14,9 @@ from simlab.runs import Run
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Run:
+def reference(tmp_path_factory) -> Run:
     """The run, never stopped. Not to be changed."""
-    return run_of(tmp_path_factory.mktemp("whole"))
+    return run_of(tmp_path_factory.mktemp("reference"))
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +36,10 @@ def half(stopped, tmp_path) -> Run:
 
 
 @pytest.fixture
-def done(whole, tmp_path) -> Run:
+def done(reference, tmp_path) -> Run:
     """A copy of the finished run."""
-    shutil.copytree(whole.folder.parent, tmp_path / "done")
-    return Run(tmp_path / "done" / whole.folder.name, {})
+    shutil.copytree(reference.folder.parent, tmp_path / "done")
+    return Run(tmp_path / "done" / reference.folder.name, {})
 
 
 @pytest.fixture

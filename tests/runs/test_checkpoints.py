@@ -23,7 +23,7 @@ def epochs_kept(run: Run) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("keep", "accuracies", "kept"),
+    ("keep", "accuracies", "expected"),
     [
         (3, [0.1, 0.9, 0.3, 0.4, 0.5, 0.6, 0.7], [1, 2, 4, 5, 6, 7]),
         (1, [0.1, 0.2, 0.9, 0.4, 0.5, 0.6, 0.7], [1, 2, 3, 4, 7]),
@@ -31,12 +31,12 @@ def epochs_kept(run: Run) -> list[int]:
     ],
 )
 def test_checkpoints_of_the_newest_the_best_and_the_doubled_epochs_are_kept(
-    keep, accuracies, kept, tmp_path, monkeypatch
+    keep, accuracies, expected, tmp_path, monkeypatch
 ):
     left = iter(accuracies)
     monkeypatch.setattr(monitor, "knn_accuracy", lambda *args: next(left))
     run = run_of(tmp_path, config_of(epochs=7, keep_checkpoints=keep))
-    assert epochs_kept(run) == kept
+    assert epochs_kept(run) == expected
     best = run.read_checkpoint(run.best_checkpoint())
     assert best["epoch"] == 1 + accuracies.index(max(accuracies)) == run.result["best"]["epoch"]
 
@@ -59,10 +59,10 @@ def test_the_encoder_of_an_earlier_epoch_is_what_a_run_stopped_there_would_hold(
 def test_every_file_is_written_aside_and_renamed(tmp_path, monkeypatch):
     renamed, replace = [], os.replace
 
-    def spy(part, path):
+    def spy(source, path):
         assert not Path(path).exists() or Path(path).name == "metrics.csv"
         renamed.append(Path(path).name.split("-")[0])
-        replace(part, path)
+        replace(source, path)
 
     monkeypatch.setattr(files.os, "replace", spy)
     run = run_of(tmp_path, config_of(epochs=1))
@@ -147,20 +147,20 @@ DAMAGES = [truncated, flipped, emptied, swapped, evil_pickle, evil_zip, no_state
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_bad_checkpoint_is_named_and_the_one_before_it_is_used(
-    damage, half, whole, tmp_path, capsys
+    damage, half, reference, tmp_path, capsys
 ):
     newest = max(half.checkpoints.glob("epoch-*.pt"))
     path, says = damage(newest, tmp_path)
     capsys.readouterr()
     run = run_of(half.folder.parent)
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     log = (run.folder / "train.log").read_text()
-    for text in (told, log):
+    for text in (output, log):
         assert str(path) in text and says in text
     assert "resumes after epoch 2" in log
     assert not (tmp_path / "executed").exists()
     assert path.with_suffix(".damaged").exists()  # nothing is thrown away
-    assert same(outcome(run), outcome(whole))
+    assert same(outcome(run), outcome(reference))
 
 
 def test_the_trap_itself_works(tmp_path):
@@ -175,17 +175,17 @@ def _saved(data: bytes, folder: Path) -> Path:
     return folder / "evil"
 
 
-def test_without_a_whole_checkpoint_the_run_starts_anew(half, whole, capsys):
+def test_without_a_whole_checkpoint_the_run_starts_anew(half, reference, capsys):
     for path in half.checkpoints.glob("epoch-*.pt"):
         truncated(path, None)
     run = run_of(half.folder.parent)
     assert capsys.readouterr().out.count("damaged: its bytes") == 3
-    assert same(outcome(run), outcome(whole))
+    assert same(outcome(run), outcome(reference))
 
 
 @pytest.mark.parametrize("damage", [truncated, flipped, emptied, evil_zip, None])
 def test_a_bad_encoder_file_is_named_and_made_again_without_a_step(
-    damage, done, whole, tmp_path, capsys, no_training
+    damage, done, reference, tmp_path, capsys, no_training
 ):
     path = done.folder / "encoder.pt"
     if damage is None:
@@ -197,8 +197,8 @@ def test_a_bad_encoder_file_is_named_and_made_again_without_a_step(
     run = run_of(done.folder.parent)
     assert (f"{path} is damaged" in capsys.readouterr().out) == (damage is not None)
     assert not (tmp_path / "executed").exists()
-    assert run.finished and same(outcome(run), outcome(whole))
-    assert same(run.encoder.state_dict(), whole.encoder.state_dict())
+    assert run.finished and same(outcome(run), outcome(reference))
+    assert same(run.encoder.state_dict(), reference.encoder.state_dict())
 
 
 def test_a_malicious_encoder_file_with_a_digest_that_fits_is_not_executed(done, tmp_path):
@@ -211,9 +211,9 @@ def test_a_malicious_encoder_file_with_a_digest_that_fits_is_not_executed(done, 
     assert not (tmp_path / "executed").exists()
 
 
-def test_what_a_dead_process_was_writing_is_cleared_away(half, whole):
+def test_what_a_dead_process_was_writing_is_cleared_away(half, reference):
     for folder in (half.folder, half.checkpoints):
         (folder / ".encoder.pt.4711.part").write_bytes(b"half")
     run = run_of(half.folder.parent)
     assert not list(run.folder.rglob("*.part"))
-    assert same(outcome(run), outcome(whole))
+    assert same(outcome(run), outcome(reference))

@@ -28,22 +28,22 @@ from simlab.train import run as train
 from simlab.train import train_supervised
 
 
-def test_a_finished_run_is_loaded_without_a_step(whole, monkeypatch):
+def test_a_finished_run_is_loaded_without_a_step(reference, monkeypatch):
     monkeypatch.setattr(train, "fit", None)
-    again = run_of(whole.folder.parent)
-    assert again.folder == whole.folder and again.finished
-    assert same(again.encoder.state_dict(), whole.encoder.state_dict())
-    assert again.result == whole.result
+    again = run_of(reference.folder.parent)
+    assert again.folder == reference.folder and again.finished
+    assert same(again.encoder.state_dict(), reference.encoder.state_dict())
+    assert again.result == reference.result
 
 
-def test_fields_that_do_not_change_the_result_do_not_count(whole, no_training):
+def test_fields_that_do_not_change_the_result_do_not_count(reference, no_training):
     other = {
         "device": "auto", "threads": 2, "data_folder": "elsewhere", "download": True,
         "log_every": 1, "keep_checkpoints": 1, "on_error": "skip", "channels": 1,
         "decoding_threads": 3,
     }  # fmt: skip
     assert set(other) == NOT_IDENTITY - {"init"}  # for which the weights stand
-    assert run_of(whole.folder.parent, config_of(**other)).folder == whole.folder
+    assert run_of(reference.folder.parent, config_of(**other)).folder == reference.folder
 
 
 def test_auto_and_the_choice_it_stands_for_are_the_same_run(tmp_path, no_training):
@@ -71,12 +71,12 @@ def test_auto_and_the_choice_it_stands_for_are_the_same_run(tmp_path, no_trainin
     assert len(list(tmp_path.glob("pretrain-*"))) == 2
 
 
-def test_equal_data_are_the_same_run_and_any_change_in_them_is_another(whole):
+def test_equal_data_are_the_same_run_and_any_change_in_them_is_another(reference):
     def name(data):
         extra = {"data": data.digest(), "encoder": module_digest(flat())}
         extra |= {"method": "", "augment": ""}  # both simlab's
         config = train.resolve(config_of(), data, flat())
-        with claim("pretrain", config, extra, whole.folder.parent / "names") as run:
+        with claim("pretrain", config, extra, reference.folder.parent / "names") as run:
             return run.folder.name
 
     def changed(splits, change):
@@ -85,27 +85,27 @@ def test_equal_data_are_the_same_run_and_any_change_in_them_is_another(whole):
             change(getattr(data, split))
         return name(Dataset(data.name, data.train, data.test, data.unlabeled))
 
-    assert name(random_data()) == whole.folder.name
+    assert name(random_data()) == reference.folder.name
 
-    def pixel(part):
-        part.images[5, 0, 3, 3] ^= 1
+    def pixel(split):
+        split.images[5, 0, 3, 3] ^= 1
 
-    def label(part):
-        part.labels[5] = (part.labels[5] + 1) % 4
+    def label(split):
+        split.labels[5] = (split.labels[5] + 1) % 4
 
-    def class_name(part):
-        part.classes = ("other", *part.classes[1:])
+    def class_name(split):
+        split.classes = ("other", *split.classes[1:])
 
     names = [changed([s], c) for s in ("train", "test") for c in (pixel, label)]
     names.append(changed(["train", "test"], class_name))  # the two splits share their classes
-    assert len({whole.folder.name, *names}) == 6
+    assert len({reference.folder.name, *names}) == 6
 
 
-def test_a_changed_pixel_is_trained_on_again(whole, no_training):
+def test_a_changed_pixel_is_trained_on_again(reference, no_training):
     data = random_data()
     data.train.images[0, 0, 0, 0] ^= 1
     with pytest.raises(TypeError, match="not callable"):
-        run_of(whole.folder.parent, data=data)
+        run_of(reference.folder.parent, data=data)
 
 
 def test_pretraining_and_supervised_training_are_different_runs(tmp_path):
@@ -117,13 +117,13 @@ def test_pretraining_and_supervised_training_are_different_runs(tmp_path):
     assert run_of(tmp_path, config_of(epochs=1)).folder.name.startswith("pretrain-")
 
 
-def test_fresh_starts_anew(done, whole):
+def test_fresh_starts_anew(done, reference):
     (done.folder / "note").write_text("of the old run")
     seen = []
     run = run_of(done.folder.parent, fresh=True, on_epoch=lambda history: seen.append(len(history)))
     assert run.folder == done.folder and seen == [1, 2, 3, 4]
     assert not (run.folder / "note").exists()
-    assert same(outcome(run), outcome(whole))
+    assert same(outcome(run), outcome(reference))
 
 
 def test_the_runs_folder_is_the_one_of_the_environment(monkeypatch, tmp_path, no_training):
@@ -181,9 +181,9 @@ def test_a_users_module_is_known_by_its_code():
 
 
 @pytest.mark.long
-def test_changed_code_never_answers_with_an_old_run(whole, tmp_path):
+def test_changed_code_never_answers_with_an_old_run(reference, tmp_path):
     """The loss is broken in a copy of the package: trained anew. A new comment: loaded."""
-    folder = shutil.copytree(whole.folder.parent, tmp_path / "runs")
+    folder = shutil.copytree(reference.folder.parent, tmp_path / "runs")
     started = {}
     for name, old, new in (
         (
@@ -202,10 +202,10 @@ def test_changed_code_never_answers_with_an_old_run(whole, tmp_path):
         path.write_text(source.replace(old, new))
         started[name] = start(folder, package=copy.parent)
     comment, broken = (finish(started[name]) for name in ("comment", "broken"))
-    assert comment == {"steps": 0, "run": whole.folder.name}
-    assert broken["steps"] == 12 and broken["run"] != whole.folder.name
+    assert comment == {"steps": 0, "run": reference.folder.name}
+    assert broken["steps"] == 12 and broken["run"] != reference.folder.name
     anew = Run(folder / broken["run"], {}).history
-    assert not same(list(anew["loss"]), list(whole.history["loss"]))
+    assert not same(list(anew["loss"]), list(reference.history["loss"]))
 
 
 def test_metrics_are_read_back_to_the_last_bit(tmp_path):
@@ -217,21 +217,21 @@ def test_metrics_are_read_back_to_the_last_bit(tmp_path):
     assert run.history["epoch"].dtype == int and run.history["loss"].isna().sum() == 1
 
 
-def test_a_run_says_what_it_is(whole, half):
-    assert repr(whole) == f"Run({str(whole.folder)!r}, finished)"
+def test_a_run_says_what_it_is(reference, half):
+    assert repr(reference) == f"Run({str(reference.folder)!r}, finished)"
     assert repr(half).endswith("unfinished)")
-    assert whole.config["lr"] == 0.5 and not NOT_IDENTITY & set(whole.config)
-    record = json.loads((whole.folder / "config.json").read_text())
-    assert record == whole.identity and {"kind", "config", "code", "data"} <= set(record)
+    assert reference.config["lr"] == 0.5 and not NOT_IDENTITY & set(reference.config)
+    record = json.loads((reference.folder / "config.json").read_text())
+    assert record == reference.identity and {"kind", "config", "code", "data"} <= set(record)
 
 
-def test_a_notebook_shows_a_run_as_a_table(whole, half, tmp_path):
-    table = whole._repr_html_()
-    assert f"{whole.folder.name}: finished" in table and str(whole.folder) in table
-    for name, value in (whole.result["final"] | whole.config).items():
-        shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-        assert f"<tr><th>{name}</th><td>{shown}</td></tr>" in table
-    unfinished = Run(half.folder, whole.identity)._repr_html_()
+def test_a_notebook_shows_a_run_as_a_table(reference, half, tmp_path):
+    table = reference._repr_html_()
+    assert f"{reference.folder.name}: finished" in table and str(reference.folder) in table
+    for name, value in (reference.result["final"] | reference.config).items():
+        text = f"{value:.4g}" if isinstance(value, float) else str(value)
+        assert f"<tr><th>{name}</th><td>{text}</td></tr>" in table
+    unfinished = Run(half.folder, reference.identity)._repr_html_()
     assert "not finished" in unfinished and METHOD.split()[1] in unfinished
     hostile = Run(tmp_path, {"config": {"data": "<script>"}})._repr_html_()
     assert "&lt;script&gt;" in hostile and "<script>" not in hostile

@@ -172,10 +172,10 @@ def test_a_run_is_claimed_with_the_digest_of_its_method(tmp_path):
         with claim("try", config, {"method": method}, tmp_path) as run:
             return run.identity["code"]
 
-    known = digests()
-    assert code(PretrainConfig(method="simsiam pred_dim=8")) == known["simsiam"]
-    assert code(PretrainConfig(method="simclr")) == known["simclr"]
-    assert code(SupervisedConfig()) == known["supervised"]
+    digest_of = digests()
+    assert code(PretrainConfig(method="simsiam pred_dim=8")) == digest_of["simsiam"]
+    assert code(PretrainConfig(method="simclr")) == digest_of["simclr"]
+    assert code(SupervisedConfig()) == digest_of["supervised"]
     # a class of the user's that is named like a method of simlab
-    assert code(PretrainConfig(method="simsiam"), method="0123") == known[""]
-    assert len(set(known.values())) == 4
+    assert code(PretrainConfig(method="simsiam"), method="0123") == digest_of[""]
+    assert len(set(digest_of.values())) == 4

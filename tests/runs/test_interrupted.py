@@ -29,28 +29,28 @@ from simlab.train import train_supervised
 
 @pytest.mark.long
 def test_killed_in_an_epoch_one_that_waited_goes_on_bit_for_bit_and_the_other_loads(
-    whole, tmp_path
+    reference, tmp_path
 ):
     folder, mark = tmp_path / "runs", tmp_path / "mark"
     first = start(folder, stall_at=8, mark=mark)  # the second of the third epoch's three steps
     waiting = [start(folder, wait_for=mark) for _ in range(2)]
     try:
         wait(mark.exists)
-        run = Run(folder / whole.folder.name, {})
+        run = Run(folder / reference.folder.name, {})
         assert list(run.history["epoch"]) == [1, 2] and not run.finished
         for process in waiting:
             assert "another process is working on" in process.stdout.readline()
         assert all(process.poll() is None for process in waiting)
         os.kill(first.pid, signal.SIGKILL)
-        found = [finish(process) for process in waiting]
+        outcomes = [finish(process) for process in waiting]
     finally:
         for process in (first, *waiting):
             process.kill()
             process.wait()
             process.stdout.close()
-    assert sorted(one["steps"] for one in found) == [0, 6]  # epochs three and four, and nothing
-    assert {one["run"] for one in found} == {whole.folder.name}
-    assert same(outcome(run), outcome(whole))
+    assert sorted(one["steps"] for one in outcomes) == [0, 6]  # epochs three and four, and nothing
+    assert {one["run"] for one in outcomes} == {reference.folder.name}
+    assert same(outcome(run), outcome(reference))
     assert "resumes after epoch 2" in (run.folder / "train.log").read_text()
 
 
@@ -89,7 +89,9 @@ def test_supervised_training_stopped_and_resumed_gives_the_same_bits(tmp_path):
     assert same(outcome(runs_of[0]), outcome(runs_of[1]))
 
 
-def test_a_run_that_died_before_its_last_file_finishes_without_a_step(whole, tmp_path, monkeypatch):
+def test_a_run_that_died_before_its_last_file_finishes_without_a_step(
+    reference, tmp_path, monkeypatch
+):
     write_json = runs.write_json
 
     def dies(path, content):
@@ -102,4 +104,4 @@ def test_a_run_that_died_before_its_last_file_finishes_without_a_step(whole, tmp
         run_of(tmp_path)
     monkeypatch.setattr(SimSiamModule, "loss", None)
     run = run_of(tmp_path)
-    assert run.finished and same(outcome(run), outcome(whole))
+    assert run.finished and same(outcome(run), outcome(reference))

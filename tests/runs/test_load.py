@@ -256,10 +256,10 @@ def test_a_renamed_folder_is_the_same_run(copy, monkeypatch, capsys):
         )
     with monkeypatch.context() as patched:
         patched.setattr(train, "fit", None)
-        found = pretrain(config(), random_data(), progress=False, folder=str(renamed.parent))
-    assert found.folder == renamed
-    told = capsys.readouterr().out
-    assert told.startswith(f"loads {renamed}, trained on 20") and told.count("\n") == 1
+        run = pretrain(config(), random_data(), progress=False, folder=str(renamed.parent))
+    assert run.folder == renamed
+    output = capsys.readouterr().out
+    assert output.startswith(f"loads {renamed}, trained on 20") and output.count("\n") == 1
 
 
 # ----------------------------------------------------------------------------------------- exported

@@ -57,18 +57,18 @@ def test_a_failed_write_leaves_the_old_content_and_no_trace(tmp_path, monkeypatc
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
 
 
-def assert_goes_on(folder: Path, whole: Run):
+def assert_goes_on(folder: Path, reference: Run):
     """After a write failed in the second epoch: the first one is whole, and the run can go on."""
-    run = Run(folder / whole.folder.name, {})
+    run = Run(folder / reference.folder.name, {})
     assert run.load_checkpoint()["epoch"] == 1 and not run.finished
     assert not list(run.folder.rglob("*.part"))
     seen = []
     resumed = run_of(folder, on_epoch=lambda history: seen.append(len(history)))
     assert seen == [2, 3, 4]
-    assert same(outcome(resumed), outcome(whole))
+    assert same(outcome(resumed), outcome(reference))
 
 
-def test_a_file_that_grows_too_large_is_named_and_nothing_is_lost(whole, tmp_path):
+def test_a_file_that_grows_too_large_is_named_and_nothing_is_lost(reference, tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def limit(history):
@@ -79,10 +79,10 @@ def test_a_file_that_grows_too_large_is_named_and_nothing_is_lost(whole, tmp_pat
             run_of(tmp_path, on_epoch=limit)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert_goes_on(tmp_path, whole)
+    assert_goes_on(tmp_path, reference)
 
 
-def test_a_full_disk_is_named_and_nothing_is_lost(whole, tmp_path):
+def test_a_full_disk_is_named_and_nothing_is_lost(reference, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
@@ -102,6 +102,6 @@ def test_a_full_disk_is_named_and_nothing_is_lost(whole, tmp_path):
         with pytest.raises(OSError, match=f"{disk}.*could not be written: No space left"):
             run_of(disk, on_epoch=fill)
         (disk / "filler").unlink()
-        assert_goes_on(disk, whole)
+        assert_goes_on(disk, reference)
     finally:
         subprocess.run(["umount", str(disk)], check=True)

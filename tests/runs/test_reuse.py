@@ -120,8 +120,8 @@ def test_other_images_and_other_code_are_named_too(stored, old, capsys):
     assert "the images, labels or normalisation, simlab's code\n" in capsys.readouterr().out
     with pytest.raises(KeyboardInterrupt):
         run_of(old.folder.parent, on_epoch=stopped)
-    told = capsys.readouterr().out
-    assert 'like old but for: simlab\'s code; reuse="old" (--continue old) goes on' in told
+    output = capsys.readouterr().out
+    assert 'like old but for: simlab\'s code; reuse="old" (--continue old) goes on' in output
 
 
 def test_far_runs_are_no_neighbours(stored, capsys):
@@ -250,10 +250,10 @@ def home(trained, tmp_path, monkeypatch) -> Path:
 
 def test_runs_are_listed_and_named(home, trained, capsys):
     assert main(["runs"]) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for word in (trained.folder.name, "finished 20", "epoch 2 of 2", "loss", "schedule=constant"):
-        assert word in told
-    assert "momentum" not in told, "a default is not listed"
+        assert word in output
+    assert "momentum" not in output, "a default is not listed"
     assert main(["runs", trained.folder.name, "--name", "first"]) == 0
     assert capsys.readouterr().out.startswith("first ") and (home / "first").is_dir()
     assert load_run("first").name == trained.folder.name
@@ -281,10 +281,10 @@ def test_a_run_on_arrays_is_evaluated_on_other_images_which_is_said(
     assert "learned from 'arrays', which is not here" in capsys.readouterr().err
     images = save_images(tmp_path / "images")
     assert main(["knn", name, "--data", str(images), "--k", "5"]) == 0
-    told = capsys.readouterr().out
-    assert f"images           of {images}, not those that {name} learned from" in told
+    output = capsys.readouterr().out
+    assert f"images           of {images}, not those that {name} learned from" in output
     # the very images that it learned from, in files
-    assert f"kNN accuracy     {trained.result['final']['knn']:.4f}" in told
+    assert f"kNN accuracy     {trained.result['final']['knn']:.4f}" in output
     assert main(["probe", name, "--data", str(images)]) == 0
     assert main(["compare", name, "--data", str(images), "--images", "8"]) == 0
     assert capsys.readouterr().out.count("not those that") == 2

@@ -136,8 +136,8 @@ def test_a_part_of_such_a_model_needs_a_sample():
 def test_recurrent_layers_draw_steps_not_samples(kind, batch_first):
     x = torch.randn(5, 5, 8)
     samples = 0 if batch_first else 1
-    found = axes(nn.Sequential(kind(8, 8, batch_first=batch_first), First()), "0", x, x)
-    assert found == ((samples, 2), (samples, 2), (8, 8))
+    positions = axes(nn.Sequential(kind(8, 8, batch_first=batch_first), First()), "0", x, x)
+    assert positions == ((samples, 2), (samples, 2), (8, 8))
 
 
 class First(nn.Module):

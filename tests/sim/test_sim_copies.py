@@ -118,13 +118,13 @@ def test_other_dtypes_and_memory_formats_work():
 
 
 def test_activation_checkpointing_counts_a_block_once_and_gives_the_same_gradients():
-    plain, kept = attached(), attached()
+    plain, checkpointed = attached(), attached()
     x = torch.randn(2, 6, 8, 8, requires_grad=True)
     for _ in range(2):
         grads = []
         for model, run in (
             (plain, plain),
-            (kept, functools.partial(checkpoint, kept, use_reentrant=False)),
+            (checkpointed, functools.partial(checkpoint, checkpointed, use_reentrant=False)),
         ):
             torch.manual_seed(1)
             y = run(x)

@@ -113,10 +113,10 @@ def test_attaching_after_ddp_is_refused_since_it_would_not_see_the_parameters():
 @pytest.mark.usefixtures("one_process")
 def test_fsdp_shards_a_model_with_sim_as_a_whole_and_its_blocks_are_refused():
     mesh = init_device_mesh("cpu", (1,))
-    whole, parts, late = build(), build(), nn.Sequential(nn.Conv2d(3, 3, 1))
-    fully_shard(whole, mesh=mesh)
-    loss_of(whole, batch(0, 0)).backward()
-    assert all(p.grad is not None for p in whole[1].sim.parameters())
+    model, parts, late = build(), build(), nn.Sequential(nn.Conv2d(3, 3, 1))
+    fully_shard(model, mesh=mesh)
+    loss_of(model, batch(0, 0)).backward()
+    assert all(p.grad is not None for p in model[1].sim.parameters())
     fully_shard(parts[1], mesh=mesh)
     fully_shard(parts, mesh=mesh)
     with pytest.raises(RuntimeError, match=r"SIM on FSDPConv2d: FSDP shards.*fully_shard\(model\)"):

@@ -31,9 +31,9 @@ def truth(measure, **options):
 
 
 class Halves(nn.Module):
-    def __init__(self, part):
+    def __init__(self, half):
         super().__init__()
-        self.part = part
+        self.half = half
 
     def forward(self, x):
-        return x.chunk(2, 1)[self.part]
+        return x.chunk(2, 1)[self.half]

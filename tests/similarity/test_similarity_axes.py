@@ -17,8 +17,8 @@ def axes(model, x, names=None, **options):
     """{layer: (axis of samples, axis of channels behind the samples, their number)}."""
     modules = named_layers(model)
     chosen = {name: modules[name] for name in names or modules}
-    found = axes_of(model, chosen, x, **options)
-    return {name: (a.given.samples, a.given.channels, a.given.width) for name, a in found.items()}
+    layouts = axes_of(model, chosen, x, **options)
+    return {name: (a.given.samples, a.given.channels, a.given.width) for name, a in layouts.items()}
 
 
 def size_of(model, x, layer, **options):
@@ -42,11 +42,11 @@ class Permute(nn.Module):
 
 def test_swin_is_channels_last_inside_and_channels_first_before_its_pooling():
     swin = torchvision.models.SwinTransformer([4, 4], 16, [1, 1], [2, 2], [2, 2], num_classes=4)
-    found = axes(swin, torch.randn(1, 3, 64, 64))  # maps of 16 x 16: as many rows as channels
+    layouts = axes(swin, torch.randn(1, 3, 64, 64))  # maps of 16 x 16: as many rows as channels
     blocks = ["features.0", "features.1", "features.1.0.attn", "features.1.0.mlp.0", "norm"]
-    assert [found[name][:2] for name in blocks] == [(0, 3)] * 5
-    assert found["features.1"] == (0, 3, 16) and found["features.3"] == (0, 3, 32)
-    assert found["permute"] == (0, 1, 32) and found["features.0.0"] == (0, 1, 16)
+    assert [layouts[name][:2] for name in blocks] == [(0, 3)] * 5
+    assert layouts["features.1"] == (0, 3, 16) and layouts["features.3"] == (0, 3, 32)
+    assert layouts["permute"] == (0, 1, 32) and layouts["features.0.0"] == (0, 1, 16)
     size, result = size_of(swin, torch.randn(8, 3, 64, 64), "features.1")
     assert size == 16 and result.layers[0].shape == (16, 16, 16)
 
@@ -55,31 +55,31 @@ def test_convnext_blocks_are_channels_last_inside_alone_though_all_axes_are_as_l
     convnext = torchvision.models.ConvNeXt(
         [torchvision.models.convnext.CNBlockConfig(16, None, 2)], num_classes=4
     )
-    found = axes(convnext, torch.randn(2, 3, 64, 64))
-    channels = [found[f"features.1.0.block.{i}"][1] for i in range(7)]
+    layouts = axes(convnext, torch.randn(2, 3, 64, 64))
+    channels = [layouts[f"features.1.0.block.{i}"][1] for i in range(7)]
     assert channels == [1, 3, 3, 3, 3, 3, 1]
-    assert found["features.1.0"] == found["features.0"] == found["avgpool"] == (0, 1, 16)
+    assert layouts["features.1.0"] == layouts["features.0"] == layouts["avgpool"] == (0, 1, 16)
 
 
 def test_resnet_and_vit_lie_as_everybody_knows():
     resnet = torchvision.models.resnet18(num_classes=3)
-    found = axes(resnet, torch.randn(2, 3, 32, 32))
-    assert {found[name][:2] for name in found} == {(0, 1)}
-    assert found["layer3.1.relu#2"] == (0, 1, 256)  # an activation follows what feeds it
+    layouts = axes(resnet, torch.randn(2, 3, 32, 32))
+    assert {layouts[name][:2] for name in layouts} == {(0, 1)}
+    assert layouts["layer3.1.relu#2"] == (0, 1, 256)  # an activation follows what feeds it
     vit = torchvision.models.VisionTransformer(16, 4, 1, 2, 18, 36, num_classes=3)  # 17 tokens
-    found = axes(vit, torch.randn(17, 3, 16, 16))
-    inside = [name for name in found if name.startswith("encoder")]
-    assert {found[name][:2] for name in inside} == {(0, 2)}
+    layouts = axes(vit, torch.randn(17, 3, 16, 16))
+    inside = [name for name in layouts if name.startswith("encoder")]
+    assert {layouts[name][:2] for name in inside} == {(0, 2)}
 
 
 def test_timms_swin_and_vit():
     timm = pytest.importorskip("timm")
     swin = timm.create_model("swin_tiny_patch4_window7_224", pretrained=False).eval()
-    found = axes(swin, torch.randn(2, 3, 224, 224), [f"layers.{i}" for i in range(4)])
-    assert [found[f"layers.{i}"] for i in range(4)] == [(0, 3, 96 * 2**i) for i in range(4)]
+    layouts = axes(swin, torch.randn(2, 3, 224, 224), [f"layers.{i}" for i in range(4)])
+    assert [layouts[f"layers.{i}"] for i in range(4)] == [(0, 3, 96 * 2**i) for i in range(4)]
     vit = timm.create_model("vit_tiny_patch16_224", pretrained=False).eval()
-    found = axes(vit, torch.randn(2, 3, 224, 224), ["blocks.0", "patch_embed"])
-    assert set(found.values()) == {(0, 2, 192)}
+    layouts = axes(vit, torch.randn(2, 3, 224, 224), ["blocks.0", "patch_embed"])
+    assert set(layouts.values()) == {(0, 2, 192)}
 
 
 class Clip(nn.Module):
@@ -111,10 +111,10 @@ def test_blocks_in_t_n_d_are_right_with_as_many_samples_as_tokens(n, pool):
         return (output[0] if isinstance(output, tuple) else output).transpose(0, 1)
 
     seen = compare(clip, x, layers, pool=pool)
-    told = compare(clip, x, layers, pool=pool, pick=turn)
+    expected = compare(clip, x, layers, pool=pool, pick=turn)
     sizes = {"flatten": [17 * 16, 17 * 32, 17 * 16], "mean": [16, 32, 16], "cls": [16, 32, 16]}
     assert [layer.size for layer in seen.layers] == sizes[pool] and seen.reasons == {}
-    assert np.allclose(seen.matrix, told.matrix, atol=1e-6)
+    assert np.allclose(seen.matrix, expected.matrix, atol=1e-6)
 
 
 # ---------------------------------------------------------------------------------- single layers
@@ -124,8 +124,8 @@ def test_blocks_in_t_n_d_are_right_with_as_many_samples_as_tokens(n, pool):
 def test_conv1d_and_what_follows_it_have_their_channels_second(length):
     conv = nn.Conv1d(3, 8, 3, padding=1)
     net = nn.Sequential(conv, nn.BatchNorm1d(8), nn.GELU(), nn.MaxPool1d(1))
-    found = axes(net, torch.randn(8, 3, length))
-    assert set(found.values()) == {(0, 1, 8)}
+    layouts = axes(net, torch.randn(8, 3, length))
+    assert set(layouts.values()) == {(0, 1, 8)}
     size, _ = size_of(net, torch.randn(8, 3, length), "1")
     assert size == 8
 
@@ -247,8 +247,8 @@ def test_channels_are_followed_though_all_axes_are_as_long_or_not_known(function
 )
 def test_what_a_layer_reads_tells_where_the_channels_of_the_input_lie(before, layer, channels):
     net = nn.Sequential(Lambda(before), layer)
-    found = axes_of(net, {"": net}, torch.randn(2, 8, 8, 8))
-    assert found[""].taken.channels == channels
+    layouts = axes_of(net, {"": net}, torch.randn(2, 8, 8, 8))
+    assert layouts[""].taken.channels == channels
 
 
 def through_numpy(x):
@@ -320,9 +320,9 @@ def test_looking_leaves_no_trace_and_costs_five_samples():
     assert seen == [2, 3]
     handle.remove()
     edits = nn.Sequential(Lambda(lambda x: x.add_(1)), nn.Linear(4, 2))
-    kept = x.clone()
+    original = x.clone()
     axes(edits, x)
-    assert torch.equal(x, kept)
+    assert torch.equal(x, original)
     assert not any(module._forward_hooks for module in edits.modules())
 
 

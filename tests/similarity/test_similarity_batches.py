@@ -175,10 +175,10 @@ def test_models_of_one_class_get_different_names():
     assert compare([A, B, small(2)], X).models == ["Sequential", "Sequential 2", "Sequential 3"]
 
 
-def blank_some(x, which):
+def blank_some(x, index):
     """Images of which some are black, as after a crop to their border."""
     x = x.clone()
-    x[which] = 0
+    x[index] = 0
     return x
 
 

@@ -49,12 +49,12 @@ def test_lambdas_partials_and_functions_of_one_name_do_not_take_each_others_plac
         gap,
         gap,
     )
-    found = {name: result.block(measure=name)[0, 1] for name in result.values}
+    values = {name: result.block(measure=name)[0, 1] for name in result.values}
     names = ["lambda", "lambda 2", "cka_similarity(debiased=False)", "Constant", "Constant 2"]
-    assert list(found) == [*names, "gap"]
+    assert list(values) == [*names, "gap"]
     expected = compare({"a": A, "o": OTHER}, X, samples=40, estimator="biased")
-    assert found.pop(names[2]) == pytest.approx(expected.matrix[0, 1], abs=1e-5)
-    assert list(found.values())[:4] == [1, 2, 3, 4]
+    assert values.pop(names[2]) == pytest.approx(expected.matrix[0, 1], abs=1e-5)
+    assert list(values.values())[:4] == [1, 2, 3, 4]
 
 
 def test_what_is_said_of_a_measure_is_kept_in_the_file(tmp_path):

@@ -203,17 +203,17 @@ def test_repeated_calls_of_a_module_are_kept_apart_in_every_pass():
 def test_the_output_is_seen_before_a_later_in_place_edit():
     """torchvision adds the identity to bn2's output in place and applies ReLU in place."""
     net, x = torchvision.models.resnet18(num_classes=3).eval(), torch.randn(4, 3, 32, 32)
-    kept = {}
+    outputs = {}
     with tapped(
-        net, ["layer1.0.bn2"], lambda n, _, out, axes: kept.update(a=out.clone(), b=out)
+        net, ["layer1.0.bn2"], lambda n, _, out, axes: outputs.update(a=out.clone(), b=out)
     ) as go:
         go(x)
     with torch.no_grad():
         truth = net.layer1[0].conv1(net.maxpool(net.relu(net.bn1(net.conv1(x)))))
         block = net.layer1[0]
         truth = block.bn2(block.conv2(block.relu(block.bn1(truth))))
-    assert torch.equal(kept["a"], truth)
-    assert not torch.equal(kept["b"], truth)  # the trap is real
+    assert torch.equal(outputs["a"], truth)
+    assert not torch.equal(outputs["b"], truth)  # the trap is real
 
 
 def test_modes_hooks_statistics_and_gradients_are_left_alone():

@@ -103,11 +103,11 @@ def test_features_are_freed_before_the_next_layer_and_nothing_grows_with_the_sam
     many = torch.randn(4 * 150, 5)
     result = compare(net, many, batch_size=4)
     assert result.info.batches == 150 and len(result.group_sums["cka"]) == 64
-    own = sum(
+    expected = sum(
         gram.centre(f @ f.T).square().sum()
         for f in (net[:1](x).detach().double() for x in many.split(4))
     )
-    assert result.group_sums["cka"].sum(0)[0, 0] == pytest.approx(own.item(), rel=1e-5)
+    assert result.group_sums["cka"].sum(0)[0, 0] == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_one_set_takes_more_passes_if_memory_is_short_and_is_refused_if_a_layer_is_too_large():

@@ -95,13 +95,13 @@ def test_unbiased_means_unbiased_and_published_means_biased_and_averaged():
     }
     assert values["biased"].min() > values["unbiased"].max() - 1 + 0.1
     assert not np.allclose(values["biased"], values["unbiased"], atol=0.05)
-    whole = DataLoader(X, 64)
+    loader = DataLoader(X, 64)
     for unbiased in (False, True):
         exact = [
             [cka_similarity(features(a, X, i), features(b, X, j), debiased=unbiased) for j in at]
             for i in at
         ]
-        assert np.allclose(CKA(a, b, unbiased=unbiased).compute(whole), exact, atol=1e-6)
+        assert np.allclose(CKA(a, b, unbiased=unbiased).compute(loader), exact, atol=1e-6)
     with pytest.raises(ValueError, match="exclude each other"):
         CKA(a, b, unbiased=True, published=True)
 
@@ -109,15 +109,15 @@ def test_unbiased_means_unbiased_and_published_means_biased_and_averaged():
 @pytest.mark.parametrize("n, bias", [(8, 0.97), (32, 0.89), (128, 0.67), (512, 0.33)])
 def test_noise_is_alike_for_the_published_estimator_and_not_for_the_unbiased_one(n, bias):
     class Half(nn.Module):
-        def __init__(self, part):
+        def __init__(self, half):
             super().__init__()
-            self.part, self.out = part, nn.Identity()
+            self.half, self.out = half, nn.Identity()
 
         def forward(self, x):
-            return self.out(x.chunk(2, 1)[self.part])
+            return self.out(x.chunk(2, 1)[self.half])
 
     loader = DataLoader(torch.randn(1024, 512, generator=torch.Generator().manual_seed(n)), n)
-    models = [SimilarityModel(Half(part), f"half {part}", ["out"]) for part in (0, 1)]
+    models = [SimilarityModel(Half(half), f"half {half}", ["out"]) for half in (0, 1)]
     assert CKA(*models, published=True).compute(loader)[0, 0] == pytest.approx(bias, abs=0.01)
     assert abs(CKA(*models, unbiased=True).compute(loader)[0, 0]) < 0.05
 
@@ -141,12 +141,12 @@ def test_delta_cka_regresses_the_images_out_and_can_clamp():
     exact = deconfounded_cka_similarity(
         features(a, X, 0), features(b, X, 0), X.flatten(1), debiased=False
     )
-    whole = DataLoader(X, 64)
-    assert DeltaCKA(a, b).compute(whole)[0, 0] == pytest.approx(exact, abs=1e-5)
+    loader = DataLoader(X, 64)
+    assert DeltaCKA(a, b).compute(loader)[0, 0] == pytest.approx(exact, abs=1e-5)
     clamped = deconfounded_cka_similarity(
         features(a, X, 0), features(b, X, 0), X.flatten(1), debiased=False, clamp=True
     )
-    value = DeltaCKA(a, b, remove_negative_eig=True).compute(whole)[0, 0]
+    value = DeltaCKA(a, b, remove_negative_eig=True).compute(loader)[0, 0]
     assert value == pytest.approx(clamped, abs=1e-4) and abs(clamped - exact) > 1e-4
 
 
@@ -201,8 +201,8 @@ def test_hooks_do_not_stay_or_double_and_no_graph_is_kept():
 
 def test_activations_are_what_the_layer_gave_before_in_place_edits():
     model = net().eval()
-    kept = SimilarityModel(model, layers_to_include=["1"])(X[:4])["1"]
-    assert kept.min() < 0  # the ReLU after it works in place
+    activations = SimilarityModel(model, layers_to_include=["1"])(X[:4])["1"]
+    assert activations.min() < 0  # the ReLU after it works in place
 
 
 def test_layers_that_match_nothing_are_an_error_and_no_layers_mean_all_with_weights():

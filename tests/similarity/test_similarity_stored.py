@@ -96,20 +96,20 @@ def test_samples_are_matched_by_their_ids():
 @pytest.mark.parametrize("options", [{}, {"batch_size": 13}, {"samples": 30}])
 def test_models_and_features_meet_by_ids(options):
     model = nn.Linear(12, 5).double()
-    kept = np.random.default_rng(0).permutation(N)[:45]
-    stored = pd.DataFrame(G, NAMES).iloc[kept]
+    index = np.random.default_rng(0).permutation(N)[:45]
+    stored = pd.DataFrame(G, NAMES).iloc[index]
     x = torch.from_numpy(F)
     data = torch.utils.data.DataLoader(x, 16)
     result = compare({"m": model, "s": stored}, data, ids={"m": NAMES}, **options)
     assert result.info.correspondence == "matched by ids: 45 in common (of the data 60, s 45)"
     with torch.no_grad():
         y = model(x)
-    kept = np.sort(kept)
+    index = np.sort(index)
     if "samples" in options:
-        expected = cka_similarity(y[kept[:30]], G[kept[:30]])
+        expected = cka_similarity(y[index[:30]], G[index[:30]])
         assert result.matrix == pytest.approx(expected, abs=1e-6)
     else:  # the batches of the loader, without the samples that were not stored
-        first = kept[kept < 16]
+        first = index[index < 16]
         expected = compare({"m": y[first], "s": G[first]}).group_sums["cka"][0]
         assert result.info.samples == 45 and result.info.batches == 4
         assert np.allclose(result.group_sums["cka"][0], expected, rtol=1e-5)

@@ -138,7 +138,7 @@ def test_the_published_estimator_is_biased_in_each_batch_and_averaged():
 def test_debiased_cka_of_independent_models_of_noise_is_zero_and_published_is_far_from_it():
     """The published one is about .97 at n = 8 whatever the models: the reason for the default."""
     x = torch.randn(400, 200)
-    a, b = (nn.Sequential(Halves(part), nn.Linear(100, 100)) for part in (0, 1))
+    a, b = (nn.Sequential(Halves(half), nn.Linear(100, 100)) for half in (0, 1))
     near = compare([a, b], x, batch_size=8).matrix
     far = compare([a, b], x, batch_size=8, estimator="published").matrix
     assert abs(near).max() < 0.1 and far.min() > 0.85

@@ -163,8 +163,8 @@ def test_exactly_one_parameters_cell_is_asked_for(tmp_path):
 
 def test_the_parameters_cell_is_read_with_types_from_annotations_and_defaults(tmp_path):
     cell = "# x = 3\na: float = 1\n\nb = True  # help\nc: list[int] = [\n  1,\n  2]\nd: 'str' = ''"
-    found = read_parameters(write_notebook(tmp_path / "a {b}.ipynb", cell))
-    assert repr(found) == "{'a': 1.0, 'b': True, 'c': [1, 2], 'd': ''}"
+    parameters = read_parameters(write_notebook(tmp_path / "a {b}.ipynb", cell))
+    assert repr(parameters) == "{'a': 1.0, 'b': True, 'c': [1, 2], 'd': ''}"
 
 
 def test_a_missing_notebook_and_wrong_jobs_are_refused(notebook, tmp_path):

@@ -128,8 +128,8 @@ class SiteCollector(ast.NodeVisitor):
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
         if node.name in FOR_READERS:
             return
-        for part in [*node.decorator_list, node.args, *node.body]:
-            self.visit(part)
+        for child in [*node.decorator_list, node.args, *node.body]:
+            self.visit(child)
 
     # ---- statements ----
 
@@ -257,11 +257,11 @@ def shares(sizes: dict[str, int], number: int) -> dict[str, int]:
     """Divide a number among the files in proportion to their sizes (largest remainder)."""
     total = sum(sizes.values())
     exact = {path: number * size / total for path, size in sizes.items()}
-    whole = {path: int(share) for path, share in exact.items()}
-    by_remainder = sorted(exact, key=lambda path: (whole[path] - exact[path], path))
-    for path in by_remainder[: number - sum(whole.values())]:
-        whole[path] += 1
-    return whole
+    counts = {path: int(share) for path, share in exact.items()}
+    by_remainder = sorted(exact, key=lambda path: (counts[path] - exact[path], path))
+    for path in by_remainder[: number - sum(counts.values())]:
+        counts[path] += 1
+    return counts
 
 
 def in_turn(mutations: list[Mutation], generator: random.Random) -> Iterator[Mutation]:

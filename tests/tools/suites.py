@@ -76,26 +76,26 @@ class Package:
             module: its own dotted name, if it belongs to a package: relative imports start there.
             is_package: whether it is an `__init__.py`.
         """
-        found: set[str] = set()
+        modules: set[str] = set()
         packages: dict[str, str] = {}  # variable -> the package that it is bound to
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 for alias in node.names:
-                    found |= self.files.keys() & {alias.name}
+                    modules |= self.files.keys() & {alias.name}
                     packages[alias.asname or alias.name.split(".")[0]] = alias.name
             elif isinstance(node, ast.ImportFrom):
                 base = self.import_base(node, module, is_package)
                 for alias in node.names:
-                    found |= self.resolve(base, alias.name)
+                    modules |= self.resolve(base, alias.name)
                     packages[alias.asname or alias.name] = f"{base}.{alias.name}"
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found |= self.named_in(node.value)
+                modules |= self.named_in(node.value)
         for node in ast.walk(tree):  # similarity.compare(...), where similarity is a package
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 base = packages.get(node.value.id, "")
                 if self.is_package(base):
-                    found |= self.resolve(base, node.attr)
-        return found
+                    modules |= self.resolve(base, node.attr)
+        return modules
 
     @staticmethod
     def import_base(node: ast.ImportFrom, module: str, is_package: bool) -> str:
@@ -169,8 +169,10 @@ class Suite:
         """Return {"conftest"} where a test asks for one of the conftest's fixtures."""
         if "conftest" not in self.helpers:
             return set()
-        asked = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
-        return {"conftest"} if asked & top_level_names(parse(self.helpers["conftest"])) else set()
+        arguments = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+        return (
+            {"conftest"} if arguments & top_level_names(parse(self.helpers["conftest"])) else set()
+        )
 
     @cached_property
     def distances(self) -> dict[Path, dict[str, int]]:
@@ -221,7 +223,7 @@ def definitions(tree: ast.Module) -> Iterator[tuple[str, ast.stmt]]:
             yield node.name, node
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            for name in (part for target in targets for part in ast.walk(target)):
+            for name in (child for target in targets for child in ast.walk(target)):
                 if isinstance(name, ast.Name):
                     yield name.id, node
 

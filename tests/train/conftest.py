@@ -4,6 +4,6 @@ import pytest
 
 
 @pytest.fixture
-def kept(tmp_path):
+def run_options(tmp_path):
     """Options of a quiet run in an empty folder."""
     return {"folder": str(tmp_path / "runs"), "progress": False}

@@ -101,9 +101,9 @@ def passed(layer, x):
     layer(x)
     y = layer(x)
     (y.float() * weight).square().mean().backward()
-    own = {name: p.grad for name, p in layer.named_parameters()}
+    gradients = {name: p.grad for name, p in layer.named_parameters()}
     buffers = {name: b.clone() for name, b in layer.named_buffers()}
-    return {"y": y.detach(), "x": x.grad, "own": own, "buffers": buffers}
+    return {"y": y.detach(), "x": x.grad, "gradients": gradients, "buffers": buffers}
 
 
 def save_images(folder):
@@ -117,7 +117,7 @@ def loaded(folder):
     """How often this process has read a folder's headers, of one that fits into memory and not."""
     images = Path(folder) / "images"
     distributed.from_first(lambda: save_images(images))
-    found = {}
+    results = {}
     for fits in (1, 2**20):
         calls = []
 
@@ -128,12 +128,12 @@ def loaded(folder):
         loading.load_data = load
         config = PretrainConfig(data=str(images), decoding_threads=2)
         dataset = loading.load_once(config)
-        found[fits] = {
+        results[fits] = {
             "calls": len(calls), "type": type(dataset.train).__name__, "digest": dataset.digest(),
             "mean": dataset.normalize.mean, "threads": getattr(dataset.train, "files", None)
             and dataset.train.files.threads,
         }  # fmt: skip
-    return found
+    return results
 
 
 def count_digests():
@@ -150,25 +150,25 @@ def count_digests():
 
 def worker(folder, names=(*PRETRAINING, "supervised")):
     distributed.start()
-    rank, own, found = distributed.rank(), distributed.rows(12), {}
+    rank, rows, outcome = distributed.rank(), distributed.rows(12), {}
     for name, (layer, x) in norms().items():
         layer = with_global_batch_norm(layer, torch.device("cpu"))
-        found[name] = passed(layer, x[own])
-    z = [torch.arange(36.0).view(12, 3).sin()[own].requires_grad_() for _ in range(2)]
+        outcome[name] = passed(layer, x[rows])
+    z = [torch.arange(36.0).view(12, 3).sin()[rows].requires_grad_() for _ in range(2)]
     nt_xent(distributed.gather(z[0]), distributed.gather(z[1].cos())).backward()
-    found["gathered"] = [part.grad for part in z]
+    outcome["gathered"] = [view.grad for view in z]
     digested = count_digests()
     for name in names:
         run = train(name, folder)
-        found[f"encoder {name}"] = run.encoder.state_dict()
-        found[f"read-only {name}"] = run.read_only
-    found["trainings"], found["digests"] = len(names), len(digested)
-    found["streamed"] = loaded(folder)
+        outcome[f"encoder {name}"] = run.encoder.state_dict()
+        outcome[f"read-only {name}"] = run.read_only
+    outcome["trainings"], outcome["digests"] = len(names), len(digested)
+    outcome["streamed"] = loaded(folder)
     if distributed.world() == 2:
         states = twins.twin_states(folder)
-        found["twins"] = states if distributed.rank() == 0 else []
-        found["learned"] = learned(0, f"{folder}/real", **FEW).folder.name
-    torch.save(found, f"{folder}/{rank}.pt")
+        outcome["twins"] = states if distributed.rank() == 0 else []
+        outcome["learned"] = learned(0, f"{folder}/real", **FEW).folder.name
+    torch.save(outcome, f"{folder}/{rank}.pt")
 
 
 def learned_with_every_seed(folder):

@@ -44,56 +44,56 @@ def test_what_a_callback_draws_does_not_change_the_run(tmp_path):
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["trained", "loaded"])
-def test_the_callers_random_numbers_and_threads_are_left_alone(again, kept):
+def test_the_callers_random_numbers_and_threads_are_left_alone(again, run_options):
     config = pretrain_config()
-    kept["encoder"] = flat()
+    run_options["encoder"] = flat()
     if again:
-        pretrain(config, random_data(), **kept)
+        pretrain(config, random_data(), **run_options)
     torch.manual_seed(5)
     expected = torch.rand(4)
     threads = torch.get_num_threads()
     torch.manual_seed(5)
-    pretrain(dataclasses.replace(config, threads=threads + 1), random_data(), **kept)
+    pretrain(dataclasses.replace(config, threads=threads + 1), random_data(), **run_options)
     assert torch.equal(torch.rand(4), expected)
     assert torch.get_num_threads() == threads
 
 
-def test_the_number_of_threads_is_the_one_asked_for_and_is_recorded(kept):
+def test_the_number_of_threads_is_the_one_asked_for_and_is_recorded(run_options):
     seen = []
     run = pretrain(
-        pretrain_config(threads=2), random_data(), **kept, encoder=flat(),
+        pretrain_config(threads=2), random_data(), **run_options, encoder=flat(),
         on_epoch=lambda history: seen.append(torch.get_num_threads()),
     )  # fmt: skip
     assert seen == [2] and run.result["environment"]["threads"] == 2
 
 
-def first_weights(config, monkeypatch, kept) -> dict:
+def first_weights(config, monkeypatch, run_options) -> dict:
     """The network's weights as the loop gets them."""
-    found = {}
+    weights = {}
 
     def stop(task, *_):
-        found.update(task.network.state_dict())
+        weights.update(task.network.state_dict())
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(train, "fit", stop)
-        pretrain(config, random_data(), **kept)
-    return found
+        pretrain(config, random_data(), **run_options)
+    return weights
 
 
-def test_the_seed_is_set_before_the_model_is_built(monkeypatch, kept):
+def test_the_seed_is_set_before_the_model_is_built(monkeypatch, run_options):
     torch.manual_seed(1)
-    first = first_weights(pretrain_config(), monkeypatch, kept)
+    first = first_weights(pretrain_config(), monkeypatch, run_options)
     torch.manual_seed(2)
-    assert same(first, first_weights(pretrain_config(), monkeypatch, kept))
-    other = first_weights(pretrain_config(seed=1), monkeypatch, kept)
+    assert same(first, first_weights(pretrain_config(), monkeypatch, run_options))
+    other = first_weights(pretrain_config(seed=1), monkeypatch, run_options)
     for name in ("encoder.stem.0.weight", "projector.0.weight", "predictor.0.weight"):
         assert not torch.equal(first[name], other[name])
     baseline = untrained(pretrain_config(), random_data()).state_dict()
     assert all(torch.equal(value, first[f"encoder.{name}"]) for name, value in baseline.items())
 
 
-def test_every_epoch_has_an_own_order_with_each_image_at_most_once(monkeypatch, kept):
+def test_every_epoch_has_an_own_order_with_each_image_at_most_once(monkeypatch, run_options):
     orders, seeds = [], set()
     batches, views_at_once = Images.batches, views_of.views_at_once
 
@@ -108,8 +108,8 @@ def test_every_epoch_has_an_own_order_with_each_image_at_most_once(monkeypatch, 
 
     monkeypatch.setattr(Images, "batches", spy)
     monkeypatch.setattr(views_of, "views_at_once", seed_spy)
-    pretrain(pretrain_config(epochs=3), random_data(37), **kept)
-    pretrain(pretrain_config(epochs=3, seed=1), random_data(37), **kept)
+    pretrain(pretrain_config(epochs=3), random_data(37), **run_options)
+    pretrain(pretrain_config(epochs=3, seed=1), random_data(37), **run_options)
     assert len(orders) == 6 and len(seeds) == 6
     for order in orders:
         assert len(order) == 32 == len(set(order)) and set(order) <= set(range(37))

@@ -80,49 +80,51 @@ def test_a_processs_views_are_the_whole_batchs(recipe, processes):
     images = torch.randint(0, 256, (number, 3, 24, 24), dtype=torch.uint8)
     normalize = Normalize(torch.full((3,), 0.5), torch.full((3,), 0.2))
 
-    def views(part, share=None):
+    def views(batch, share=None):
         generator = torch.Generator().manual_seed(3)
-        return two_views(part, RECIPES[recipe], normalize, 16, generator, share)
+        return two_views(batch, RECIPES[recipe], normalize, 16, generator, share)
 
-    whole = views(images)
-    parts = [views(images[i : i + 6], (i, number)) for i in range(0, number, 6)]
+    expected = views(images)
+    shards = [views(images[i : i + 6], (i, number)) for i in range(0, number, 6)]
     for view in range(2):
-        assert torch.equal(torch.cat([part[view] for part in parts]), whole[view])
+        assert torch.equal(torch.cat([shard[view] for shard in shards]), expected[view])
 
 
 def test_shards_of_an_epoch_do_not_overlap_and_make_up_each_batch(monkeypatch):
-    order, parts = torch.randperm(48), []
+    order, shards = torch.randperm(48), []
     for rank in range(3):
         monkeypatch.setattr(distributed, "world", lambda: 3)
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        parts.append(distributed.shard(order, 12))
-    together = torch.cat([part.view(4, 4) for part in parts], dim=1)
+        shards.append(distributed.shard(order, 12))
+    together = torch.cat([shard.view(4, 4) for shard in shards], dim=1)
     assert torch.equal(together, order.view(4, 12))
 
 
-def check_batch_norm(name, found):
+def check_batch_norm(name, outcomes):
     layer, x = norms()[name]
     one = passed(layer, x)
-    parts = [own[name] for own in found]
+    shares = [outcome[name] for outcome in outcomes]
     close = {"rtol": 2e-2, "atol": 2e-2} if name == "bfloat16" else {"rtol": 1e-4, "atol": 1e-5}
-    torch.testing.assert_close(torch.cat([part["y"] for part in parts]), one["y"], **close)
+    torch.testing.assert_close(torch.cat([share["y"] for share in shares]), one["y"], **close)
     # each process' loss is the mean over its share of the images
-    gradient = torch.cat([part["x"] for part in parts]) / len(parts)
+    gradient = torch.cat([share["x"] for share in shares]) / len(shares)
     torch.testing.assert_close(gradient, one["x"], **close)
-    for key, gradient in one["own"].items():
-        mean = sum(part["own"][key] for part in parts) / len(parts)
+    for key, gradient in one["gradients"].items():
+        mean = sum(share["gradients"][key] for share in shares) / len(shares)
         torch.testing.assert_close(mean, gradient, **close)
     for key, value in one["buffers"].items():
-        torch.testing.assert_close(parts[0]["buffers"][key], value, **close)
-        assert all(torch.equal(part["buffers"][key], parts[0]["buffers"][key]) for part in parts)
+        torch.testing.assert_close(shares[0]["buffers"][key], value, **close)
+        assert all(
+            torch.equal(share["buffers"][key], shares[0]["buffers"][key]) for share in shares
+        )
 
 
-def check_negatives(found):
+def check_negatives(outcomes):
     z = [torch.arange(36.0).sin().view(12, 3).requires_grad_() for _ in range(2)]
     nt_xent(z[0], z[1].cos()).backward()
-    for which in range(2):
-        together = torch.cat([own["gathered"][which] for own in found])
-        torch.testing.assert_close(together / len(found), z[which].grad)
+    for view in range(2):
+        together = torch.cat([outcome["gathered"][view] for outcome in outcomes])
+        torch.testing.assert_close(together / len(outcomes), z[view].grad)
 
 
 @pytest.mark.distributed
@@ -139,7 +141,7 @@ def test_simclrs_negatives_are_everybodys_and_carry_gradients(several):
 # ---------------------------------------------------------------------------------------- whole runs
 
 
-def check_trained_as_one(name, found, folder, one):
+def check_trained_as_one(name, outcomes, folder, one):
     together = run_in(folder, one)
     assert together.finished, "the same configuration is the same run"
     assert list(one.history.columns) == list(together.history.columns)
@@ -153,8 +155,9 @@ def check_trained_as_one(name, found, folder, one):
     start = untrained(config_of(name), data())
     moved = apart = 0.0
     for key, value in one.encoder.named_parameters():
-        theirs = found[0][f"encoder {name}"][key]
-        assert all(torch.equal(theirs, own[f"encoder {name}"][key]) for own in found), key
+        weights = [outcome[f"encoder {name}"][key] for outcome in outcomes]
+        theirs = weights[0]
+        assert all(torch.equal(theirs, weight) for weight in weights), key
         moved += float((value.detach() - start.get_parameter(key).detach()).square().sum())
         apart += float((value.detach() - theirs).square().sum())
     print("RATIO", name, (apart / moved) ** 0.5)
@@ -172,20 +175,20 @@ def test_several_processes_train_as_one_at_the_same_batch(name, several, alone):
 def test_three_processes_do_the_same_in_small(tmp_path, alone):
     """All the layers, the negatives and one run; the slow tests have every run."""
     python(WORK, "--fork", "3", str(tmp_path))
-    found = found_by_each(tmp_path)
-    assert len(found) == 3
+    outcomes = found_by_each(tmp_path)
+    assert len(outcomes) == 3
     for name in norms():
-        check_batch_norm(name, found)
-    check_negatives(found)
-    check_trained_as_one("simsiam", found, tmp_path, alone("simsiam"))
+        check_batch_norm(name, outcomes)
+    check_negatives(outcomes)
+    check_trained_as_one("simsiam", outcomes, tmp_path, alone("simsiam"))
 
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("several", [2], indirect=True)
 def test_after_an_epoch_of_real_images_two_processes_know_as_much_as_one(several, tmp_path):
     """kNN of one seed, within the noise of 240 images. With three seeds and more images: below."""
-    found, folder = several
-    both = Run(folder / "real" / found[0]["learned"], {}).result["final"]["knn"]
+    outcomes, folder = several
+    both = Run(folder / "real" / outcomes[0]["learned"], {}).result["final"]["knn"]
     one = learned(0, tmp_path, **FEW).result["final"]["knn"]
     print("KNN", one, both)
     assert min(one, both) > 0.15, "more than guessing gives"
@@ -210,36 +213,39 @@ def test_after_training_two_processes_know_as_much_as_one(tmp_path):
 
 @pytest.mark.distributed
 def test_of_a_folder_larger_than_memory_the_first_process_alone_reads_the_headers(several):
-    found, _ = several
-    streamed = [own["streamed"][1] for own in found]
-    assert [own["calls"] for own in streamed] == [1, *[0] * (len(found) - 1)]
-    in_memory = [own["streamed"][2**20] for own in found]
-    assert [own["calls"] for own in in_memory] == [1] * len(found)
+    outcomes, _ = several
+    streamed = [outcome["streamed"][1] for outcome in outcomes]
+    assert [record["calls"] for record in streamed] == [1, *[0] * (len(outcomes) - 1)]
+    in_memory = [outcome["streamed"][2**20] for outcome in outcomes]
+    assert [record["calls"] for record in in_memory] == [1] * len(outcomes)
     for kind, name, threads in ((streamed, "StreamedImages", 2), (in_memory, "Images", None)):
-        for own in kind:
-            assert (own["type"], own["threads"]) == (name, threads)
-            assert own["digest"] == kind[0]["digest"]
-            assert torch.equal(own["mean"], kind[0]["mean"])
+        for record in kind:
+            assert (record["type"], record["threads"]) == (name, threads)
+            assert record["digest"] == kind[0]["digest"]
+            assert torch.equal(record["mean"], kind[0]["mean"])
 
 
 @pytest.mark.distributed
 def test_the_first_process_alone_digests_what_a_run_is_made_of(several):
-    found, _ = several
-    trainings = found[0]["trainings"]
-    assert [own["digests"] for own in found] == [trainings, *[0] * (len(found) - 1)]
+    outcomes, _ = several
+    trainings = outcomes[0]["trainings"]
+    assert [outcome["digests"] for outcome in outcomes] == [trainings, *[0] * (len(outcomes) - 1)]
 
 
 @pytest.mark.distributed
 def test_the_first_process_alone_writes(several):
-    found, folder = several
-    assert [own["read-only simsiam"] for own in found] == [False, *[True] * (len(found) - 1)]
+    outcomes, folder = several
+    assert [outcome["read-only simsiam"] for outcome in outcomes] == [
+        False,
+        *[True] * (len(outcomes) - 1),
+    ]
     for log in folder.glob("*/train.log"):
         lines = log.read_text().splitlines()
         assert sum("  starts with " in line for line in lines) == 1
         assert sum("  epoch " in line for line in lines) == 2
-        assert f"'processes': {len(found)}" in lines[0]
+        assert f"'processes': {len(outcomes)}" in lines[0]
     result = json.loads(next(folder.glob("pretrain-*/metrics.json")).read_text())
-    assert result["environment"]["processes"] == len(found)
+    assert result["environment"]["processes"] == len(outcomes)
 
 
 def test_a_batch_that_can_not_be_cut_is_refused(tmp_path, monkeypatch):
@@ -285,9 +291,9 @@ def test_a_killed_process_is_started_again_and_goes_on_from_the_last_checkpoint(
 
     Both give the same bits: a mean of two numbers is the same in any order.
     """
-    found, folder = several
-    monkeypatch.setenv("SIMLAB_DDP", "1" if len(found) == 2 else "0")
-    torchrun(WORK, "--dies", str(tmp_path), restarts=1, processes=len(found))
+    outcomes, folder = several
+    monkeypatch.setenv("SIMLAB_DDP", "1" if len(outcomes) == 2 else "0")
+    torchrun(WORK, "--dies", str(tmp_path), restarts=1, processes=len(outcomes))
     assert (tmp_path / "died").exists()
     run = next(tmp_path.glob("pretrain-*"))
     assert "resumes after epoch 1" in (run / "train.log").read_text()

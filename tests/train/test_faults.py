@@ -248,7 +248,7 @@ def streamed(folder):
     before = peak()
     images = load_folder(f"{folder}/images", 128, fits=0)
     pretrain(config, images, folder=f"{folder}/runs", progress=False)
-    decoded = sum(len(part) for part in (images.train, images.test)) * 3 * 128**2 // 2**20
+    decoded = sum(len(split) for split in (images.train, images.test)) * 3 * 128**2 // 2**20
     print(before, peak(), decoded)
 
 
@@ -296,9 +296,9 @@ def test_a_download_that_breaks_off_is_named_and_the_next_one_is_whole(
         ):  # what came is not taken for it
             load_data("cifar10", str(tmp_path / "here"))
         sent = content
-        found = load_data("cifar10", str(tmp_path / "here"), download=True)
+        data = load_data("cifar10", str(tmp_path / "here"), download=True)
         server.shutdown()
-    assert found.digest() == load_data("cifar10", str(tmp_path / "there")).digest()
+    assert data.digest() == load_data("cifar10", str(tmp_path / "there")).digest()
 
 
 # --------------------------------------------------------------------------- data that make no sense

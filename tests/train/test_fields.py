@@ -119,12 +119,12 @@ def test_every_option_is_tested_for_its_effect(method, cls):
     assert {field.name for field in dataclasses.fields(cls)} == set(METHOD_OPTIONS[method])
 
 
-def test_the_same_method_as_text_and_as_an_object_is_one_run(kept):
-    text = pretrain(pretrain_config(), random_data(), **kept)
+def test_the_same_method_as_text_and_as_an_object_is_one_run(run_options):
+    text = pretrain(pretrain_config(), random_data(), **run_options)
     config = dataclasses.replace(pretrain_config(), method="simsiam")
     options = SimSiam(proj_dim=16, pred_dim=8, pred_lr=2)
-    as_object = pretrain(config, random_data(), method=options, **kept)
-    as_argument = pretrain(config, random_data(), method=SIMSIAM, **kept)
+    as_object = pretrain(config, random_data(), method=options, **run_options)
+    as_argument = pretrain(config, random_data(), method=SIMSIAM, **run_options)
     assert text.folder == as_object.folder == as_argument.folder
 
 
@@ -140,8 +140,8 @@ def test_a_changed_field_is_another_supervised_run_with_another_result(field, re
 def test_every_field_is_tested_for_its_effect():
     fields = {field.name for field in dataclasses.fields(PretrainConfig)}
     assert fields == set(PRETRAIN_FIELDS) | ELSEWHERE
-    own = {field.name for field in dataclasses.fields(SupervisedConfig)}
-    assert own - fields <= set(SUPERVISED_FIELDS)
+    supervised_fields = {field.name for field in dataclasses.fields(SupervisedConfig)}
+    assert supervised_fields - fields <= set(SUPERVISED_FIELDS)
 
 
 def test_the_stem_changes_a_resnet():
@@ -152,23 +152,24 @@ def test_the_stem_changes_a_resnet():
     assert small.conv1.weight.shape != large.conv1.weight.shape
 
 
-def test_the_data_are_loaded_as_the_configuration_says(monkeypatch, kept):
-    asked = []
-    monkeypatch.setattr(loading, "load_data", lambda **kw: asked.append(kw) or random_data())
+def test_the_data_are_loaded_as_the_configuration_says(monkeypatch, run_options):
+    calls = []
+    monkeypatch.setattr(loading, "load_data", lambda **kw: calls.append(kw) or random_data())
     where = {"data": "fashion", "data_folder": "there", "download": True, "image_size": 24}
     how = {"channels": random_data().train.channels, "fit": "squeeze", "on_error": "skip"}
     threads = {"decoding_threads": 3}
-    pretrain(pretrain_config(**where, **how, **threads), **kept)
+    pretrain(pretrain_config(**where, **how, **threads), **run_options)
     named = {"name": "fashion", "folder": "there", "download": True, "image_size": 24}
-    assert asked == [named | how | {"threads": 3}]
+    assert calls == [named | how | {"threads": 3}]
 
 
 @pytest.mark.parametrize("fixed", [True, False])
-def test_the_predictors_rate_stays_when_asked(fixed, kept):
+def test_the_predictors_rate_stays_when_asked(fixed, run_options):
     config = pretrain_config(
         epochs=2, method=f"{SIMSIAM} fix_pred_lr={fixed}".replace("pred_lr=2", "pred_lr=3")
     )
-    groups = pretrain(config, random_data(), **kept).load_checkpoint()["optimizer"]["param_groups"]
+    checkpoint = pretrain(config, random_data(), **run_options).load_checkpoint()
+    groups = checkpoint["optimizer"]["param_groups"]
     highest = 0.5 * 16 / 256
     last = highest * (1 + math.cos(math.pi * 1.5 / 2)) / 2  # the second step of the second epoch
     rates = [group["lr"] for group in groups]
@@ -181,6 +182,6 @@ def test_every_trainable_weight_is_in_the_optimizer_once():
         config = pretrain_config(method=f"{SIMSIAM} predictor={predictor}")
         task = task_of(config, random_data(), flat())
         params = [p for group in task.network.parameter_groups() for p in group.params]
-        own = [p for p in task.network.parameters() if p.requires_grad]
-        assert len(params) == len(set(params)) == len(own) and set(params) == set(own)
+        trainable = [p for p in task.network.parameters() if p.requires_grad]
+        assert len(params) == len(set(params)) == len(trainable) and set(params) == set(trainable)
         assert trained == any(p in set(params) for p in task.network.predictor.parameters())

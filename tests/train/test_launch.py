@@ -64,13 +64,14 @@ config = PretrainConfig(**SMALL | HEADS | {{"data": {str(tmp_path / "images")!r}
 launch(config, 2, folder={str(runs)!r})"""
     kernel = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     until = time.monotonic() + 300
-    while not (found := list(runs.glob("*/checkpoints/epoch-*.pt"))) and time.monotonic() < until:
+    pattern = "*/checkpoints/epoch-*.pt"
+    while not (checkpoints := list(runs.glob(pattern))) and time.monotonic() < until:
         assert kernel.poll() is None
         time.sleep(0.1)
-    own = psutil.Process(kernel.pid).children(recursive=True)
+    children = psutil.Process(kernel.pid).children(recursive=True)
     kernel.send_signal(signal.SIGINT)
-    assert kernel.wait(timeout=120) != 0 and found and len(own) >= 3
-    assert not psutil.wait_procs(own, timeout=60)[1], "nobody is left"
+    assert kernel.wait(timeout=120) != 0 and checkpoints and len(children) >= 3
+    assert not psutil.wait_procs(children, timeout=60)[1], "nobody is left"
     config = PretrainConfig(**SMALL | HEADS | {"data": str(tmp_path / "images"), "epochs": many})
     run = pretrain(config, folder=str(runs), progress=False)
     log = (run.folder / "train.log").read_text()

@@ -61,7 +61,7 @@ def test_with_a_weight_above_zero_first_weights_and_all_views_are_equal(
 @pytest.mark.parametrize("sampling", ["v0", "v2"])
 def test_a_stopped_run_with_sim_goes_on_to_the_last_bit(sampling, tmp_path):
     changes = twins.WITH_SIM | {"sim_beta": 0.5, "sim_sampling": sampling}
-    whole = twins.train("supervised", tmp_path / "whole", changes)
+    reference = twins.train("supervised", tmp_path / "reference", changes)
 
     def stop(history):
         if len(history) == 1:
@@ -71,12 +71,12 @@ def test_a_stopped_run_with_sim_goes_on_to_the_last_bit(sampling, tmp_path):
         twins.train("supervised", tmp_path / "stopped", changes, on_epoch=stop)
     resumed = twins.train("supervised", tmp_path / "stopped", changes)
     assert "resumes after epoch 1" in (resumed.folder / "train.log").read_text()
-    for run in (whole, resumed):
+    for run in (reference, resumed):
         assert set(run.load_checkpoint()["sim"]) == {"blocks.0", "blocks.1"}
-    assert resumed.load_checkpoint()["sim"] == whole.load_checkpoint()["sim"]
-    assert equal(twins.last_network(whole), twins.last_network(resumed))
+    assert resumed.load_checkpoint()["sim"] == reference.load_checkpoint()["sim"]
+    assert equal(twins.last_network(reference), twins.last_network(resumed))
     columns = ["loss", "sim_loss", "sim_collapsed"]
-    assert whole.history[columns].equals(resumed.history[columns])
+    assert reference.history[columns].equals(resumed.history[columns])
 
 
 def test_a_collapsed_projector_is_logged_and_counted_in_the_history(tmp_path, monkeypatch, capsys):

@@ -67,7 +67,9 @@ def test_z_is_measured_on_clean_images_spread_over_the_test_set(monkeypatch):
     torch.testing.assert_close(seen[0], network.projector(network.encoder(x)))
 
 
-def test_the_network_trains_in_training_mode_and_comes_back_in_evaluation_mode(monkeypatch, kept):
+def test_the_network_trains_in_training_mode_and_comes_back_in_evaluation_mode(
+    monkeypatch, run_options
+):
     modes = set()
     loss = SimSiamModule.loss
 
@@ -76,26 +78,26 @@ def test_the_network_trains_in_training_mode_and_comes_back_in_evaluation_mode(m
         return loss(self, *args)
 
     monkeypatch.setattr(SimSiamModule, "loss", spy)
-    run = pretrain(pretrain_config(epochs=2), random_data(), encoder=flat().eval(), **kept)
+    run = pretrain(pretrain_config(epochs=2), random_data(), encoder=flat().eval(), **run_options)
     assert modes == {True}
     assert not any(module.training for module in run.encoder.modules())
 
 
-def test_an_encoder_of_the_users_is_left_as_it_is(kept):
-    own = flat().eval()
-    own.linear.weight.requires_grad_(False)
-    before = {name: value.clone() for name, value in own.state_dict().items()}
-    run = pretrain(pretrain_config(), random_data(), encoder=own, **kept)
-    assert same(before, own.state_dict()) and not own.training
-    assert all(param.grad is None for param in own.parameters())
-    assert run.encoder is not own
+def test_an_encoder_of_the_users_is_left_as_it_is(run_options):
+    encoder = flat().eval()
+    encoder.linear.weight.requires_grad_(False)
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    run = pretrain(pretrain_config(), random_data(), encoder=encoder, **run_options)
+    assert same(before, encoder.state_dict()) and not encoder.training
+    assert all(param.grad is None for param in encoder.parameters())
+    assert run.encoder is not encoder
     assert not same(before, run.encoder.state_dict())
     assert torch.equal(before["linear.weight"], run.encoder.linear.weight)  # frozen by the user
     assert run.config["encoder"] == "Flat"
 
 
-def test_a_loaded_encoder_gives_the_same_bits_as_the_trained_one(kept):
-    trained, loaded = (pretrain(pretrain_config(), random_data(), **kept) for _ in range(2))
+def test_a_loaded_encoder_gives_the_same_bits_as_the_trained_one(run_options):
+    trained, loaded = (pretrain(pretrain_config(), random_data(), **run_options) for _ in range(2))
     x = torch.randn(5, 1, 8, 8)
     assert torch.equal(trained.encoder(x), loaded.encoder(x))
     for a, b in zip(trained.encoder.parameters(), loaded.encoder.parameters(), strict=True):
@@ -138,18 +140,18 @@ def test_no_step_waits_for_the_device():
     assert reads(18, supervised_config) == reads(6, supervised_config)
 
 
-def test_supervised_training_learns_an_easy_set(kept):
+def test_supervised_training_learns_an_easy_set(run_options):
     config = supervised_config(epochs=4, augment="none", lr=0.4)
-    run = train_supervised(config, easy_data(), **kept)
+    run = train_supervised(config, easy_data(), **run_options)
     loss = run.history["loss"]
     assert loss.iloc[-1] < 0.5 * loss.iloc[0]
     assert run.result["final"]["test_accuracy"] > 0.9
     assert run.result["best"] == run.result["final"]
 
 
-def test_pretraining_learns_to_match_the_views(kept):
+def test_pretraining_learns_to_match_the_views(run_options):
     config = pretrain_config(epochs=4, augment="none", lr=1.0)
-    loss = pretrain(config, easy_data(), **kept).history["loss"]
+    loss = pretrain(config, easy_data(), **run_options).history["loss"]
     assert loss.iloc[-1] < min(loss.iloc[0], -0.5)
 
 
@@ -166,13 +168,15 @@ def test_a_label_budget_has_as_many_of_each_class_and_comes_from_the_seed():
 
 
 @pytest.mark.parametrize("labels", [10, 84])
-def test_a_label_budget_that_does_not_fit_is_refused(labels, kept):
+def test_a_label_budget_that_does_not_fit_is_refused(labels, run_options):
     with pytest.raises(ValueError, match=f"labels={labels}"):
-        train_supervised(supervised_config(labels=labels), random_data(80), **kept)
+        train_supervised(supervised_config(labels=labels), random_data(80), **run_options)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_half_precision_computes_in_it_and_keeps_float32_weights(precision, monkeypatch, kept):
+def test_half_precision_computes_in_it_and_keeps_float32_weights(
+    precision, monkeypatch, run_options
+):
     seen = set()
     forward = SimSiamModule.forward
 
@@ -182,7 +186,7 @@ def test_half_precision_computes_in_it_and_keeps_float32_weights(precision, monk
         return z, p
 
     monkeypatch.setattr(SimSiamModule, "forward", spy)
-    run = pretrain(pretrain_config(precision=precision), random_data(), **kept)
+    run = pretrain(pretrain_config(precision=precision), random_data(), **run_options)
     assert seen == {getattr(torch, precision)}
     state = run.load_checkpoint()
     assert all(v.dtype in (torch.float32, torch.int64) for v in state["network"].values())
@@ -190,9 +194,9 @@ def test_half_precision_computes_in_it_and_keeps_float32_weights(precision, monk
     assert math.isfinite(run.result["final"]["loss"])
 
 
-def test_simclr_trains_by_the_same_loop_and_learns_to_match_the_views(kept):
+def test_simclr_trains_by_the_same_loop_and_learns_to_match_the_views(run_options):
     config = pretrain_config(method=SIMCLR, epochs=4, augment="none", lr=1.0)
-    run = pretrain(config, easy_data(), **kept)
+    run = pretrain(config, easy_data(), **run_options)
     loss = run.history["loss"]
     assert loss.iloc[-1] < loss.iloc[0] and "knn" in run.result["final"]
     options = "temperature=0.5 proj_layers=2 proj_dim=16 head_bn=all negatives=true"
@@ -200,10 +204,12 @@ def test_simclr_trains_by_the_same_loop_and_learns_to_match_the_views(kept):
 
 
 @pytest.mark.parametrize("kind", ["pretrain", "supervised"])
-def test_sim_is_logged_apart_and_taken_off_again(kind, kept):
+def test_sim_is_logged_apart_and_taken_off_again(kind, run_options):
     run_with = {
-        "pretrain": lambda **c: pretrain(pretrain_config(**c), random_data(), **kept),
-        "supervised": lambda **c: train_supervised(supervised_config(**c), random_data(), **kept),
+        "pretrain": lambda **c: pretrain(pretrain_config(**c), random_data(), **run_options),
+        "supervised": lambda **c: train_supervised(
+            supervised_config(**c), random_data(), **run_options
+        ),
     }[kind]
     plain, with_sim = run_with(), run_with(sim_layers="blocks.*", sim_beta=0.5)
     assert "sim_loss" not in plain.history and with_sim.result["final"]["sim_loss"] > 0
@@ -226,6 +232,6 @@ def test_sims_projections_learn_with_the_encoder():
     assert not hasattr(encoder.blocks[1], "sim")
 
 
-def test_a_layer_that_is_not_there_is_refused_before_training(kept):
+def test_a_layer_that_is_not_there_is_refused_before_training(run_options):
     with pytest.raises(ValueError, match="layer9"):
-        pretrain(pretrain_config(sim_layers="layer9"), random_data(), **kept)
+        pretrain(pretrain_config(sim_layers="layer9"), random_data(), **run_options)

@@ -51,7 +51,7 @@ def values_of(views, dataset):
 
 def noisy(images, generator):
     numbers = torch.rand(2, *images.shape, generator=generator)
-    return [images / 255 + 0.001 * part for part in numbers]
+    return [images / 255 + 0.001 * noise for noise in numbers]
 
 
 @dataclass
@@ -92,9 +92,9 @@ def test_several_processes_share_the_views_of_a_callable(processes, monkeypatch)
     for rank in range(processes):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         shares.append(epoch_of(maker_of(dataset, augment=noisy)))
-    for whole, *parts in zip(one, *shares, strict=True):
+    for expected, *shards in zip(one, *shares, strict=True):
         for view in range(2):
-            assert torch.equal(torch.cat([part[view] for part in parts]), whole[view])
+            assert torch.equal(torch.cat([shard[view] for shard in shards]), expected[view])
 
 
 @pytest.mark.parametrize(
@@ -219,10 +219,10 @@ def test_groups_are_those_of_a_label_or_a_factor():
         partner_groups(labelled([-1, -1, 2]), "label")
 
 
-@pytest.mark.parametrize("own", [False, True], ids=["recipe", "callable"])
-def test_the_second_view_is_of_another_image_with_the_same_label(own):
+@pytest.mark.parametrize("is_callable", [False, True], ids=["recipe", "callable"])
+def test_the_second_view_is_of_another_image_with_the_same_label(is_callable):
     dataset = data(number=40)
-    maker = maker_of(dataset, augment=noisy if own else None, views_from="label")
+    maker = maker_of(dataset, augment=noisy if is_callable else None, views_from="label")
     first, second = [], []
     for x1, x2 in epoch_of(maker):
         first.append(values_of(x1, dataset))
@@ -271,8 +271,8 @@ def test_dropout_differs_between_processes_and_sims_positions_do_not(sim_layers,
     for rank in range(3):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         made = seed_epoch(config, 0, 1, CPU)
-        own = [float(torch.rand(1, generator=g)) for g in (made.loss, made.sim)]
-        numbers.append((float(torch.rand(1)), *own))
+        draws = [float(torch.rand(1, generator=g)) for g in (made.loss, made.sim)]
+        numbers.append((float(torch.rand(1)), *draws))
     dropout, loss, sim = zip(*numbers, strict=True)
     assert len(set(dropout)) == 3
     assert len(set(loss)) == len(set(sim)) == 1

@@ -54,8 +54,8 @@ def config_of(kind: str, **changes):
 
 def train(kind: str, folder, changes: dict, **options) -> Run:
     entry = train_supervised if kind == "supervised" else pretrain
-    kept = {"folder": str(folder), "progress": False, "encoder": encoder()}
-    return entry(config_of(kind, **changes), data(), **kept, **options)
+    run_options = {"folder": str(folder), "progress": False, "encoder": encoder()}
+    return entry(config_of(kind, **changes), data(), **run_options, **options)
 
 
 def without_sim(state: dict) -> dict:
