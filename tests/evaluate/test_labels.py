@@ -214,8 +214,8 @@ def test_a_probe_takes_a_fraction():
 
 def test_supervised_training_says_which_test_images_it_leaves_out():
     labels = torch.arange(40) % 2
-    whole = small_data(labels, labels[:20], ("ant", "bee"))
-    assert SupervisedTraining(3, whole).remark() == ""
+    all_labelled = small_data(labels, labels[:20], ("ant", "bee"))
+    assert SupervisedTraining(3, all_labelled).remark() == ""
     test_labels = torch.where(torch.arange(20) < 5, -1, labels[:20])
     remark = SupervisedTraining(3, small_data(labels, test_labels, ("ant", "bee"))).remark()
     assert "5 of 20 test images" in remark
