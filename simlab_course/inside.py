@@ -57,9 +57,10 @@ def loss_terms(table: pd.DataFrame) -> Figure:
         table: As `simlab.train.loss_terms` gives it: epoch, term, value, gradient.
     """
     figure, (values, gradients) = new_figure(2, height=3.2)
-    looks = looks_of(table["term"].unique())
-    for name, rows in table.groupby("term", sort=False):
-        values.plot(rows["epoch"], rows["value"], label=str(name), **looks[name])
+    terms = {str(name): rows for name, rows in table.groupby("term", sort=False)}
+    looks = looks_of(terms)
+    for name, rows in terms.items():
+        values.plot(rows["epoch"], rows["value"], label=name, **looks[name])
         gradients.plot(rows["epoch"], rows["gradient"], **looks[name])
     gradients.set_yscale("log")
     label(values, "terms of the loss", "epoch")
