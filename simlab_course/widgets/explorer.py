@@ -7,7 +7,7 @@ its text alternative.
 
 import html
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import ipywidgets
 import numpy as np
@@ -51,11 +51,14 @@ class Explorer(ipywidgets.VBox):
         """The controls' values by name."""
         return {name: control.value for name, control in self.controls.items()}
 
-    def move(self, **values: Any) -> None:
+    def move(self, **values: Any) -> Self:
         """Set several controls and draw once, so that no half-way state is shown.
 
         Args:
             **values: The controls' new values by name.
+
+        Returns:
+            The explorer, which a notebook may show in the state that makes its point.
         """
         for name in values:
             self.controls[name].unobserve(self._on_change, "value")
@@ -66,6 +69,7 @@ class Explorer(ipywidgets.VBox):
             for name in values:
                 self.controls[name].observe(self._on_change, "value")
         self.redraw()
+        return self
 
     def _on_change(self, change: Any) -> None:
         self.redraw()

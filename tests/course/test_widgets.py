@@ -226,6 +226,8 @@ def test_labels_needed_are_the_least_budget_that_is_as_good():
     assert "b 1,000; c more than 1,000." in made.alt
     made.controls["encoder"].value = "c"
     assert "a 100; b 100." in made.alt
+    begun = widgets.budget_slider(table).move(encoder="b", labels=1000)
+    assert begun.state == {"encoder": "b", "labels": 1000} and "b with 1,000 labels" in begun.alt
 
 
 @pytest.mark.parametrize("make, table", [

@@ -1,0 +1,164 @@
+"""The family on colour photographs: 10,000 images of a folder such as CIFAR-10's, three seeds.
+
+    python benchmarks/family_folder.py train runs/family --data FOLDER
+    python benchmarks/family_folder.py train runs/family --data FOLDER --only simclr byol
+    python benchmarks/family_folder.py table runs/family      writes notebooks/tables/family_cifar10*
+
+`family.py train` comes first: its learning rates, which were chosen on scattered clothing, are taken
+as they are. Training sees a tenth of each epoch's images of a usual CIFAR-10 run: the same 3 epochs
+of 156 steps as on clothing. All test images are evaluated. `train` may be stopped and started again.
+"""
+
+import argparse
+import functools
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from family import (
+    COLUMNS,
+    ENTRIES,
+    SEEDS,
+    TABLES,
+    Rows,
+    accuracies,
+    best_rate,
+    cell,
+    configuration,
+    fine_tune,
+    train_or_none,
+)
+
+from simlab.config import PretrainConfig
+from simlab.data import Dataset, load_data
+from simlab.evaluate import raw_pixels
+from simlab.methods import parse_method
+from simlab.runs import load_run
+from simlab.train import resolve, untrained
+
+IMAGES = 10_000  # of the training images, the same for every seed
+RECIPE: dict[str, Any] = {"augment": "simsiam-cifar", "view_size": 24}
+KIND = "folder"
+NAMES = [name for name in ENTRIES if "upright" not in name]
+UNTRAINED = {"untrained tiny": "tiny", "untrained ViT": "vit_tiny"}
+TABLE_NAME = "family_cifar10"
+HEALTH = {"std_ratio": 2, "raw_std": 2, "rank": 1, "loss": 3}  # columns and their digits
+
+
+@functools.cache
+def load(folder: str) -> Dataset:
+    data = load_data(folder)
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))
+    return Dataset("ten thousand photographs", data.train.subset(order[:IMAGES]), data.test)
+
+
+def folder_configuration(name: str, seed: int, rows: Rows, folder: str) -> PretrainConfig:
+    """That of the method on clothing, with a recipe for colour photographs."""
+    on_clothing = configuration(ENTRIES[name], best_rate(name, rows), seed)
+    return resolve(replace(on_clothing, data=folder, **RECIPE), load(folder))
+
+
+def train_seed(name: str, seed: int, rows: Rows, runs: Path, folder: str) -> None:
+    """Train, evaluate and fine-tune, unless that was done at this learning rate."""
+    data = load(folder)
+    config = folder_configuration(name, seed, rows, folder)
+    if rows.find(kind=KIND, name=name, seed=seed, lr=config.lr):
+        return
+    run = train_or_none(config, data, runs)
+    row = {"kind": KIND, "name": name, "seed": seed, "lr": config.lr, "method": config.method}
+    if run is not None:
+        last = run.result["final"]
+        row |= accuracies(run.encoder, data, seed)
+        row["fine_tuned_200"] = fine_tune(config, data, runs, load_run(run.folder))
+        row["loss_at_collapse"] = parse_method(config.method).loss_at_collapse(config.batch_size)
+        row |= {column: last.get(column, math.nan) for column in (*HEALTH, "seconds")}
+        row["environment"] = run.result["environment"]
+    rows.add(row)
+
+
+def references(seed: int, rows: Rows, runs: Path, folder: str) -> None:
+    """Raw pixels and untrained encoders, under the same protocols."""
+    data = load(folder)
+    for name in ("raw pixels", *UNTRAINED):
+        if rows.find(kind=KIND, name=name, seed=seed):
+            continue
+        row = {"kind": KIND, "name": name, "seed": seed}
+        if name in UNTRAINED:
+            config = PretrainConfig(data=folder, encoder=UNTRAINED[name], seed=seed, threads=1)
+            config = resolve(replace(config, **RECIPE), data)
+            row |= accuracies(untrained(config, data), data, seed)
+            row["fine_tuned_200"] = fine_tune(config, data, runs, None)
+        else:
+            row |= accuracies(raw_pixels, data, seed)
+        rows.add(row)
+
+
+def train(runs: Path, names: list[str], folder: str) -> None:
+    rows = Rows(runs)
+    for seed in SEEDS:
+        references(seed, rows, runs, folder)
+    for name in names:
+        for seed in SEEDS:
+            train_seed(name, seed, rows, runs, folder)
+
+
+def rows_of_table(rows: Rows) -> pd.DataFrame:
+    """The rows at the learning rates that the sweep on clothing ended with."""
+    table = [
+        row
+        for row in rows.find(kind=KIND)
+        if row["name"] not in ENTRIES or row["lr"] == best_rate(row["name"], rows)
+    ]
+    return pd.DataFrame(table)
+
+
+def write_table(runs: Path) -> None:
+    table = rows_of_table(Rows(runs))
+    environment = table["environment"].dropna().iloc[0]
+    table = table.drop(columns=["kind", "environment"])
+    table.to_csv(TABLES / f"{TABLE_NAME}.csv", index=False, float_format="%.4g")
+    text = [
+        "`python benchmarks/family_folder.py train runs/family --data FOLDER`, then `table runs/family`; with "
+        f"{environment}.", "",
+        "CIFAR-10 (JPEG copy: its images encoded again), 10,000 of the training images, 3 epochs of 156 steps of 64",
+        "images, views of 24 pixels by the recipe simsiam-cifar, all 10,000 test images. Encoders, optimizers and",
+        "learning rates are those of [family.md](family.md): the rates were chosen on scattered clothing, not here. Mean",
+        "and 95 % t-interval of three seeds. Probe: linear, 1,000 labels. Fine-tuned: the whole encoder, 200 labels.",
+        "Seconds are of one core of a busy machine.", "",
+        f"| method | seeds | lr | {' | '.join(COLUMNS.values())} | std | raw std | rank | loss | loss at collapse | seconds |",
+        "|" + "---|" * (len(COLUMNS) + 9),
+    ]  # fmt: skip
+    means = table.groupby("name")["knn_200"].mean().sort_values(ascending=False)
+    for name in means.index:
+        group = table[table["name"] == name]
+        cells = [name, str(len(group))]
+        cells.append(f"{group['lr'].iloc[0]:g}" if name in ENTRIES else "")
+        cells += [cell(group[column]) for column in COLUMNS]
+        if name in ENTRIES:
+            cells += [f"{group[column].mean():.{digits}f}" for column, digits in HEALTH.items()]
+            cells.append(cell(group["loss_at_collapse"].iloc[:1]) or "none")
+            cells.append(f"{group['seconds'].mean():.0f}")
+        else:
+            cells += [""] * 6
+        text.append(f"| {' | '.join(cells)} |")
+    (TABLES / f"{TABLE_NAME}.md").write_text("\n".join(text) + "\n")
+    print("\n".join(text))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("command", choices=["train", "table"])
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--data", default="", help="train/<class>/ and test/<class>/")
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.command == "table":
+        write_table(arguments.runs)
+    elif not arguments.data:
+        parser.error("train needs --data FOLDER")
+    else:
+        train(arguments.runs, arguments.only, arguments.data)
