@@ -268,7 +268,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "warmup_epochs": 10.0,
         "method": "w_mse hidden_dim=1024 proj_dim=64",
     },
-    # SimSiam, section 4: a folder of ImageNet's images is `--data PATH`
+    # SimSiam, section 3: a folder of ImageNet's images is `--data PATH`
     "imagenet-paper": _CIFAR
     | {
         "data": "imagenet",

@@ -12,7 +12,7 @@ SMALLEST_SIGMA = 0.01  # pixels
 class Augment:
     """The strength of each augmentation; 0 switches it off. The values are torchvision's.
 
-    Sources: SimCLR, arXiv 2002.05709, appendix A; SimSiam, arXiv 2011.10566, section 3; for the
+    Sources: SimCLR, arXiv 2002.05709, appendix A; SimSiam, arXiv 2011.10566, appendix A; for the
     solarisation BYOL, arXiv 2006.07733, appendix B.
     """
 

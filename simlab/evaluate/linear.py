@@ -165,7 +165,7 @@ class SGDProbe(LinearClassifier):
     """The linear classifier of the papers: SGD on the features as they are.
 
     Learning rate 30 for a batch of 256, momentum 0.9, no weight decay, cosine schedule
-    (SimSiam, arXiv 2011.10566, appendix A; MoCo, arXiv 1911.05722, section 4.1).
+    (SimSiam, arXiv 2011.10566, appendix A, after MoCo, arXiv 1911.05722, section 4.1).
     """
 
     BATCH_SIZE = 256

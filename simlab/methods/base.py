@@ -276,7 +276,7 @@ def full_and_small_crops(small_views: int, small: str) -> tuple[Crops, ...]:
 def cosine_momentum(momentum: float, progress: float) -> float:
     """Compute a teacher's momentum, which rises from its first value to 1 along a half cosine.
 
-    1 - (1 - m)(cos(pi progress) + 1) / 2: BYOL (arXiv 2006.07733), section 3.2.
+    1 - (1 - m)(cos(pi progress) + 1) / 2: BYOL (arXiv 2006.07733), section 3.3.
     """
     return 1 - (1 - momentum) * (math.cos(math.pi * progress) + 1) / 2
 

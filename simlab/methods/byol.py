@@ -51,10 +51,10 @@ class BYOL(Method):
     """Momentum m of the teacher at the start; 0.996 for 1,000 epochs, 0.99 for 300 (table 5)."""
 
     hidden_dim: Annotated[int, AtLeast(1)] = 512
-    """Width of the heads' hidden layers; 4096 in the paper (section 3.2)."""
+    """Width of the heads' hidden layers; 4096 in the paper (section 3.3)."""
 
     proj_dim: Annotated[int, AtLeast(1)] = 128
-    """Width d of the projections; 256 in the paper (section 3.2)."""
+    """Width d of the projections; 256 in the paper (section 3.3)."""
 
     predictor: Literal["mlp", "none"] = "mlp"
     """none: p = z, which collapses where the teacher follows at once (momentum=0)."""

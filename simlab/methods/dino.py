@@ -38,7 +38,7 @@ from .base import (
 )
 
 FULL_VIEWS = 2
-SMALL_CROPS = "crop_min=0.05 crop_max=0.4"  # section 3.1, of the area
+SMALL_CROPS = "crop_min=0.05 crop_max=0.4"  # of the area, as in the authors' code
 
 
 def dino_loss(
@@ -95,10 +95,10 @@ class DINO(Method):
     loss_label: ClassVar[str] = "cross-entropy of student and teacher"
 
     outputs: Annotated[int, AtLeast(2)] = 512
-    """Number K of outputs; 65536 in the paper (section 3.1), 4096 for CIFAR in solo-learn."""
+    """Number K of outputs; 65536 in the paper (appendix C), 4096 for CIFAR in solo-learn."""
 
     student_temperature: Annotated[float, MoreThan(0)] = 0.1
-    """T_s (section 3.1)."""
+    """T_s (section 3.2)."""
 
     teacher_temperature: Annotated[float, MoreThan(0)] = 0.04
     """T_t; from 0.04 to 0.07 in the paper. Large values don't sharpen: outputs become uniform."""
@@ -110,10 +110,10 @@ class DINO(Method):
     """m of the centre (authors' code)."""
 
     momentum: Annotated[float, AtLeast(0), AtMost(1)] = 0.99
-    """m of the teacher at the start; 0.996 in the paper, for batches of 1024 and 100 epochs."""
+    """m of the teacher at the start; 0.996 in the paper (section 3.1), for batches of 1024."""
 
     local_views: Annotated[int, AtLeast(0)] = 0
-    """Small crops of half the side, for the student alone; 8 in the paper (section 4.1)."""
+    """Small crops of half the side, for the student alone; 8 in the authors' code."""
 
     freeze: Annotated[float, AtLeast(0), AtMost(1)] = 0.01
     """Part of the training in which the last layer stays; an epoch in the authors' code."""
@@ -122,7 +122,7 @@ class DINO(Method):
     """Width of the head's two hidden layers; 2048 in the paper (section 3.1)."""
 
     bottleneck_dim: Annotated[int, AtLeast(1)] = 128
-    """Width d before the last layer; 256 in the paper (section 3.1)."""
+    """Width d before the last layer; 256 in the paper (appendix C)."""
 
     @property
     def crops(self) -> tuple[Crops, ...]:

@@ -146,7 +146,7 @@ class IJEPA(Method):
     """Width of the predictor; 384 in the paper (appendix A). A multiple of 3, its heads."""
 
     predictor_depth: Annotated[int, AtLeast(1)] = 2
-    """Blocks of the predictor; 6 to 12 in the paper (appendix A)."""
+    """Blocks of the predictor; 6 to 16 in the paper (appendix A)."""
 
     @property
     def crops(self) -> tuple[Crops, ...]:

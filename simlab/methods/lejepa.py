@@ -7,9 +7,10 @@
 
 No teacher, no stop-gradient, no negatives: the second term compares the characteristic function of
 the embedding, along random directions, with that of a standard Gaussian, which no collapsed
-embedding has. The integral goes over [-3, 3], by the trapezoid rule. For a true Gaussian T is 1.06
-whatever N is, and not 0; collapsed onto the origin it is about 0.40 N, where its gradient is
-exactly 0: a saddle, from which a projector that spreads its outputs starts away.
+embedding has. The integral goes over [-3, 3], by the trapezoid rule, as in the authors' code (the
+paper recommends [-5, 5], section 6.1). For a true Gaussian T is 1.06 whatever N is, and not 0;
+collapsed onto the origin it is about 0.40 N, where its gradient is exactly 0: a saddle, from which
+a projector that spreads its outputs starts away.
 """
 
 import math
@@ -93,14 +94,14 @@ class LeJEPA(Method):
     embedding_std: ClassVar[float] = 1.0  # of a standard Gaussian
 
     weight: Annotated[float, AtLeast(0), AtMost(1)] = 0.05
-    """lambda; 0.01 to 0.1 in the paper. Its meaning depends on the batch, since T grows with N.
+    """lambda (section 6.1). Its meaning depends on the batch, since T grows with N.
     0: everything collapses to a point."""
 
     directions: Annotated[int, AtLeast(1)] = 256
-    """Number M of random directions, drawn anew at every step; 256 to 1024 in the paper."""
+    """Number M of random directions, drawn anew at every step; 1024 in the paper."""
 
     local_views: Annotated[int, AtLeast(0)] = 0
-    """Small crops of half the side beside the two views; 6 in the paper."""
+    """Small crops of half the side beside the two views; 8 in the paper, 6 in the authors' code."""
 
     hidden_dim: Annotated[int, AtLeast(1)] = 512
     """Width of the projector's two hidden layers; 2048 in the authors' code."""

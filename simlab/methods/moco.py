@@ -80,7 +80,7 @@ class MoCo(Method):
     an image meets itself among its negatives."""
 
     momentum: Annotated[float, AtLeast(0), AtMost(1)] = 0.99
-    """Momentum m of the keys' encoder, constant; 0.999 in the paper (section 3.3)."""
+    """Momentum m of the keys' encoder, constant; 0.999 in the paper (section 3.2)."""
 
     hidden_dim: Annotated[int, AtLeast(1)] = 512
     """Width of the projector's hidden layer; 2048 in the paper (version 2, section 3)."""

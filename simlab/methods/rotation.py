@@ -1,7 +1,7 @@
 """Rotation prediction (RotNet; Gidaris et al., arXiv 1803.07728): which way up is it?
 
-    x -> the image turned by 0, 90, 180 and 270 degrees [4N, C, S, S]            (equation 1)
-    encoder, classifier    -> h [4N, D] -> logits [4N, 4]
+    x -> the image turned by 0, 90, 180 and 270 degrees [4N, C, S, S]
+    encoder, classifier    -> h [4N, D] -> logits [4N, 4]                        (equation 1)
     L = cross-entropy of the logits and the number of quarter turns              (equations 2, 3)
 
 A pretext task: to tell the rotation a network must know what things look like. It cannot be learned

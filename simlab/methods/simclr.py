@@ -80,7 +80,7 @@ class SimCLR(Method):
     """Layers of the projector; 2 in the paper. 0: 2 up to 64 pixels, else 3 (as SimCLR v2)."""
 
     proj_dim: Annotated[int, AtLeast(1)] = 512
-    """Width of the projector; 2048, and 128 at its end, in the paper (section 2.1)."""
+    """Width of the projector; 2048, and 128 at its end, in the paper (section 2.3)."""
 
     head_bn: HeadNorm = "all"
     """Which layers of the projector have BatchNorm."""

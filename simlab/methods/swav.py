@@ -37,7 +37,7 @@ from .base import (
 from .queue import Queue
 
 FULL_VIEWS = 2
-SMALL_CROPS = "crop_min=0.05 crop_max=0.14"  # section 4, of the area
+SMALL_CROPS = "crop_min=0.05 crop_max=0.14"  # of the area (appendix A.2)
 
 
 @torch.no_grad()
@@ -101,23 +101,23 @@ class SwAV(Method):
     """Number K of prototypes; 3000 in the paper, for 1,000 classes and batches of 4096."""
 
     temperature: Annotated[float, MoreThan(0)] = 0.1
-    """Temperature T of the predictions (section 3)."""
+    """Temperature T of the predictions (appendix A.1)."""
 
     epsilon: Annotated[float, MoreThan(0)] = 0.05
-    """Softness of the codes (section 3)."""
+    """Softness of the codes (appendix A.1)."""
 
     codes: Literal["sinkhorn", "softmax"] = "sinkhorn"
     """softmax: codes without equal shares, which collapse onto one prototype."""
 
     local_views: Annotated[int, AtLeast(0)] = 0
-    """Small crops of half the side beside the two views; 6 in the paper (section 3.2)."""
+    """Small crops of half the side beside the two views; 6 in the paper's best setting."""
 
     queue: Annotated[int, AtLeast(0)] = 0
     """Embeddings of earlier batches that share in the assignment; 3840 for small batches in the
-    paper (section 4)."""
+    paper (section 4.3)."""
 
     queue_start: Annotated[float, AtLeast(0), AtMost(1)] = 0.1
-    """Part of the training after which the queue is used (section 4: epoch 15)."""
+    """Part of the training after which the queue is used (appendix A.6: epoch 15)."""
 
     freeze: Annotated[float, AtLeast(0), AtMost(1)] = 0.01
     """Part of the training in which the prototypes stay; an epoch in the authors' code."""
@@ -126,7 +126,7 @@ class SwAV(Method):
     """Width of the projector's hidden layer; 2048 in the authors' code."""
 
     proj_dim: Annotated[int, AtLeast(1)] = 128
-    """Width d of the projections (authors' code)."""
+    """Width d of the projections (appendix A.1)."""
 
     @property
     def crops(self) -> tuple[Crops, ...]:

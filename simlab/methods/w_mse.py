@@ -1,8 +1,8 @@
 """W-MSE (Ermolov et al., arXiv 2007.06346): whiten the embeddings, then pull the views together.
 
     encoder, projector    x -> z [N, d] of each view
-    whitening             w = L^-1 (z - mean), where L L^T = Cov(z)     (Cholesky; section 3.2)
-    L = 2 - 2 <w1 / ||w1||, w2 / ||w2||>                                (section 3.1)
+    whitening             w = L^-1 (z - mean), where L L^T = Cov(z)     (Cholesky; section 3)
+    L = 2 - 2 <w1 / ||w1||, w2 / ||w2||>                                (section 3)
 
 Each view is whitened on its own, over slices of the batch of 2d images. Whitened embeddings have
 the covariance I, so that they cannot collapse; what would collapse makes Cov singular, and the

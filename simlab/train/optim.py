@@ -81,7 +81,7 @@ class LARS(torch.optim.Optimizer):
     """SGD whose step follows each layer's size, for batches of thousands (You et al., 1708.03888).
 
     A weight w with gradient g moves at lr * trust * |w| / (|g| + decay * |w|). Biases and
-    BatchNorm's scales and shifts move as by SGD, and do not decay (SimCLR, appendix B.6).
+    BatchNorm's scales and shifts move as by SGD, and do not decay (BYOL, 2006.07733, section 3.3).
 
     Args:
         params: Parameters, or groups of them.

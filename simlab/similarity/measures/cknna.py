@@ -12,7 +12,7 @@ from .neighbours import neighbour_matrix
 
 
 def cknna_similarity(x: Any, y: Any, *, k: int = 10) -> float:
-    """Centred kernel nearest-neighbour alignment (Huh 2024, "The Platonic Representation").
+    """Centred kernel nearest-neighbour alignment (Huh 2024).
 
     With K and L the cosines of the samples, and the mask A_ij = 1 where j is one of the k nearest
     other samples of i in both representations (ties share their places, see `neighbour_matrix`):
@@ -22,8 +22,8 @@ def cknna_similarity(x: Any, y: Any, *, k: int = 10) -> float:
     where * is the product by elements, HSIC_1 is Song 2012, eq. 5, and the mask of a(K, K) has x's
     own neighbours. So it is computed in the authors' code (`AlignmentMetrics.cknna`,
     github.com/minyoungg/platonic-rep, metrics.py at dcd76ba), which published values come from;
-    appendix A of the paper centres before it masks. Left out are the 1e-6 that the code adds to the
-    denominator, and its clipping of outliers.
+    appendix A of the paper ("The Platonic Representation Hypothesis") centres before it masks. Left
+    out are the 1e-6 that the code adds to the denominator, and its clipping of outliers.
 
     Rows are scaled to length 1 but not centred: a shift matters. Masks are not symmetric (j may be
     near to i and not i to j), and so the value differs a little between (x, y) and (y, x).
