@@ -4,10 +4,10 @@
     python benchmarks/sim_pairs.py "300 labels" --seeds 3
 
 Two runs of one seed share all weights, the labelled images, their order and the views: SIM draws
-from generators of its own. (The pairs of the notebook's committed tables do not share their heads.)
+from generators of its own. (Those of the older sim_sweeps.csv do not share their heads.)
 8,000 training images; 2,000 others are for choosing (validation), the test images report. Runs are
-kept in runs/ and reused. Writes notebooks/tables/sim_pairs.csv, a row a run, after every seed; the
-lines that begin with # say how it was made.
+kept in runs/ and reused. Writes notebooks/tables/sim_pairs.csv, a row a run, after every seed (tasks
+may be given one by one); the lines that begin with # say how it was made.
 """
 
 import argparse
@@ -30,33 +30,40 @@ NAME = "sim_pairs"
 TABLE = TABLES / f"{NAME}.csv"
 HELD_OUT = 2000  # training images that choose
 PROBE_LABELS = 1000
-COMMON = {"augment": "scattered", "precision": "float32", "encoder": "tiny"}
+COMMON = {"augment": "scattered", "precision": "float32", "encoder": "tiny", "threads": 1}
 # "skip" leaves the blocks out on which the published code fails, "pool" averages the input of a
 # strided block onto its output's positions, "two" also takes two positions where a fifth is fewer
-PUBLISHED = {"sim_layers": "blocks.0", "sim_small": "skip"}
-TWO_BLOCKS = {"sim_layers": "blocks.0,blocks.1", "sim_small": "pool"}
-ALL_BLOCKS = {"sim_layers": "blocks.*", "sim_small": "two"}
-NARROW = {"sim_hidden": 64, "sim_dim": 32}
+FIRST = {"sim_layers": "blocks.0", "sim_small": "skip"}
+FIRST_TWO = {"sim_layers": "blocks.0,blocks.1", "sim_small": "pool"}
+LAST = {"sim_layers": "blocks.2", "sim_small": "two"}
+ALL = {"sim_layers": "blocks.*", "sim_small": "two"}
+NARROW = {"sim_hidden": 64, "sim_dim": 32}  # of the projection; 256 and 128 elsewhere
 ARMS = {
     "none": {},
-    "first block": PUBLISHED,
-    "first two blocks": TWO_BLOCKS,
-    "all blocks": ALL_BLOCKS,
-    "all blocks, narrow projection": ALL_BLOCKS | NARROW,
-    "first block, beta 0.05": PUBLISHED | {"sim_beta": 0.05},
-    "all blocks, beta 0.05": ALL_BLOCKS | {"sim_beta": 0.05},
+    "first block, beta 0.005": FIRST,
+    "first block, beta 0.05": FIRST | {"sim_beta": 0.05},
+    "first block, beta 0.5": FIRST | {"sim_beta": 0.5},
+    "all blocks, beta 0.0005": ALL | {"sim_beta": 0.0005},
+    "all blocks, beta 0.005": ALL,
+    "all blocks, beta 0.05": ALL | {"sim_beta": 0.05},
+    "all blocks, beta 0.5": ALL | {"sim_beta": 0.5},
+    "first two blocks, beta 0.05": FIRST_TWO | {"sim_beta": 0.05},
+    "last block, beta 0.05": LAST | {"sim_beta": 0.05},
+    "all blocks, all positions, beta 0.05": ALL | {"sim_beta": 0.05, "sim_tokens": 1.0},
+    "all blocks, narrow, beta 0.005": ALL | NARROW,
     "none, twice the epochs": {},
 }
+MAIN_ARMS = [
+    "none",
+    "first block, beta 0.005",
+    "all blocks, beta 0.005",
+    "all blocks, beta 0.05",
+    "none, twice the epochs",
+]
 TASKS = {
     "300 labels": (SupervisedConfig(labels=300, epochs=40, **COMMON), list(ARMS)),
-    "3,000 labels": (
-        SupervisedConfig(labels=3000, epochs=6, **COMMON),
-        ["none", "first block", "all blocks", "none, twice the epochs"],
-    ),
-    "SimSiam": (
-        PretrainConfig(epochs=2, monitor_every=2, **COMMON),
-        ["none", "first block", "all blocks", "none, twice the epochs"],
-    ),
+    "3,000 labels": (SupervisedConfig(labels=3000, epochs=6, **COMMON), MAIN_ARMS),
+    "SimSiam": (PretrainConfig(epochs=2, monitor_every=2, **COMMON), MAIN_ARMS),
 }
 
 
@@ -101,9 +108,14 @@ def accuracies(run: Run, data: Dataset, held_out: Images, seed: int) -> dict[str
     return numbers
 
 
-def save(rows: list[dict]) -> None:
-    """Write the table with its head."""
-    write_table(NAME, pd.DataFrame(rows), ["python benchmarks/sim_pairs.py"], "%.5g")
+def save(task: str, rows: list[dict]) -> None:
+    """Put the rows of a task into the table, whose other tasks may have been trained elsewhere."""
+    others = []
+    if TABLE.exists():
+        others = pd.read_csv(TABLE, comment="#").to_dict("records")
+        others = [row for row in others if row["task"] != task]
+    table = pd.DataFrame([*others, *rows])
+    write_table(NAME, table, ["python benchmarks/sim_pairs.py"], "%.5g")
 
 
 def main() -> None:
@@ -111,17 +123,13 @@ def main() -> None:
     parser.add_argument("tasks", nargs="*", help=", ".join(TASKS))
     parser.add_argument("--seeds", type=int, default=10)
     options = parser.parse_args()
-    tasks = options.tasks or list(TASKS)
-    rows: list[dict] = []
-    if TABLE.exists():
-        rows = pd.read_csv(TABLE, comment="#").to_dict("records")
-        rows = [row for row in rows if row["task"] not in tasks]
-    for task in tasks:
+    for task in options.tasks or list(TASKS):
+        rows: list[dict] = []
         for seed in range(options.seeds):
             for arm in TASKS[task][1]:
                 rows.append(row_of(task, arm, seed))
                 print(rows[-1], flush=True)
-            save(rows)
+            save(task, rows)
 
 
 if __name__ == "__main__":
