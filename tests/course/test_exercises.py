@@ -81,8 +81,8 @@ def test_each_exercise_has_all_its_parts(path):
 
 
 def test_every_lesson_has_its_exercises():
-    lessons = {p.stem for p in FOLDER.parent.glob("0[1-9]_*.ipynb")}  # 03b is an appendix
-    assert lessons <= {p.stem for p in NOTEBOOKS}
+    lessons = {p.stem for p in FOLDER.parent.glob("0[1-9]*.ipynb")} - {"03b_collapse_sweeps"}
+    assert lessons == {p.stem for p in NOTEBOOKS}  # 03b is an appendix
 
 
 JUNK = ["None", "3", "'a word'", "[]", "{}", "object()", "torch.zeros(0)", "torch.tensor(float('nan'))",
@@ -145,6 +145,36 @@ def unshared(*pairs):
 def blind(*pairs):
     return replaced("blind_spots", *pairs)
 
+
+def batch(*pairs):
+    return replaced("batches", *pairs)
+
+
+def retrieval(*pairs):
+    return replaced("recall", *pairs)
+
+
+def attract(*pairs):
+    return replaced("contrast_things", *pairs)
+
+
+def confused(*pairs):
+    return replaced("confusions", *pairs)
+
+
+# the thing's drawings in their order, and not shuffled
+SHUFFLED = "        drawings = drawings[torch.randperm(len(drawings), generator=generator)]\n"
+# draws drawings, and leaves out the things that it has had
+BY_DRAWINGS = """def draw_batch(things, designers, size, generator):
+    first, second, seen = [], [], set()
+    for i in torch.randperm(len(things), generator=generator).tolist():
+        others = ((things == things[i]) & (designers != designers[i])).nonzero()[:, 0]
+        if len(others) and len(first) < size{and_new}:
+            first.append(i)
+            second.append(int(others[torch.randint(len(others), (1,), generator=generator)]))
+            seen.add(int(things[i]))
+    return torch.tensor(first), torch.tensor(second)
+"""
 
 WRONG = [
     wrong("step", step(("loss = -(", "loss = (")), "the wrong sign"),
@@ -364,6 +394,88 @@ WRONG = [
           "more than one direction"),
     wrong("blind_spots", blind(("torch.ones(n, d)", "torch.randn(n, d)")), "nothing has collapsed to"),
     wrong("blind_spots", blind(("answer = (fools_variance, fools_covariance)", "answer = fools_variance")),
+          "a pair was expected"),
+    wrong("batches", batch(("second.append(by_others[0])", "second.append(drawings[0])")),
+          "paired with itself"),
+    wrong("batches", batch((" != designers[drawings[0]]]", " > -1][1:]")), "a pair is by one designer"),
+    wrong("batches", batch(("second.append(by_others[0])", "second.append((designers != "
+          "designers[drawings[0]]).nonzero()[0, 0])")), "two different things"),
+    wrong("batches", BY_DRAWINGS.replace("{and_new}", ""), "in the batch twice"),
+    wrong("batches", BY_DRAWINGS.replace("{and_new}", " and int(things[i]) not in seen"),
+          "different chances"),
+    wrong("batches", batch((SHUFFLED, "")), "one order only"),
+    wrong("batches", batch((SHUFFLED, "        if torch.rand(1, generator=generator) < 0.5:\n"
+          "            drawings = drawings.flip(0)\n")), "pairs never occur"),
+    wrong("batches", batch(("(len(every_thing), generator=generator)", "(len(every_thing))")),
+          "the same seed gives another batch"),
+    wrong("batches", batch(("    first, second = [], []\n",
+          "    first, second = [], []\n    generator = torch.Generator().manual_seed(0)\n")),
+          "every call gives the same batch"),
+    wrong("batches", batch(("torch.stack(first), torch.stack(second)",
+          "things[torch.stack(first)], things[torch.stack(second)]")), "the numbers of things"),
+    wrong("batches", batch(("        if len(first) == size:\n            break\n", "")),
+          "4 indices were expected"),
+    wrong("batches", batch(("torch.stack(first), torch.stack(second)", "torch.stack(first + second)")),
+          "a pair (first, second)"),
+    wrong("recall", retrieval((".masked_fill(same_designer, -torch.inf)", "")), "in its own gallery"),
+    wrong("recall", retrieval(("same_designer, -torch.inf", "torch.eye(len(u)).bool(), -torch.inf")),
+          "found by the style"),
+    wrong("recall", retrieval(("same_designer, -torch.inf", "torch.eye(len(u)).bool(), -torch.inf"),
+          ("(things[indices] == things[:, None])", "((things[indices] == things[:, None]) & "
+           "(designers[indices] != designers[:, None]))")), "*before* you take"),
+    wrong("recall", retrieval(("F.normalize(features, dim=1)", "features")), "inner products"),
+    wrong("recall", retrieval(("(features, dim=1)", "(features, dim=0)")), "(dim=0)"),
+    wrong("recall", retrieval(("-torch.inf", "torch.inf"), ("topk(k, dim=1", "topk(k, dim=1, largest=False")),
+          "least similar"),
+    wrong("recall", retrieval((".any(1)\n    can", ".float().mean(1)\n    can")), "a precision"),
+    wrong("recall", retrieval(("topk(k,", "topk(1,")), "k is not used"),
+    wrong("recall", retrieval(("is_found[can_be_found]", "is_found[can_be_found & (designers == 0)]")),
+          "only one designer's"),
+    wrong("recall", retrieval(("is_found[can_be_found]", "is_found")), "leave them out of the share"),
+    wrong("contrast_things", attract(("    return -(total / number)[number > 0].mean()",
+          "    log_mean = log_share.masked_fill(~positive, -torch.inf).logsumexp(1) - number.log()\n"
+          "    return -log_mean[number > 0].mean()")), "inside the logarithm"),
+    wrong("contrast_things", attract(("(total / number)", "total")), "added and not averaged"),
+    wrong("contrast_things", attract(("-(total / number)[number > 0].mean()", "-log_share[positive].mean()")),
+          "mean over all pairs"),
+    wrong("contrast_things", attract(("    logits =", "    positive &= positive.cumsum(1) == 1\n    logits =")),
+          "only one positive"),
+    wrong("contrast_things", attract((".masked_fill(itself, -torch.inf)", "")), "in its own denominator"),
+    wrong("contrast_things", attract(("logits.log_softmax(1)", "logits - torch.logaddexp(logits, "
+          "logits.masked_fill(positive, -torch.inf).logsumexp(1, keepdim=True))")), "as in exercise 3.2"),
+    wrong("contrast_things", attract(("(total / number)[number > 0]", "(total / number.clamp(min=1))")),
+          "counts as a loss of 0"),
+    wrong("contrast_things", attract(("    u = F", "    many = (things[:, None] == things).sum(1) > 1\n"
+          "    z, things = z[many], things[many]\n    u = F")), "is left out altogether"),
+    wrong("contrast_things", attract(("[number > 0]", "")), "0 / 0"),
+    wrong("contrast_things", attract(("torch.where(positive, log_share, 0)", "(positive * log_share)")),
+          "zero times an infinity"),
+    wrong("contrast_things", attract(("F.normalize(z, dim=1)", "z")), "and no cosines"),
+    wrong("contrast_things", attract(("(z, dim=1)", "(z, dim=0)")), "(dim=0)"),
+    wrong("contrast_things", attract(("/ temperature", "* temperature")), "Divide: a low one"),
+    wrong("contrast_things", attract((".mean()", ".sum()")), "sum over the drawings"),
+    wrong("contrast_things", attract(("return -(", "return (")), "the wrong sign"),
+    wrong("contrast_things", attract(("F.normalize(z,", "F.normalize(z.detach(),")), "no gradient flows"),
+    wrong("confusions", confused(("moved / 2", "moved")), "*Half* of that distance"),
+    wrong("confusions", confused(("drawings.flatten(1))", "drawings.flatten(1)) ** 2")), "of a half"),
+    wrong("confusions", confused(("torch.cdist(changed.flatten(1), drawings.flatten(1))",
+          "torch.cdist(drawings.flatten(1), changed.flatten(1))")), "the axes are swapped"),
+    wrong("confusions", confused(("torch.cdist(changed.flatten(1), drawings.flatten(1))",
+          "torch.cdist(drawings.flatten(1), drawings.flatten(1))"),
+          ("distances.diagonal().clone()", "(changed - drawings).flatten(1).norm(dim=1)")), "*changed* one"),
+    wrong("confusions", confused(("distances.fill_diagonal_(torch.inf).min(1)", "distances.max(1)"),
+          ("nearest < moved", "nearest > moved")), "the farthest drawing"),
+    wrong("confusions", confused(("nearest < moved", "nearest <= moved")), "its duplicate"),
+    wrong("confusions", confused(("torch.where(nearest < moved / 2, index, -1)", "index")), "get -1"),
+    wrong("confusions", confused(("    return torch.where(nearest < moved / 2, index, -1)",
+          "    is_near = distances < moved[:, None] / 2\n"
+          "    return torch.where(is_near.any(1), is_near.int().argmax(1), -1)")), "and not the nearest"),
+    wrong("confusions", confused((".fill_diagonal_(torch.inf)", ""), ("nearest < moved / 2", "nearest <= moved")),
+          "has become itself"),
+    wrong("confusions", confused(('"upside down": True', '"upside down": False')), "thumbs down"),
+    wrong("confusions", confused(('tenth": False', 'tenth": True')), "differ in colour alone"),
+    wrong("confusions", confused(('"mirrored": True', '"mirrored": None')), "a prediction that you wrote"),
+    wrong("confusions", confused(("answer = (turned_into, becomes_another)", "answer = turned_into")),
           "a pair was expected"),
 ]  # fmt: skip
 

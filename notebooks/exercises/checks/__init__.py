@@ -1,4 +1,4 @@
-"""The checks of the exercises, one module a notebook.
+"""The checks of the exercises: a module for each notebook, and what these need beside them.
 
 They test what must hold, and say why an answer does not.
 """
