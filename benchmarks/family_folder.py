@@ -11,7 +11,6 @@ epochs of 156 steps. `train` may be stopped and started again.
 
 import argparse
 import functools
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,33 +20,32 @@ import torch
 from family import (
     COLUMNS,
     ENTRIES,
+    REFERENCE_ENCODERS,
     REFERENCES,
     SEEDS,
     TABLES,
     Rows,
-    accuracies,
     best_rate,
     cell,
     configuration,
     fine_tune,
+    health_cells,
+    measured,
+    reference,
     train_or_none,
 )
 
 from simlab.config import PretrainConfig
 from simlab.data import Dataset, load_data
-from simlab.evaluate import raw_pixels
-from simlab.methods import parse_method
 from simlab.runs import load_run
-from simlab.train import resolve, untrained
+from simlab.train import resolve
 
 IMAGES = 10_000  # of the training images, the same for every seed
 TEST_IMAGES = 2000  # as many as clothing has
 RECIPE: dict[str, Any] = {"augment": "simsiam-cifar", "view_size": 24}
 KIND = "folder"
 NAMES = [name for name in ENTRIES if name not in ("rotation, upright images", "dino on a ViT")]
-UNTRAINED = {"untrained tiny": "tiny", "untrained ViT": "vit_tiny"}
 TABLE_NAME = "family_cifar10"
-HEALTH = {"std_ratio": 2, "raw_std": 2, "rank": 1, "loss": 3}  # columns and their digits
 
 
 @functools.cache
@@ -76,31 +74,19 @@ def train_seed(name: str, seed: int, rows: Rows, runs: Path, folder: str) -> Non
         return
     run = train_or_none(config, data, runs)
     row = {"kind": KIND, "name": name, "seed": seed, "lr": config.lr, "method": config.method}
+    row |= measured(run, config, data)
     if run is not None:
-        last = run.result["final"]
-        row |= accuracies(run.encoder, data, seed)
         row["fine_tuned_200"] = fine_tune(config, data, runs, load_run(run.folder))
-        row["loss_at_collapse"] = parse_method(config.method).loss_at_collapse(config.batch_size)
-        row |= {column: last.get(column, math.nan) for column in (*HEALTH, "seconds")}
-        row["environment"] = run.result["environment"]
     rows.add(row)
 
 
 def references(seed: int, rows: Rows, runs: Path, folder: str) -> None:
     """Raw pixels and untrained encoders, under the same protocols."""
-    data = load(folder)
-    for name in ("raw pixels", *UNTRAINED):
-        if rows.find(kind=KIND, name=name, seed=seed):
-            continue
+    for name in REFERENCE_ENCODERS:
         row = {"kind": KIND, "name": name, "seed": seed}
-        if name in UNTRAINED:
-            config = PretrainConfig(data=folder, encoder=UNTRAINED[name], seed=seed, threads=1)
-            config = resolve(replace(config, **RECIPE), data)
-            row |= accuracies(untrained(config, data), data, seed)
-            row["fine_tuned_200"] = fine_tune(config, data, runs, None)
-        else:
-            row |= accuracies(raw_pixels, data, seed)
-        rows.add(row)
+        if not rows.find(**row):
+            config = PretrainConfig(data=folder, seed=seed, threads=1, **RECIPE)
+            rows.add(row | reference(name, config, load(folder), runs))
 
 
 def train(runs: Path, names: list[str], folder: str) -> None:
@@ -126,7 +112,7 @@ def rows_of_table(rows: Rows) -> pd.DataFrame:
 def write_table(runs: Path) -> None:
     table = rows_of_table(Rows(runs))
     environment = table["environment"].dropna().iloc[0]
-    table = table.drop(columns=["kind", "environment"])
+    table = table.drop(columns=["kind", "environment", "run", "knn_teacher"], errors="ignore")
     table.to_csv(TABLES / f"{TABLE_NAME}.csv", index=False, float_format="%.4g")
     text = [
         "`python benchmarks/family_folder.py train runs/family --data FOLDER`, then `table runs/family`; with "
@@ -146,9 +132,7 @@ def write_table(runs: Path) -> None:
         cells.append(f"{group['lr'].iloc[0]:g}" if name in ENTRIES else "")
         cells += [cell(group[column]) for column in COLUMNS]
         if name in ENTRIES:
-            cells += [f"{group[column].mean():.{digits}f}" for column, digits in HEALTH.items()]
-            cells.append(cell(group["loss_at_collapse"].iloc[:1]) or "none")
-            cells.append(f"{group['seconds'].mean():.0f}")
+            cells += health_cells(group)
         else:
             cells += [""] * 6
         text.append(f"| {' | '.join(cells)} |")

@@ -2,8 +2,8 @@
 
     python benchmarks/sim_designers.py
 
-For notebook 04, beside its made domains. Five seeds; the runs of a seed share all weights, the
-labelled drawings, their order and the views, and differ in SIM alone. Writes
+For notebook 04, beside its made domains; nothing reads its table yet. Five seeds; the runs of a seed
+share all weights, the labelled drawings, their order and the views, and differ in SIM alone. Writes
 notebooks/tables/sim_designers.csv, a row a run; the lines that begin with # say how.
 """
 

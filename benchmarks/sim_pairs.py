@@ -7,7 +7,7 @@ Two runs of one seed share all weights, the labelled images, their order and the
 from generators of its own. (Those of the older sim_sweeps.csv do not share their heads.)
 8,000 training images; 2,000 others are for choosing (validation), the test images report. Runs are
 kept in runs/ and reused. Writes notebooks/tables/sim_pairs.csv, a row a run, after every seed (tasks
-may be given one by one); the lines that begin with # say how it was made.
+may be given one by one); the lines that begin with # say how it was made. Nothing reads it yet.
 """
 
 import argparse
