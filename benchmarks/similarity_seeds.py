@@ -2,8 +2,8 @@
 
     python benchmarks/similarity_seeds.py
 
-Three untrained networks, two seeds of SimSiam, and one network that was trained with all labels; all
-pairs of the six, layer by layer, by CKA and deconfounded CKA. Runs are kept in runs/ and reused.
+Three untrained networks, three seeds of SimSiam, and three networks that were trained with all labels;
+all pairs of the nine, layer by layer, by CKA and deconfounded CKA. Runs are kept in runs/ and reused.
 Writes notebooks/tables/similarity_seeds.csv (a row a pair, layer and measure) and
 similarity_networks.csv (the networks' accuracies); the lines that begin with # say how.
 """
@@ -24,7 +24,7 @@ from simlab.train import pretrain, train_supervised, untrained
 
 LAYERS = ["stem", "blocks.*.bn1", "blocks.?", "norm"]  # notebook 05's
 MEASURES = ["cka", "deconfounded_cka"]
-UNTRAINED = 3  # networks that learned nothing
+UNTRAINED = 3  # seeds of networks that learned nothing
 IMAGES = 2000  # test images on which everything is compared
 
 
@@ -36,8 +36,9 @@ def networks_of(data: Dataset, seeds: int) -> dict[tuple[str, int], nn.Module]:
     for seed in range(seeds):
         config = PretrainConfig(encoder="tiny", seed=seed)
         networks["SimSiam", seed] = pretrain(config, data, progress=False).encoder
-    supervised = SupervisedConfig(encoder="tiny", seed=0)
-    networks["supervised", 0] = train_supervised(supervised, data, progress=False).encoder
+    for seed in range(seeds):
+        supervised = SupervisedConfig(encoder="tiny", seed=seed)
+        networks["supervised", seed] = train_supervised(supervised, data, progress=False).encoder
     return networks
 
 
@@ -70,7 +71,7 @@ def save(name: str, rows: list[dict]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seeds", type=int, default=2, help="of SimSiam")
+    parser.add_argument("--seeds", type=int, default=3, help="of SimSiam and with labels")
     seeds = parser.parse_args().seeds
     data = load_data(PretrainConfig.data)
     networks = networks_of(data, seeds)

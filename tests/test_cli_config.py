@@ -138,6 +138,7 @@ def test_the_version_is_told(capsys):
     assert capsys.readouterr().out == f"simlab {simlab.__version__}\n"
 
 
+@pytest.mark.long
 def test_help_waits_for_nothing_heavy():
     """Help, a mistyped flag and the version need no torch: they answer in a fraction of a second."""
     code = """

@@ -183,6 +183,7 @@ def test_the_steps_lines_tell_time_wait_loss_and_what_is_left(outcome_of, tmp_pa
     assert 0 <= float(second[3]) < float(second[1])
 
 
+@pytest.mark.long
 def test_resuming_is_what_happens_unless_fresh_is_said(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SIMLAB_RUNS", str(tmp_path / "runs"))
     save_images(tmp_path / "images")

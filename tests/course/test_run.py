@@ -136,6 +136,7 @@ def test_time_after_the_others_leaves_out_what_they_have_trained(tmp_path, monke
     assert cards.time_of("03_new") == "not measured yet"
 
 
+@pytest.mark.long
 def test_the_most_memory_of_a_child_is_measured():
     code = "import time; x = bytearray(200_000_000); time.sleep(1.5)"
     with book.PeakMemory() as memory:

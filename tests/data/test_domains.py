@@ -111,6 +111,7 @@ def test_wrong_folders_names_and_classes_are_refused_with_what_was_expected(tmp_
         by_factor(numbered(), "angel")
 
 
+@pytest.mark.long
 def test_the_table_holds_the_accuracy_of_each_left_out_domain_and_of_the_validation(tmp_path):
     domains = by_factor(numbered(), "x", parts=2)
     options = dict(progress=False, folder=str(tmp_path))
@@ -125,6 +126,7 @@ def test_the_table_holds_the_accuracy_of_each_left_out_domain_and_of_the_validat
     assert len(list(tmp_path.glob("supervised-*"))) == 4
 
 
+@pytest.mark.long
 def test_a_pretraining_configuration_is_answered_for_by_a_probe(tmp_path):
     config = PretrainConfig(**SMALL, method="simsiam proj_dim=16 pred_dim=8", sim_layers="blocks.*")
     domains = by_factor(numbered(), "x", parts=2)

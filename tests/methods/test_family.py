@@ -318,6 +318,7 @@ def test_without_its_support_a_method_collapses_and_with_it_does_not(name):
         assert loss == pytest.approx(at_collapse, abs=0.1 * max(1, abs(at_collapse)))
 
 
+@pytest.mark.long
 def test_a_teacher_that_is_not_sharper_than_its_student_makes_the_outputs_uniform():
     loss, at_collapse, _ = train(SMALL["dino"] + " teacher_temperature=1")
     assert loss == pytest.approx(math.log(16), rel=0.02) and at_collapse == math.log(16)

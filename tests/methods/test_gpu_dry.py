@@ -10,6 +10,7 @@ from gpu_runs import TEN_STEPS, draws_of_the_cpu, ten_steps
 from interface_runs import ROOT, train
 
 
+@pytest.mark.long
 def test_a_generators_twin_draws_what_it_draws(tmp_path):
     twin = ten_steps("lejepa", "cpu", tmp_path / "twin")
     run = train("lejepa", tmp_path / "own", TEN_STEPS)

@@ -59,6 +59,7 @@ def test_attached_sim_is_the_decorated_one_for_equal_random_state():
     assert torch.equal(compute_loss_sim(a), compute_loss_sim(b))
 
 
+@pytest.mark.long
 def test_layers_are_chosen_by_name_glob_type_type_name_regex_or_predicate():
     def chosen(layers):
         return attach_sim(torchvision.models.resnet18(), layers)

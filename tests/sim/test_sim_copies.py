@@ -151,6 +151,7 @@ def test_a_compiled_model_trains_with_the_losses_of_the_eager_one(build):
     assert compute_loss_sim(compiled).item() == 0
 
 
+@pytest.mark.long
 def test_an_attached_model_exports_in_eval_mode_without_a_trace_of_sim():
     model, x = attached().eval(), torch.randn(2, 6, 8, 8)
     program = torch.export.export(model, (x,))

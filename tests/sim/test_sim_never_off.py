@@ -55,6 +55,7 @@ def no_code_of_earlier_tests():
 # ------------------------------------------------------------------------------------ torch.compile
 
 
+@pytest.mark.long
 def test_a_compiled_model_of_the_same_class_ran_before():
     compiled(Net())(X)
     model = compiled(with_sim())
@@ -91,6 +92,7 @@ def test_a_compiled_baseline_runs_between_attaching_and_the_first_run():
     expect_a_loss(model)
 
 
+@pytest.mark.long
 def test_eval_mode_runs_first():
     model = compiled(with_sim()).eval()
     model(X)
@@ -99,6 +101,7 @@ def test_eval_mode_runs_first():
     expect_a_loss(model)
 
 
+@pytest.mark.long
 def test_inner_blocks_are_compiled_with_and_without_sim():
     plain, model = Net(), Net()
     plain.block.compile(backend="eager")
@@ -126,6 +129,7 @@ def test_decorated_blocks_and_steps_that_are_compiled_as_a_whole():
         assert attached.block.sim.predictor[0].weight.grad.abs().sum() > 0
 
 
+@pytest.mark.long
 def test_copies_of_an_attached_model_are_told_from_a_compiled_baseline():
     model = with_sim()
     compiled(Net())(X)

@@ -110,6 +110,7 @@ def test_one_token_is_kept_where_the_published_loss_of_one_token_is_finite(loss)
         torch.testing.assert_close(*values)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cached", [False, True])
 def test_the_published_examples_run_print_nothing_and_lower_the_loss(cached, capsys):
     torch.manual_seed(0)

@@ -111,6 +111,7 @@ def test_the_report_takes_nothing_and_a_second_take_gives_the_number_alone_and_w
     assert second.item() == first.item() and not second.requires_grad
 
 
+@pytest.mark.long
 def test_no_graph_is_kept_once_the_loss_was_taken():
     model = small()
     alive = []
@@ -135,6 +136,7 @@ def test_no_graph_is_kept_once_the_loss_was_taken():
     assert alive[0]() is None
 
 
+@pytest.mark.long
 def test_a_model_dropped_with_its_loss_pending_is_freed():
     model = small()
     ref = weakref.ref(model[0]._sim_pending)

@@ -101,6 +101,7 @@ def compare_pair(x, y, measures, **options):
     return compare(PAIR, data, "out", measures, samples=len(x), **options)
 
 
+@pytest.mark.long
 def test_every_measure_has_an_interval_and_keeps_it_in_a_file(tmp_path):
     x, y = related(n=40)
     names = [name for name in MEASURES if not MEASURES[name].logits]
@@ -182,6 +183,7 @@ def test_most_intervals_hold_the_mean_of_many_draws():
     assert 52 <= hits <= 60
 
 
+@pytest.mark.long
 def test_of_nearest_neighbours_halves_tell_the_variance_and_leaving_out_overstates_it():
     """100 draws of 40 samples: the variance between them, and what is estimated from 25 of them."""
 
@@ -214,6 +216,7 @@ def test_a_correlations_interval_is_fishers_and_ends_below_one():
     assert low == pytest.approx(1) and high == pytest.approx(1)
 
 
+@pytest.mark.long
 def test_the_correlation_of_a_prediction_has_fishers_interval_and_keeps_it_in_a_file(tmp_path):
     x, y = related(n=60)
     result = compare_pair(x, y, "predictivity_pearson", resamples=10)

@@ -160,6 +160,7 @@ def test_neighbours_are_between_one_and_all_other_samples(k):
             mutual_knn_similarity(x, y, k=k)
 
 
+@pytest.mark.long
 @given(n=st.integers(4, 40), p=st.integers(1, 60), q=st.integers(1, 60), seed=st.integers(0, 99))
 @settings(max_examples=60, deadline=None)
 def test_values_stay_in_their_range(n, p, q, seed):

@@ -84,6 +84,7 @@ def test_the_same_model_twice_runs_once_and_is_alike_to_itself():
     assert np.array_equal(result.matrix, result.block("first", "first"))
 
 
+@pytest.mark.long
 def test_features_are_freed_before_the_next_layer_and_nothing_grows_with_the_samples():
     import weakref
 
@@ -240,6 +241,7 @@ def test_vit_and_resnet_compare_at_images_of_their_own_size():
     assert result.info.correspondence == "checked by labels"
 
 
+@pytest.mark.long
 def test_vit_b_16_compares_with_resnet18():
     vit = torchvision.models.vit_b_16(image_size=32, num_classes=3)
     resnet = torchvision.models.resnet18(num_classes=3)

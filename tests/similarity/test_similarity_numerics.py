@@ -142,6 +142,7 @@ def untrained_efficientnet():
     return EfficientNet(blocks, dropout=0, num_classes=4, norm_layer=nn.BatchNorm2d).eval()
 
 
+@pytest.mark.long
 def test_no_layer_of_an_untrained_efficientnet_is_undefined_but_in_float64():
     images = torch.randn(16, 3, 16, 16)
     model = untrained_efficientnet()

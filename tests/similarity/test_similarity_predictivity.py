@@ -199,6 +199,7 @@ def test_bad_predictivity_is_refused():
 # ----------------------------------------------------------------------------------- in `compare`
 
 
+@pytest.mark.long
 def test_compare_gives_what_the_functions_give():
     from small_models import LAYERS, A, B, X, features
 

@@ -174,6 +174,7 @@ def test_the_tidy_table_says_why_there_is_no_value():
     assert lines("lambda", "a", "dead")["p"].isna().all()  # larger or smaller: nobody has said
 
 
+@pytest.mark.long
 def test_a_figure_takes_a_title_and_a_file(result, tmp_path):
     for kind in ("matrix", "depth", "overview"):
         path = tmp_path / f"{kind}.png"
@@ -237,6 +238,7 @@ def test_the_curve_over_depth_follows_the_diagonal_or_the_best_match(result):
     assert alone.lines[0].get_ydata()[-1] == pytest.approx(1)
 
 
+@pytest.mark.long
 def test_long_lists_of_layers_are_thinned_but_never_cut_off():
     deep = compare(net(0, 60), X[:40], batch_size=40)
     ax = deep.plot()

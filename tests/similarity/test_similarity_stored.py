@@ -53,6 +53,7 @@ def test_a_dict_of_layers_keeps_its_names_also_nested_and_with_dots(tmp_path):
         compare({"net": layers}, layers="blok.*")
 
 
+@pytest.mark.long
 def test_every_measure_works_on_stored_features():
     z = normal(N, 3, seed=5)
     result = compare({"a": F, "b": G}, measures=ANY_LAYER, confounder=z, null=3)

@@ -32,6 +32,7 @@ def test_one_batch_gives_the_plain_functions_values(estimator):
     assert np.allclose(result.block(measure="deconfounded_cka"), partial, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("samples", [100, 64])
 def test_one_set_of_samples_gives_every_measure_as_the_plain_functions_do(samples):
     plain = {

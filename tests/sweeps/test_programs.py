@@ -112,6 +112,7 @@ def test_one_way_of_running_is_chosen(tmp_path):
         sweep("pretrain", {"seed": 0}, tmp_path / "out", dry_run=True, slurm="partition=a")
 
 
+@pytest.mark.long
 def test_a_scheduler_that_does_not_answer_is_named_before_anything_is_written(
     tmp_path, monkeypatch
 ):
@@ -157,6 +158,7 @@ def task(folder: Path, name: str, **parameters) -> point.Task:
     return point.Task(str(place), "show_environment", [], str(folder), parameters, environment)
 
 
+@pytest.mark.long
 def test_points_that_run_at_once_see_a_gpu_each(tmp_path, monkeypatch):
     """Real processes; the GPUs need not be there, since nothing uses them."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
@@ -183,6 +185,7 @@ def test_no_gpu_is_held_by_two_points_at_once(tmp_path):
     assert dealer.free.qsize() == 2
 
 
+@pytest.mark.long
 def test_a_module_beside_the_sweeps_own_files_is_not_mistaken_for_another(tmp_path, monkeypatch):
     """The process of a point doesn't see simlab/sweeps/table.py as the module `table`."""
     from concurrent.futures import ThreadPoolExecutor

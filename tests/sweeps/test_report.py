@@ -47,6 +47,7 @@ class Page(html.parser.HTMLParser):
         self.texts.append(data)
 
 
+@pytest.mark.long
 def test_the_page_opens_alone_and_has_a_figure_in_words(finished):
     path = report(finished)
     assert path == finished / "report" / "index.html"
@@ -64,6 +65,7 @@ def test_the_page_opens_alone_and_has_a_figure_in_words(finished):
     assert {p.name for p in path.parent.iterdir()} == names | {"configuration.json", "commands.sh"}
 
 
+@pytest.mark.long
 def test_its_numbers_are_those_of_the_statistics(finished):
     folder = report(finished).parent
     table = collect(finished)
@@ -79,6 +81,7 @@ def test_its_numbers_are_those_of_the_statistics(finished):
     assert len(pd.read_csv(folder / "table.csv")) == 18
 
 
+@pytest.mark.long
 def test_what_made_it_is_beside_it(finished, capsys):
     sweep("pretrain", {"seed": 7}, finished, dry_run=True)  # a second command, not run yet
     folder = report(finished, x="method", base="byol", y="loss").parent

@@ -122,6 +122,7 @@ def test_any_text_is_typed_values_or_a_clear_error(name, text):
         assert all(type(value) is type(DEFAULTS[name]) for value in values)
 
 
+@pytest.mark.long
 @settings(max_examples=60, deadline=None)
 @given(st.fixed_dictionaries({}, optional=VALUES))
 @example({"name": "a\nb: 'c' \"d\"", "lr": 1e-05})

@@ -93,6 +93,7 @@ def test_the_seed_is_set_before_the_model_is_built(monkeypatch, run_options):
     assert all(torch.equal(value, first[f"encoder.{name}"]) for name, value in baseline.items())
 
 
+@pytest.mark.long
 def test_every_epoch_has_an_own_order_with_each_image_at_most_once(monkeypatch, run_options):
     orders, seeds = [], set()
     batches, views_at_once = Images.batches, views_of.views_at_once

@@ -22,6 +22,7 @@ def equal(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.long
 def test_with_weight_zero_twins_are_equal_to_the_last_bit_in_spite_of_dropout(tmp_path):
     states = twins.twin_states(tmp_path)
     for plain, regularised in (states[:2], states[2:]):
@@ -58,6 +59,7 @@ def test_with_a_weight_above_zero_first_weights_and_all_views_are_equal(
     assert not equal(plain.encoder.state_dict(), regularised.encoder.state_dict()), "SIM trains"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sampling", ["v0", "v2"])
 def test_a_stopped_run_with_sim_goes_on_to_the_last_bit(sampling, tmp_path):
     changes = twins.WITH_SIM | {"sim_beta": 0.5, "sim_sampling": sampling}

@@ -109,6 +109,7 @@ def test_a_loaded_encoder_gives_the_same_bits_as_the_trained_one(run_options):
     )
 
 
+@pytest.mark.long
 def test_no_step_waits_for_the_device():
     """The loss is looked at every CHECK_EVERY steps; no other step reads a value back."""
 
@@ -194,6 +195,7 @@ def test_half_precision_computes_in_it_and_keeps_float32_weights(
     assert math.isfinite(run.result["final"]["loss"])
 
 
+@pytest.mark.long
 def test_simclr_trains_by_the_same_loop_and_learns_to_match_the_views(run_options):
     config = pretrain_config(method=SIMCLR, epochs=4, augment="none", lr=1.0)
     run = pretrain(config, easy_data(), **run_options)
@@ -203,6 +205,7 @@ def test_simclr_trains_by_the_same_loop_and_learns_to_match_the_views(run_option
     assert run.config["method"] == f"simclr {options}"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["pretrain", "supervised"])
 def test_sim_is_logged_apart_and_taken_off_again(kind, run_options):
     run_with = {

@@ -116,6 +116,7 @@ def test_what_is_no_view_is_refused(gives, says):
         epoch_of(maker_of(data(), augment=gives))
 
 
+@pytest.mark.long
 def test_a_run_is_told_by_its_augmentation(tmp_path):
     def start(augment, recipe="auto"):
         config = PretrainConfig(**SMALL, augment=recipe)
