@@ -137,7 +137,7 @@ class Runner:
         if verdict == "killed" and not failures:
             print(output[-2000:])
             failures = [f"(pytest ends with status {status})"]
-        seconds = f"{time.monotonic() - began:.0f}"
+        seconds = f"{time.monotonic() - began:.1f}"
         return {"verdict": verdict, "test": " ".join(failures[:1]), "seconds": seconds}
 
 
