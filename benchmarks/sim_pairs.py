@@ -5,9 +5,10 @@
 
 Two runs of one seed share all weights, the labelled images, their order and the views: SIM draws
 from generators of its own. (Those of the older sim_sweeps.csv do not share their heads.)
-8,000 training images; 2,000 others are for choosing (validation), the test images report. Runs are
-kept in runs/ and reused. Writes notebooks/tables/sim_pairs.csv, a row a run, after every seed (tasks
-may be given one by one); the lines that begin with # say how it was made. Nothing reads it yet.
+8,000 training images; 2,000 others are for choosing (validation), the test images report. Writes
+notebooks/tables/sim_pairs.csv, a row a run, after every seed (tasks may be given one by one); the
+lines that begin with # say how it was made. A row that is there is not made again: remove the file to
+begin anew.
 """
 
 import argparse
@@ -50,6 +51,9 @@ ARMS = {
     "first two blocks, beta 0.05": FIRST_TWO | {"sim_beta": 0.05},
     "last block, beta 0.05": LAST | {"sim_beta": 0.05},
     "all blocks, all positions, beta 0.05": ALL | {"sim_beta": 0.05, "sim_tokens": 1.0},
+    "first two blocks, beta 0.005": FIRST_TWO,
+    "all blocks, all positions, beta 0.005": ALL | {"sim_tokens": 1.0},
+    "first block, narrow, beta 0.005": FIRST | NARROW,
     "all blocks, narrow, beta 0.005": ALL | NARROW,
     "none, twice the epochs": {},
 }
@@ -108,12 +112,14 @@ def accuracies(run: Run, data: Dataset, held_out: Images, seed: int) -> dict[str
     return numbers
 
 
+def rows_so_far() -> list[dict]:
+    """The rows of the table."""
+    return pd.read_csv(TABLE, comment="#").to_dict("records") if TABLE.exists() else []
+
+
 def save(task: str, rows: list[dict]) -> None:
     """Put the rows of a task into the table, whose other tasks may have been trained elsewhere."""
-    others = []
-    if TABLE.exists():
-        others = pd.read_csv(TABLE, comment="#").to_dict("records")
-        others = [row for row in others if row["task"] != task]
+    others = [row for row in rows_so_far() if row["task"] != task]
     table = pd.DataFrame([*others, *rows])
     write_table(NAME, table, ["python benchmarks/sim_pairs.py"], "%.5g")
 
@@ -124,11 +130,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     options = parser.parse_args()
     for task in options.tasks or list(TASKS):
-        rows: list[dict] = []
+        rows = [row for row in rows_so_far() if row["task"] == task]
+        made = {(row["arm"], row["seed"]) for row in rows}
         for seed in range(options.seeds):
             for arm in TASKS[task][1]:
-                rows.append(row_of(task, arm, seed))
-                print(rows[-1], flush=True)
+                if (arm, seed) not in made:
+                    rows.append(row_of(task, arm, seed))
+                    print(rows[-1], flush=True)
             save(task, rows)
 
 
