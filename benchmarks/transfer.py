@@ -2,11 +2,10 @@
 
     python benchmarks/transfer.py
 
-For a section of notebook 02 that is still to come; nothing reads its table yet. Three seeds, about
-as many steps on either set, the same network in colour. Each encoder is used on both sets, frozen
-under a linear probe and fine-tuned with few labels; beside them an untrained encoder (fine-tuned, it
-is one trained from scratch) and raw pixels. Runs are kept in runs/ and reused. Writes
-notebooks/tables/transfer.csv; the lines that begin with # say how.
+For a section of notebook 02. Three seeds, about as many steps on either set, the same network in
+colour. Each encoder is used on both sets, frozen under a linear probe and fine-tuned with few labels;
+beside them an untrained encoder (fine-tuned, it is one trained from scratch) and raw pixels. Runs are
+kept in runs/ and reused. Writes notebooks/tables/transfer.csv; the lines that begin with # say how.
 """
 
 import argparse
