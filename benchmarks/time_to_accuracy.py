@@ -6,12 +6,13 @@ Each side trains for so many minutes on two cores, one after the other, from the
 clock stands still while kNN is measured. lightly: SimCLR as in its benchmark of CIFAR-10
 (ResNet-18, batch 128, SGD .06, two crops by SimCLRTransform without blur, NTXentLoss), its images
 read from the folder by two loader processes, its cosine stretched over the minutes. simlab: the
-defaults of `speedrun.py`. The accuracies are those of a smaller bank
-and fewer queries, the same for both, since ResNet-18's features of all images would take longer
+defaults of `speedrun.py`, with its whitening layer and without. The accuracies are those of a smaller
+bank and fewer queries, the same for both, since ResNet-18's features of all images would take longer
 than its training. Writes results/time_to_accuracy.png, .csv and .md.
 """
 
 import argparse
+import copy
 import dataclasses
 import math
 import sys
@@ -34,17 +35,29 @@ from simlab.data import Dataset, Images, load_folder
 from simlab.evaluate import features, knn_accuracy
 
 RESULTS = Path(__file__).parent / "results"
-POINTS = (0.02, 0.1, 0.25, 0.5, 0.75, 1.0)  # shares of the time at which kNN is measured
+# shares of the time at which kNN is measured; the speedrun ends its steps at the last one
+POINTS = (0.02, 0.1, 0.25, 0.5, 0.75, 1 - speedrun.WHITENING)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # lightly's
 BATCH = 128
 LR = 0.06
 
 
 class Curve:
-    """Measures kNN when a share of the time is over; `watch` returns the seconds it took."""
+    """Measures kNN when a share of the time is over; `watch` returns the seconds it took.
 
-    def __init__(self, name: str, minutes: float, bank: Images, queries: Images, k: int) -> None:
-        self.name = name
+    With `whitened_on`, images without labels, the speedrun's last layer is measured as well.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        minutes: float,
+        bank: Images,
+        queries: Images,
+        k: int,
+        whitened_on: Images | None = None,
+    ) -> None:
+        self.name, self.whitened_on = name, whitened_on
         self.due = [60 * minutes * share for share in POINTS]
         self.bank, self.queries, self.k = bank, queries, k
         self.rows: list[dict[str, float | str]] = []
@@ -54,12 +67,19 @@ class Curve:
             return 0.0
         start = time.monotonic()
         self.due = [moment for moment in self.due if moment > seconds]
+        self.measure(self.name, encoder, seconds)
+        if self.whitened_on is not None:
+            whitened = speedrun.Whitened(copy.deepcopy(encoder), self.whitened_on)
+            self.measure(f"{self.name}, whitened", whitened, seconds)
+        return time.monotonic() - start
+
+    def measure(self, name: str, encoder: nn.Module, seconds: float) -> None:
+        """Add a row: kNN accuracy after so many seconds."""
         bank = features(encoder, self.bank)
         queries = features(encoder, self.queries)
         knn = knn_accuracy(bank, self.bank.labels, queries, self.queries.labels, self.k)
-        self.rows.append({"library": self.name, "seconds": seconds, "knn": knn})
-        print(f"{self.name}: {seconds:.0f} s, kNN {knn:.4f}", flush=True)
-        return time.monotonic() - start
+        self.rows.append({"library": name, "seconds": seconds, "knn": knn})
+        print(f"{name}: {seconds:.0f} s, kNN {knn:.4f}", flush=True)
 
 
 # -------------------------------------------------------------------------------------- lightly's
@@ -129,7 +149,11 @@ def draw(table: pd.DataFrame, minutes: float) -> Figure:
     """KNN accuracy over minutes, a line for each library."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     ax = figure.subplots()
-    looks = {"simlab": ("#009E73", "-", "o"), "lightly": ("#0072B2", "--", "s")}
+    looks = {
+        "simlab": ("#009E73", "-", "o"),
+        "simlab, whitened": ("#009E73", ":", "^"),
+        "lightly": ("#0072B2", "--", "s"),
+    }
     for name, rows in table.groupby("library", sort=False):
         color, dashes, marker = looks[name]
         ax.plot(
@@ -170,7 +194,8 @@ def main() -> int:
     queries = first_of_each_class(data.test, a.queries)
     k = min(20, len(bank))
 
-    ours = Curve("simlab", a.minutes, bank, queries, k)
+    some = torch.randperm(len(data.train))[: speedrun.WHITENED_ON]
+    ours = Curve("simlab", a.minutes, bank, queries, k, whitened_on=data.train.subset(some))
     options = speedrun.Options(data=a.data, minutes=a.minutes)
     if a.batch_size:
         options = dataclasses.replace(options, batch_size=a.batch_size)

@@ -286,13 +286,13 @@ RECIPES: dict[str, dict[str, Any]] = {
         "data": "cifar10",
         "encoder": "small",
         "augment": "simsiam-cifar",
-        "method": "simclr temperature=0.1",
-        "epochs": 12,
-        "batch_size": 256,
+        "method": "simclr temperature=0.1 proj_dim=256 views=4",
+        "epochs": 6,
+        "batch_size": 128,
         "optimizer": "muon",
         "lr": 0.02,
         "momentum": 0.95,
-        "monitor_every": 12,
+        "monitor_every": 6,
     },
 }
 

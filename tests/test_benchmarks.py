@@ -67,7 +67,7 @@ def test_the_speedruns_last_line_has_its_three_accuracies(folder):
     assert sum(line.startswith("seed ") for line in lines) == 2
     report = "\n".join(lines)
     assert "over 2 seeds" in report and "s of CPU time" in report and "batch_size=16" in report
-    assert re.search(f"knn200 +{NUMBER} ± {NUMBER}", report)
+    assert re.search(f"knn200 +{NUMBER} ± {NUMBER}, without the whitening layer {NUMBER}", report)
 
 
 @pytest.mark.long
@@ -77,8 +77,9 @@ def test_the_speedruns_last_line_has_its_three_accuracies(folder):
         (["--minutes", "1"], "no folder train/"),
         (["--minutes", "0"], "minutes=0.0: expected"),
         (["--batch-size", "1"], "batch_size=1: expected at least 2"),
+        (["--views", "1"], "views=1: expected at least 2"),
     ],
-    ids=["folder", "minutes", "batch"],
+    ids=["folder", "minutes", "batch", "views"],
 )
 def test_the_speedrun_refuses(words, message, folder, tmp_path):
     data = tmp_path if "train" in message else folder
@@ -94,7 +95,8 @@ def test_the_recipe_fast_is_the_speedruns_configuration():
     assert base_lr(fast) == ours.lr and fast.optimizer == "muon"
     for name in ("batch_size", "momentum", "weight_decay", "augment"):
         assert getattr(fast, name) == getattr(ours, name), name
-    assert (method.temperature, method.proj_dim) == (ours.temperature, ours.proj_dim)
+    of_method = (method.temperature, method.proj_dim, method.views)
+    assert of_method == (ours.temperature, ours.proj_dim, ours.views)
 
 
 def tiny(case):
@@ -190,6 +192,8 @@ def test_time_to_accuracy_measures_both_libraries(folder, tmp_path):
         [*command, "--out", str(tmp_path)], cwd=ROOT, capture_output=True, text=True
     )
     assert not done.returncode, done.stderr
-    assert re.fullmatch(rf"simlab {NUMBER} lightly {NUMBER}", done.stdout.splitlines()[-1])
+    assert re.fullmatch(
+        rf"simlab {NUMBER} simlab, whitened {NUMBER} lightly {NUMBER}", done.stdout.splitlines()[-1]
+    )
     assert (tmp_path / "time_to_accuracy.png").stat().st_size > 5000
     assert "| lightly |" in (tmp_path / "time_to_accuracy.md").read_text()

@@ -5,10 +5,12 @@
     u_1 .. u_2N = z / ||z|| of both views;   s_ij = <u_i, u_j> / T
     L = mean over i of - log( exp(s_i,other(i)) / sum over k != i of exp(s_ik) )     (equation 1)
 
-Each view must find the other view of its image among all views of the batch.
+Each view must find the other view of its image among all views of the batch. Of more than two views
+every two are compared, and the losses are averaged.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +25,7 @@ from simlab.compute import full_precision
 from simlab.compute.distributed import gather
 from simlab.models import SMALL_IMAGE, HeadNorm, build_projector
 
-from .base import Method, MethodModule, TrainingData, at_least_float32, mean_cosine
+from .base import Crops, Method, MethodModule, TrainingData, at_least_float32, mean_cosine
 
 
 def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.5) -> Tensor:
@@ -88,6 +90,14 @@ class SimCLR(Method):
     negatives: bool = True
     """Off for the collapse lab: the loss is then - s of the two views, with no other images."""
 
+    views: Annotated[int, AtLeast(2)] = 2
+    """Number of views of an image; 2 in the paper."""
+
+    @property
+    def crops(self) -> tuple[Crops, ...]:
+        """So many views, drawn alike."""
+        return (Crops(self.views),)
+
     def resolve(self, data: TrainingData) -> Self:
         """Choose the number of the projector's layers by the image's size."""
         if self.proj_layers:
@@ -122,14 +132,22 @@ class SimCLRModule(MethodModule):
     def loss(
         self, views: Sequence[Tensor], generator: torch.Generator, progress: float
     ) -> dict[str, Tensor]:
-        """Compute equation 1 of two views [N, C, S, S]; the negatives are all processes' images."""
-        x1, x2 = views
-        z1 = self.embed(x1)  # [N, d]
-        z2 = self.embed(x2)
+        """Compute equation 1 of every two views [N, C, S, S] and average.
+
+        The negatives are all processes' images.
+        """
+        z = [self.embed(x) for x in views]  # [N, d] each
+        if self.options.negatives:
+            z = [gather(each) for each in z]
+        losses = [self.loss_of_two(a, b) for a, b in itertools.combinations(z, 2)]
+        return {"loss": torch.stack(losses).mean()}
+
+    def loss_of_two(self, z1: Tensor, z2: Tensor) -> Tensor:
+        """Equation 1 of projections [N, d] of two views; without negatives only how they agree."""
         temperature = self.options.temperature
         if not self.options.negatives:
-            return {"loss": -mean_cosine(z1, z2) / temperature}
-        return {"loss": nt_xent(gather(z1), gather(z2), temperature)}
+            return -mean_cosine(z1, z2) / temperature
+        return nt_xent(z1, z2, temperature)
 
     def embed(self, x: Tensor) -> Tensor:
         """The projection z [N, d] of x [N, C, H, W]."""

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simlab.methods.simclr import nt_xent
+from simlab.methods.simclr import SimCLR, nt_xent
 
 
 def views(n=6, d=5, seed=0, dtype=torch.float64):
@@ -31,6 +31,18 @@ def test_it_equals_the_double_loop_over_2n_views(n, t):
     expected = by_the_book(z1, z2, t)
     assert nt_xent(z1, z2, t).item() == pytest.approx(expected, rel=1e-12)
     assert nt_xent(z1.float(), z2.float(), t).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("number", [2, 3, 4])
+def test_the_loss_of_several_views_is_the_mean_over_every_two(number):
+    options = SimCLR(proj_layers=2, proj_dim=3, temperature=0.2, views=number)
+    module = options.build(torch.nn.Flatten(), 12)
+    images = torch.randn(number, 5, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    assert [crops.number for crops in options.crops] == [number]
+    z = [module.embed(x) for x in images]
+    of_two = [nt_xent(z[i], z[j], 0.2) for i in range(number) for j in range(i)]
+    loss = module.loss(tuple(images), torch.Generator(), 0.0)["loss"]
+    assert loss.item() == pytest.approx(float(sum(of_two)) / len(of_two), rel=1e-6)
 
 
 @pytest.mark.parametrize("n", [2, 7, 64])

@@ -68,7 +68,7 @@ METHOD_OPTIONS = {
     },
     SIMCLR: {
         "temperature": 0.1, "proj_layers": 3, "proj_dim": 24, "head_bn": "none",
-        "negatives": "false",
+        "negatives": "false", "views": 3,
     },
 }  # fmt: skip
 OPTIONS = [(method, option) for method in METHOD_OPTIONS for option in METHOD_OPTIONS[method]]

@@ -201,7 +201,7 @@ def test_simclr_trains_by_the_same_loop_and_learns_to_match_the_views(run_option
     run = pretrain(config, easy_data(), **run_options)
     loss = run.history["loss"]
     assert loss.iloc[-1] < loss.iloc[0] and "knn" in run.result["final"]
-    options = "temperature=0.5 proj_layers=2 proj_dim=16 head_bn=all negatives=true"
+    options = "temperature=0.5 proj_layers=2 proj_dim=16 head_bn=all negatives=true views=2"
     assert run.config["method"] == f"simclr {options}"
 
 
