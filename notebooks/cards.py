@@ -164,4 +164,4 @@ def seconds_in_turn(names: list[str], unknown: float = 180) -> list[float]:
 
 
 def minutes(seconds: float) -> str:
-    return f"{max(1, round(seconds / 60))} min"
+    return f"{max(1, math.ceil(seconds / 60))} min"

@@ -219,10 +219,10 @@ def _evidence(metrics: dict[str, float]) -> list[str]:
         f"effective rank {metrics['rank']:.1f}, {metrics['rank_ratio']:.1%} of the possible; "
         f"variance in {metrics['participation']:.1f} directions (dimensional collapse: rank under "
         f"{DIMENSIONAL_RANK_RATIO:.0%}, and under {fewest:g} directions)",
-        f"{metrics['duplicate_fraction']:.0%} of the embeddings have a near-duplicate (local "
-        f"collapse: from {LOCAL_DUPLICATES:.0%}, of dimension "
-        f"{metrics['correlation_dimension']:.1f} under {LOCAL_DIMENSION:g}); distinct points: "
-        f"{metrics['distinct_points']:.1f}",
+        f"{metrics['duplicate_fraction']:.0%} of the embeddings have a near-duplicate, correlation "
+        f"dimension {metrics['correlation_dimension']:.1f} (local collapse: at least "
+        f"{LOCAL_DUPLICATES:.0%}, and a dimension under {LOCAL_DIMENSION:g}); about "
+        f"{metrics['distinct_points']:.0f} distinct points",
     ]
     if "scale_ratio" in metrics:
         sentences.append(
