@@ -15,7 +15,7 @@ The rules:
    training images held out of the bank; and a linear probe. BatchNorm is frozen, and the test
    images are looked at once, after the last step. A change is chosen by the held-out images.
 5. A record is the mean of three seeds; it states its configuration, and wall and CPU seconds. What
-   a layer after the last step brings (`Whitened`) is said beside it.
+   the whitening layer brings is said beside it.
 
 What has been tried, and what it brought: results/speedrun.md.
 """
@@ -37,8 +37,8 @@ from torch import Tensor, nn
 
 from simlab.augment import parse_augment, views_at_once
 from simlab.compute import autocast, resolve_precision
-from simlab.data import Dataset, Images, load_folder
-from simlab.evaluate import Features, encode, features, knn_accuracy, linear_probe
+from simlab.data import Dataset, load_folder
+from simlab.evaluate import Features, Whitened, encode, knn_accuracy, linear_probe
 from simlab.methods.simclr import nt_xent
 from simlab.models import TinyResNet, build_projector
 from simlab.stats import mean_and_interval
@@ -52,7 +52,6 @@ NEIGHBOURS = (5, 10, 20, 50, 100, 200)  # among which the held-out images choose
 HELD_OUT = 10  # every tenth training image
 WHITENED_ON = 10_000  # training images
 WHITENING = 0.02  # share of the time that is left for it
-SMALLEST_VARIANCE = 1e-6  # of a direction, as a share of the largest
 
 
 @dataclass(frozen=True)
@@ -107,34 +106,6 @@ class Network(nn.Module):
         return self.projector(self.encoder(x))
 
 
-class Whitened(nn.Module):
-    """An encoder with a last linear layer: images [N, C, H, W] -> features [N, D].
-
-    The features of an image and of its mirror image are averaged, and whitened: with the covariance
-    V diag(l) V^T of clean training images, f becomes (f - mean) V diag(l)^-1/2. Then no direction
-    counts more than another one in a cosine. No label is used.
-
-    Args:
-        encoder: Its weights stay as they are.
-        images: On which mean and covariance are computed.
-    """
-
-    def __init__(self, encoder: nn.Module, images: Images) -> None:
-        super().__init__()
-        self.encoder = encoder.eval()
-        f = features(self.mirrored, images)  # [N, D]
-        variances, directions = torch.linalg.eigh(torch.cov(f.T))  # [D], [D, D]
-        variances = variances.clamp(min=SMALLEST_VARIANCE * float(variances.max()))
-        self.register_buffer("mean", f.mean(0))
-        self.register_buffer("matrix", directions / variances.sqrt())
-
-    def mirrored(self, x: Tensor) -> Tensor:
-        return (self.encoder(x) + self.encoder(x.flip(3))) / 2
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (self.mirrored(x) - self.mean) @ self.matrix
-
-
 def contrast(z: Sequence[Tensor], temperature: float) -> Tensor:
     """NT-Xent of every pair of views, averaged; z: a tensor [n, d] a view."""
     pairs = list(itertools.combinations(z, 2))
@@ -178,7 +149,7 @@ def train(
             if done >= 1:
                 break
     some = torch.randperm(len(data.train))[:WHITENED_ON]
-    encoder = Whitened(network.encoder, data.train.subset(some))
+    encoder = Whitened(network.encoder, data.train.subset(some), mirrored=True)
     cost = {
         "steps": steps,
         "epochs": steps * options.batch_size / len(data.train),

@@ -69,7 +69,7 @@ class Curve:
         self.due = [moment for moment in self.due if moment > seconds]
         self.measure(self.name, encoder, seconds)
         if self.whitened_on is not None:
-            whitened = speedrun.Whitened(copy.deepcopy(encoder), self.whitened_on)
+            whitened = speedrun.Whitened(copy.deepcopy(encoder), self.whitened_on, mirrored=True)
             self.measure(f"{self.name}, whitened", whitened, seconds)
         return time.monotonic() - start
 

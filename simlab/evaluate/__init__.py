@@ -6,6 +6,7 @@
 - `linear`: linear classifiers that fit, predict and score; `probe`: the protocol around them.
 - `collapse`: measures of a feature matrix; `diagnosis`: the same in words.
 - `readout`: what a linear map can read from each layer.
+- `whitening`: a last layer after which all directions of the features count alike.
 - `stitching`: one network's first half with another one's second half.
 - `bench`: `evaluate` judges any encoder by all of this, and by fine-tuning. It stands above
   `simlab.train`, so it is imported when its names are first used.
@@ -37,6 +38,7 @@ from .linear import LinearProbe, SGDProbe
 from .probe import Features, Probe, encode, linear_probe, predictions, probe_table
 from .readout import factor_scores, ridge_r2, what_is_kept
 from .stitching import Stitched, StitchedNetwork, stitch
+from .whitening import Whitened
 
 if TYPE_CHECKING:
     from .bench import Evaluation, Input, Settings, evaluate
@@ -56,6 +58,7 @@ __all__ = [
     "Settings",
     "Stitched",
     "StitchedNetwork",
+    "Whitened",
     "accuracy",
     "alignment",
     "collapse_metrics",

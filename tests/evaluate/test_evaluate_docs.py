@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 DOCS = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
-HUGGING_FACE, ONNX = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
+WHITENED, HUGGING_FACE, ONNX = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
 PRETRAINED = 'AutoModel.from_pretrained("facebook/dinov2-small")'
 SMALL = (
     "AutoModel.from_config(transformers.ViTConfig(hidden_size=8, num_hidden_layers=1, "
@@ -23,12 +23,18 @@ def run_lines(lines, folder, monkeypatch):
     generator = np.random.default_rng(0)
     for name in ("ant", "bee"):
         (folder / "images" / name).mkdir(parents=True)
-        for i in range(20):
+        for i in range(100):
             pixels = generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / "images" / name / f"{i}.png")
     script = folder / "lines.py"
     script.write_text(lines.replace("path/to/images", "images"), encoding="utf-8")
     runpy.run_path(str(script), run_name="__main__")
+
+
+def test_whitened_features_are_judged(tmp_path, monkeypatch, capsys):
+    run_lines(WHITENED, tmp_path, monkeypatch)
+    plain, whitened = map(float, capsys.readouterr().out.split()[-2:])
+    assert 0 < plain <= 1 and 0 < whitened <= 1
 
 
 def test_a_model_of_hugging_face_is_judged(tmp_path, monkeypatch, capsys):
