@@ -148,8 +148,8 @@ def train(
             done = (time.monotonic() - start) / (60 * options.minutes * (1 - WHITENING))
             if done >= 1:
                 break
-    some = torch.randperm(len(data.train))[:WHITENED_ON]
-    encoder = Whitened(network.encoder, data.train.subset(some), mirrored=True)
+    chosen = torch.randperm(len(data.train))[:WHITENED_ON]
+    encoder = Whitened(network.encoder, data.train.subset(chosen), mirrored=True)
     cost = {
         "steps": steps,
         "epochs": steps * options.batch_size / len(data.train),

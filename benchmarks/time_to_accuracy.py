@@ -194,8 +194,8 @@ def main() -> int:
     queries = first_of_each_class(data.test, a.queries)
     k = min(20, len(bank))
 
-    some = torch.randperm(len(data.train))[: speedrun.WHITENED_ON]
-    ours = Curve("simlab", a.minutes, bank, queries, k, whitened_on=data.train.subset(some))
+    chosen = torch.randperm(len(data.train))[: speedrun.WHITENED_ON]
+    ours = Curve("simlab", a.minutes, bank, queries, k, whitened_on=data.train.subset(chosen))
     options = speedrun.Options(data=a.data, minutes=a.minutes)
     if a.batch_size:
         options = dataclasses.replace(options, batch_size=a.batch_size)

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from simlab.data import Images, Normalize
+from simlab.augment import Normalize
+from simlab.data import Images
 from simlab.evaluate import Whitened, features
 
 FEATURES = 6
@@ -15,7 +16,7 @@ def some_images(n=200, normalize=None):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (n, 3, 8, 8), generator=generator, dtype=torch.uint8)
     normalize = normalize or Normalize(torch.full((3,), 0.5), torch.full((3,), 0.3))
-    return Images(images, torch.full((n,), -1), ["?"], normalize=normalize)
+    return Images(images, torch.full((n,), -1), (), normalize=normalize)
 
 
 def some_encoder():
