@@ -104,10 +104,11 @@ def growth(rows: list[Measured]) -> dict[tuple[str, str], tuple[float, float]]:
 def page(rows: list[Measured], runs: list[tuple[str, float, bool]]) -> str:
     """RESULTS.md: the machine, the pairs, how they grow, and the tables of the scripts."""
     installed = versions(*PACKAGES)
+    command = "make bench" if runs else "python benchmarks/all_benchmarks.py --pairs"
     lines = [
         "# simlab measured",
         "",
-        f"`make bench` on {machine()}; {', '.join(f'{k} {v}' for k, v in installed.items())}; "
+        f"`{command}` on {machine()}; {', '.join(f'{k} {v}' for k, v in installed.items())}; "
         f"{THREADS} threads, no GPU. Medians of {ROUNDS} paired rounds: both sides in one process, "
         "in turns; the ratio is the median of the rounds' ratios, beside it the lowest and the "
         "highest. Memory: what a call adds at its peak, in a process of its own.",

@@ -20,14 +20,14 @@ The rules:
 What has been tried, and what it brought: results/speedrun.md.
 """
 
-import itertools
 import math
 import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -39,7 +39,7 @@ from simlab.augment import parse_augment, views_at_once
 from simlab.compute import autocast, resolve_precision
 from simlab.data import Dataset, load_folder
 from simlab.evaluate import Features, Whitened, encode, knn_accuracy, linear_probe
-from simlab.methods.simclr import nt_xent
+from simlab.methods.simclr import mean_over_pairs, nt_xent
 from simlab.models import TinyResNet, build_projector
 from simlab.stats import mean_and_interval
 from simlab.train.muon import Muon
@@ -106,12 +106,6 @@ class Network(nn.Module):
         return self.projector(self.encoder(x))
 
 
-def contrast(z: Sequence[Tensor], temperature: float) -> Tensor:
-    """NT-Xent of every pair of views, averaged; z: a tensor [n, d] a view."""
-    pairs = list(itertools.combinations(z, 2))
-    return torch.stack([nt_xent(a, b, temperature) for a, b in pairs]).mean()
-
-
 def train(
     options: Options, data: Dataset, seed: int, watch: Watch | None = None
 ) -> tuple[Whitened, dict[str, float]]:
@@ -125,6 +119,7 @@ def train(
     optimizer = Muon(network.parameters(), options.lr, options.momentum, options.weight_decay)
     augment = parse_augment(options.augment)
     precision = resolve_precision("auto", CPU)
+    contrast = partial(nt_xent, temperature=options.temperature)
 
     done = 0.0  # share of the time that is over
     steps = 0
@@ -138,7 +133,7 @@ def train(
             views = views_at_once(options.views, [images], augment, data.normalize, size)[0]
             with autocast(precision, CPU):
                 z = network(torch.cat(views)).chunk(options.views)  # [n, d] each
-            loss = contrast(z, options.temperature)
+            loss = mean_over_pairs(contrast, z)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from simlab.data import Images
 
-from .features import features
+from .features import features, refuse_diverged
 
 SMALLEST_VARIANCE = (
     1e-6  # of a direction, as a share of the largest; one without any would be noise
@@ -34,6 +34,7 @@ class Whitened(nn.Module):
 
     Raises:
         ValueError: There are no more images than features.
+        FloatingPointError: A feature is NaN or infinite.
     """
 
     mean: Tensor  # [D]
@@ -47,6 +48,7 @@ class Whitened(nn.Module):
         n, d = f.shape
         if n <= d:
             raise ValueError(f"{n} images: whitening {d} features takes more images than features")
+        refuse_diverged(f)
         variances, directions = torch.linalg.eigh(torch.cov(f.T))  # [D], [D, D]
         variances = variances.clamp(min=SMALLEST_VARIANCE * float(variances.max()))
         self.register_buffer("mean", f.mean(0))

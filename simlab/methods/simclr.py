@@ -12,7 +12,7 @@ every two are compared, and the losses are averaged.
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Self
 
@@ -65,6 +65,14 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.5) -> Tensor:
         s.fill_diagonal_(-torch.inf)  # k != i in the sum of equation 1
         other_view = torch.arange(2 * n, device=z.device).roll(n)  # i + N, modulo 2N
         return F.cross_entropy(s, other_view)  # equation 1, the mean over all 2N
+
+
+def mean_over_pairs(
+    loss: Callable[[Tensor, Tensor], Tensor], projections: Sequence[Tensor]
+) -> Tensor:
+    """Average a loss of two views over every two of several; projections [N, d] of each view."""
+    losses = [loss(z1, z2) for z1, z2 in itertools.combinations(projections, 2)]
+    return torch.stack(losses).mean()
 
 
 @documented
@@ -139,8 +147,7 @@ class SimCLRModule(MethodModule):
         z = [self.embed(x) for x in views]  # [N, d] each
         if self.options.negatives:
             z = [gather(each) for each in z]
-        losses = [self.loss_of_two(a, b) for a, b in itertools.combinations(z, 2)]
-        return {"loss": torch.stack(losses).mean()}
+        return {"loss": mean_over_pairs(self.loss_of_two, z)}
 
     def loss_of_two(self, z1: Tensor, z2: Tensor) -> Tensor:
         """Equation 1 of projections [N, d] of two views; without negatives only how they agree."""

@@ -80,6 +80,14 @@ def test_a_feature_that_never_varies_stays_finite():
     assert f.isfinite().all() and f.abs().max() < 100
 
 
+def test_features_that_are_no_numbers_are_refused():
+    encoder = some_encoder()
+    with torch.no_grad():
+        encoder[0].bias[2] = float("nan")
+    with pytest.raises(FloatingPointError, match="NaN or infinity"):
+        Whitened(encoder, some_images())
+
+
 def test_as_many_images_as_features_are_refused():
     with pytest.raises(ValueError, match="6 images: whitening 6 features"):
         Whitened(some_encoder(), some_images(FEATURES))
