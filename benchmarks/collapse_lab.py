@@ -23,6 +23,7 @@ from simlab.methods import parse_method, with_method_option
 from simlab.train import pretrain, resolve, untrained
 
 IMAGES, EPOCHS = 3000, 6  # small enough for seconds
+K = 20  # neighbours of the kNN vote: of 3,000 images, 300 are of one class
 COLOURS = "simsiam-cifar rotate=180 crop_min=0.4"
 METHODS = {"SimSiam": {"method": "simsiam"}, "SimCLR": {"method": "simclr"}}
 # "method.NAME" is an option of the method, as in a sweep
@@ -91,7 +92,9 @@ def evenly_spaced(split: Images, number: int) -> Images:
 def lab_config(data: Dataset, **changes) -> PretrainConfig:
     """The default configuration, shorter, with `changes`, and for grey images a recipe of its own:
     the one that was the default when the tables began."""
-    fields = {"epochs": EPOCHS, "monitor_every": 2, "method": PretrainConfig.method}
+    fields = {
+        "epochs": EPOCHS, "monitor_every": 2, "method": PretrainConfig.method, "knn_k": K,
+    }  # fmt: skip
     if data.train.channels == 1:
         fields["augment"] = "scattered"
     for name, value in changes.items():
@@ -118,6 +121,7 @@ def measured(config: PretrainConfig, data: Dataset) -> pd.DataFrame:
     measures = {f"h_{name}": value for name, value in h.items()}
     if data.train.factor_names:
         measures |= {f"R2 {name}": r2 for name, r2 in factor_scores(run.encoder, data).items()}
+    measures["knn_200"] = knn(run.encoder, data, 200)
     measures["knn_random"] = knn(untrained(resolve(config, data), data), data, config.knn_k)
     for name, value in measures.items():
         table.loc[table.index[-1], name] = value

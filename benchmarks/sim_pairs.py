@@ -4,7 +4,7 @@
     python benchmarks/sim_pairs.py "300 labels" --seeds 3
 
 Two runs of one seed share all weights, the labelled images, their order and the views: SIM draws
-from generators of its own. (Those of the older sim_sweeps.csv do not share their heads.)
+from generators of its own.
 8,000 training images; 2,000 others are for choosing (validation), the test images report. Writes
 notebooks/tables/sim_pairs.csv, a row a run, after every seed (tasks may be given one by one); the
 lines that begin with # say how it was made. A row that is there is not made again: remove the file to
@@ -56,6 +56,7 @@ ARMS = {
     "first block, narrow, beta 0.005": FIRST | NARROW,
     "all blocks, narrow, beta 0.005": ALL | NARROW,
     "none, twice the epochs": {},
+    "none, another processor": {},  # whose only difference from "none" is rounding
 }
 MAIN_ARMS = [
     "none",
@@ -63,6 +64,7 @@ MAIN_ARMS = [
     "all blocks, beta 0.005",
     "all blocks, beta 0.05",
     "none, twice the epochs",
+    "none, another processor",
 ]
 TASKS = {
     "300 labels": (SupervisedConfig(labels=300, epochs=40, **COMMON), list(ARMS)),

@@ -1,9 +1,14 @@
-"""Where the modules of notebooks/ and docs/ are found, and which tests stay together on one worker."""
+"""Where the modules of notebooks/ and docs/ are found, the seed of each test, and which tests stay
+together on one worker."""
 
+import random
 import sys
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "notebooks"), str(ROOT / "docs")]
@@ -15,6 +20,15 @@ def pytest_addoption(parser):
     parser.addoption(
         "--first", action="store_true", help="each test with its first parameters only"
     )
+
+
+@pytest.hookimpl(tryfirst=True)  # before the fixtures, which draw as well
+def pytest_runtest_setup(item):
+    """Give every test random numbers of its own, the same whatever ran before it."""
+    seed = zlib.crc32(item.nodeid.encode())
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in the same hook
