@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from simlab.augment import parse_augment, views_at_once
 from simlab.compute import autocast, resolve_precision
 from simlab.data import Dataset, load_folder
-from simlab.evaluate import Features, Whitened, encode, knn_accuracy, linear_probe
+from simlab.evaluate import Features, MirrorAveraged, Whitened, encode, knn_accuracy, linear_probe
 from simlab.methods.simclr import mean_over_pairs, nt_xent
 from simlab.models import TinyResNet, build_projector
 from simlab.stats import mean_and_interval
@@ -144,7 +144,7 @@ def train(
             if done >= 1:
                 break
     chosen = torch.randperm(len(data.train))[:WHITENED_ON]
-    encoder = Whitened(network.encoder, data.train.subset(chosen), mirrored=True)
+    encoder = Whitened(MirrorAveraged(network.encoder), data.train.subset(chosen))
     cost = {
         "steps": steps,
         "epochs": steps * options.batch_size / len(data.train),
@@ -239,7 +239,7 @@ def main() -> int:
     rows = []
     for seed in options.seeds:
         encoder, cost = train(options, data, seed)
-        before = measure(encoder.encoder, data, options.probe_labels, seed)
+        before = measure(encoder.encoder.encoder, data, options.probe_labels, seed)
         without = {f"{name}_without": before[name] for name in ACCURACIES}
         result = measure(encoder, data, options.probe_labels, seed)
         rows.append({"seed": seed} | cost | without | result)

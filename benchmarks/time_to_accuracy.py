@@ -32,7 +32,7 @@ from torchvision.datasets import ImageFolder
 
 from simlab.augment import Normalize
 from simlab.data import Dataset, Images, load_folder
-from simlab.evaluate import features, knn_accuracy
+from simlab.evaluate import MirrorAveraged, Whitened, features, knn_accuracy
 
 RESULTS = Path(__file__).parent / "results"
 # shares of the time at which kNN is measured; the speedrun ends its steps at the last one
@@ -69,7 +69,8 @@ class Curve:
         self.due = [moment for moment in self.due if moment > seconds]
         self.measure(self.name, encoder, seconds)
         if self.whitened_on is not None:
-            whitened = speedrun.Whitened(copy.deepcopy(encoder), self.whitened_on, mirrored=True)
+            averaged = MirrorAveraged(copy.deepcopy(encoder))
+            whitened = Whitened(averaged, self.whitened_on)
             self.measure(f"{self.name}, whitened", whitened, seconds)
         return time.monotonic() - start
 

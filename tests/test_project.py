@@ -8,10 +8,12 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zlib
 from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 import yaml
 
 from simlab_course import style
@@ -273,3 +275,7 @@ def test_tests_that_share_a_fixture_run_in_one_process(tmp_path):
     )  # fmt: skip
     processes = re.findall(r"made in (\d+)", done.stdout)
     assert len(processes) >= 6 and len(set(processes)) == 1, done.stdout
+
+
+def test_every_test_has_random_numbers_of_its_own(request):
+    assert torch.initial_seed() == zlib.crc32(request.node.nodeid.encode())

@@ -6,7 +6,8 @@
 - `linear`: linear classifiers that fit, predict and score; `probe`: the protocol around them.
 - `collapse`: measures of a feature matrix; `diagnosis`: the same in words.
 - `readout`: what a linear map can read from each layer.
-- `whitening`: a last layer after which all directions of the features count alike.
+- `whitening`: a last layer after which all directions of the features count alike; the average over
+  an image and its mirror image.
 - `stitching`: one network's first half with another one's second half.
 - `bench`: `evaluate` judges any encoder by all of this, and by fine-tuning. It stands above
   `simlab.train`, so it is imported when its names are first used.
@@ -38,7 +39,7 @@ from .linear import LinearProbe, SGDProbe
 from .probe import Features, Probe, encode, linear_probe, predictions, probe_table
 from .readout import factor_scores, ridge_r2, what_is_kept
 from .stitching import Stitched, StitchedNetwork, stitch
-from .whitening import Whitened
+from .whitening import MirrorAveraged, Whitened, whitening_of
 
 if TYPE_CHECKING:
     from .bench import Evaluation, Input, Settings, evaluate
@@ -53,6 +54,7 @@ __all__ = [
     "Input",
     "KnnResult",
     "LinearProbe",
+    "MirrorAveraged",
     "Probe",
     "SGDProbe",
     "Settings",
@@ -88,6 +90,7 @@ __all__ = [
     "stitch",
     "stratified",
     "what_is_kept",
+    "whitening_of",
 ]
 
 _OF_BENCH = ("Evaluation", "Input", "Settings", "evaluate")

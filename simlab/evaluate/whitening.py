@@ -15,9 +15,33 @@ from simlab.data import Images
 
 from .features import features, refuse_diverged
 
-SMALLEST_VARIANCE = (
-    1e-6  # of a direction, as a share of the largest; one without any would be noise
-)
+# of a direction, as a share of the largest; one without any would be noise
+SMALLEST_VARIANCE = 1e-6
+
+
+def whitening_of(f: Tensor) -> tuple[Tensor, Tensor]:
+    """Fit a whitening to features.
+
+        mean, matrix = whitening_of(bank)
+        bank, queries = (bank - mean) @ matrix, (queries - mean) @ matrix
+
+    Args:
+        f: Features [N, D].
+
+    Returns:
+        Their mean [D], and the matrix [D, D] that whitens what is left.
+
+    Raises:
+        ValueError: There are no more images than features.
+        FloatingPointError: A feature is NaN or infinite.
+    """
+    n, d = f.shape
+    if n <= d:
+        raise ValueError(f"{n} images: whitening {d} features takes more images than features")
+    refuse_diverged(f)
+    variances, directions = torch.linalg.eigh(torch.cov(f.T))  # [D], [D, D]
+    variances = variances.clamp(min=SMALLEST_VARIANCE * float(variances.max()))
+    return f.mean(0), directions / variances.sqrt()
 
 
 class Whitened(nn.Module):
@@ -30,7 +54,6 @@ class Whitened(nn.Module):
         encoder: From normalised images to features [N, D]. It is put into evaluation mode; its
             weights stay as they are.
         images: Those that mean and covariance are computed of; no label is used. Some thousand do.
-        mirrored: Average the features of an image and of its mirror image first.
 
     Raises:
         ValueError: There are no more images than features.
@@ -40,36 +63,36 @@ class Whitened(nn.Module):
     mean: Tensor  # [D]
     matrix: Tensor  # [D, D]
 
-    def __init__(self, encoder: nn.Module, images: Images, mirrored: bool = False) -> None:
+    def __init__(self, encoder: nn.Module, images: Images) -> None:
         super().__init__()
         self.encoder = encoder.eval()
-        self.mirrored = mirrored
-        f = self._features_of(images)  # [N, D]
-        n, d = f.shape
-        if n <= d:
-            raise ValueError(f"{n} images: whitening {d} features takes more images than features")
-        refuse_diverged(f)
-        variances, directions = torch.linalg.eigh(torch.cov(f.T))  # [D], [D, D]
-        variances = variances.clamp(min=SMALLEST_VARIANCE * float(variances.max()))
-        self.register_buffer("mean", f.mean(0))
-        self.register_buffer("matrix", directions / variances.sqrt())
+        mean, matrix = whitening_of(features(encoder, images))
+        self.register_buffer("mean", mean)
+        self.register_buffer("matrix", matrix)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map normalised images [N, C, H, W] to whitened features [N, D]."""
         f = self.encoder(x)
-        if self.mirrored:
-            f = (f + self.encoder(x.flip(3))) / 2
         whitened: Tensor = (f - self.mean) @ self.matrix
         return whitened
 
-    def _features_of(self, images: Images) -> Tensor:
-        """The encoder's features [N, D] of images, before they are whitened."""
-        f = features(self.encoder, images)
-        if not self.mirrored:
-            return f
 
-        def mirror(batch: Tensor) -> Tensor:
-            assert images.normalize is not None  # `features` has asked for it
-            return images.normalize(batch).flip(3)
+class MirrorAveraged(nn.Module):
+    """The average of an encoder's features of an image and of its mirror image.
 
-        return (f + features(self.encoder, images, normalize=mirror)) / 2
+    For images in which left and right do not matter; it takes twice the time.
+
+        model = Whitened(MirrorAveraged(run.encoder), data.train)
+
+    Args:
+        encoder: From images [N, C, H, W] to features [N, D].
+    """
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images [N, C, H, W] to features [N, D]."""
+        average: Tensor = (self.encoder(x) + self.encoder(x.flip(3))) / 2
+        return average

@@ -7,7 +7,7 @@ from torch import nn
 
 from simlab.augment import Normalize
 from simlab.data import Images
-from simlab.evaluate import Whitened, features
+from simlab.evaluate import MirrorAveraged, Whitened, features, whitening_of
 
 FEATURES = 6
 
@@ -31,9 +31,9 @@ def some_encoder():
         )
 
 
-@pytest.mark.parametrize("mirrored", [False, True])
-def test_on_its_images_the_features_are_centred_and_have_the_covariance_one(mirrored):
-    f = features(Whitened(some_encoder(), some_images(), mirrored), some_images())
+@pytest.mark.parametrize("around", [nn.Sequential, MirrorAveraged])
+def test_on_its_images_the_features_are_centred_and_have_the_covariance_one(around):
+    f = features(Whitened(around(some_encoder()), some_images()), some_images())
     assert f.mean(0).abs().max() < 1e-4
     assert torch.allclose(torch.cov(f.T), torch.eye(FEATURES), atol=1e-3)
 
@@ -51,12 +51,20 @@ def test_a_linear_layer_after_the_encoder_changes_no_cosine():
     assert not torch.allclose(plain[0] @ plain[0].T, plain[1] @ plain[1].T, atol=1e-1)
 
 
-def test_mirrored_an_image_and_its_mirror_image_have_the_same_features():
-    model = Whitened(some_encoder(), some_images(), mirrored=True)
+def test_averaged_an_image_and_its_mirror_image_have_the_same_features():
     x = torch.randn(4, 3, 8, 8)
-    assert torch.allclose(model(x), model(x.flip(3)), atol=1e-4)
-    model = Whitened(some_encoder(), some_images())
-    assert not torch.allclose(model(x), model(x.flip(3)), atol=1e-2)
+    averaged = Whitened(MirrorAveraged(some_encoder()), some_images())
+    assert torch.allclose(averaged(x), averaged(x.flip(3)), atol=1e-4)
+    plain = Whitened(some_encoder(), some_images())
+    assert not torch.allclose(plain(x), plain(x.flip(3)), atol=1e-2)
+
+
+def test_features_alone_are_whitened_as_by_the_layer():
+    encoder = some_encoder()
+    f = features(encoder, some_images())
+    mean, matrix = whitening_of(f)
+    by_layer = features(Whitened(encoder, some_images()), some_images())
+    assert torch.allclose((f - mean) @ matrix, by_layer, atol=1e-3)
 
 
 def test_the_encoder_keeps_its_weights_and_a_stored_model_gives_the_same_features(tmp_path):
