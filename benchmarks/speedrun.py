@@ -15,7 +15,7 @@ The rules:
    training images held out of the bank; and a linear probe. BatchNorm is frozen, and the test
    images are looked at once, after the last step. A change is chosen by the held-out images.
 5. A record is the mean of three seeds; it states its configuration, and wall and CPU seconds. What
-   the whitening layer brings is said beside it.
+   the whitening layer brings is said beside it, and what it brings to untrained networks.
 
 What has been tried, and what it brought: results/speedrun.md.
 """
@@ -48,6 +48,7 @@ Watch = Callable[[nn.Module, float], float]
 
 CPU = torch.device("cpu")
 ACCURACIES = ("knn200", "knn20", "knn", "probe")
+REFERENCES = ("untrained200", "untrained20")  # kNN at these k of networks that nobody trained
 NEIGHBOURS = (5, 10, 20, 50, 100, 200)  # among which the held-out images choose
 HELD_OUT = 10  # every tenth training image
 WHITENED_ON = 10_000  # training images
@@ -143,8 +144,7 @@ def train(
             done = (time.monotonic() - start) / (60 * options.minutes * (1 - WHITENING))
             if done >= 1:
                 break
-    chosen = torch.randperm(len(data.train))[:WHITENED_ON]
-    encoder = Whitened(MirrorAveraged(network.encoder), data.train.subset(chosen))
+    encoder = whitened(network.encoder, data)
     cost = {
         "steps": steps,
         "epochs": steps * options.batch_size / len(data.train),
@@ -153,6 +153,12 @@ def train(
         "cpu": time.process_time() - cpu_start,
     }
     return encoder, cost
+
+
+def whitened(encoder: nn.Module, data: Dataset) -> Whitened:
+    """Append the last linear layer, fitted to some training images without their labels."""
+    chosen = torch.randperm(len(data.train))[:WHITENED_ON]
+    return Whitened(MirrorAveraged(encoder), data.train.subset(chosen))
 
 
 # ----------------------------------------------------------------------------------------- measuring
@@ -170,6 +176,19 @@ def measure(encoder: nn.Module, data: Dataset, labels: int, seed: int) -> dict[s
         "knn": knn_accuracy(*bank, k),
         "probe": linear_probe(f, labels, seed).accuracy,
     }
+
+
+def measure_untrained(options: Options, data: Dataset, seed: int) -> dict[str, float]:
+    """kNN of the network before its first step, which every record is held against."""
+    torch.manual_seed(seed)
+    encoder = Network(options, data.train.channels).encoder
+    accuracies = {}
+    for end, judged in (("", whitened(encoder, data)), ("_without", encoder)):
+        f = encode(judged, data)
+        for k in (200, 20):
+            accuracy = knn_accuracy(f.train, f.train_labels, f.test, f.test_labels, k)
+            accuracies[f"untrained{k}{end}"] = accuracy
+    return accuracies
 
 
 def best_k(f: Features) -> int:
@@ -198,10 +217,10 @@ def report(rows: list[dict[str, float]], options: Options) -> str:
         f"wall time, {mean['cpu']:.0f} s of CPU time",
         f"mean and 95 % interval over {len(rows)} seeds (no interval for one):",
     ]
-    for name in ACCURACIES:
+    for name in (*ACCURACIES, *REFERENCES):
         without = f"{name}_without"
         lines.append(
-            f"  {name:7} {mean[name]:.4f} ± {half[name]:.4f}, without the whitening layer "
+            f"  {name:12} {mean[name]:.4f} ± {half[name]:.4f}, without the whitening layer "
             f"{mean[without]:.4f} ± {half[without]:.4f}"
         )
     last = " ".join(f"{name} {mean[name]:.4f}" for name in ("knn200", "knn20", "probe"))
@@ -242,7 +261,8 @@ def main() -> int:
         before = measure(encoder.encoder.encoder, data, options.probe_labels, seed)
         without = {f"{name}_without": before[name] for name in ACCURACIES}
         result = measure(encoder, data, options.probe_labels, seed)
-        rows.append({"seed": seed} | cost | without | result)
+        reference = measure_untrained(options, data, seed)
+        rows.append({"seed": seed} | cost | without | result | reference)
         print("  ".join(f"{name} {value:.4g}" for name, value in rows[-1].items()), flush=True)
     print(report(rows, options))
     return 0

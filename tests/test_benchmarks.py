@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -16,10 +17,13 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import all_benchmarks  # noqa: E402 - benchmarks/ is no package
 import pairs  # noqa: E402
+import sim_domains  # noqa: E402
 import speedrun as speedrun_script  # noqa: E402
 import timing  # noqa: E402
+import whitening  # noqa: E402
 
 from simlab.config import RECIPES, PretrainConfig, make_config  # noqa: E402
+from simlab.evaluate import Features  # noqa: E402
 from simlab.methods import parse_method  # noqa: E402
 from simlab.models.encoders import TINY_WIDTHS  # noqa: E402
 from simlab.train.optim import base_lr  # noqa: E402
@@ -67,7 +71,9 @@ def test_the_speedruns_last_line_has_its_three_accuracies(folder):
     assert sum(line.startswith("seed ") for line in lines) == 2
     report = "\n".join(lines)
     assert "over 2 seeds" in report and "s of CPU time" in report and "batch_size=16" in report
-    assert re.search(f"knn200 +{NUMBER} ± {NUMBER}, without the whitening layer {NUMBER}", report)
+    for name in ("knn200", "probe", "untrained200", "untrained20"):
+        without = f"without the whitening layer {NUMBER}"
+        assert re.search(f" {name} +{NUMBER} ± {NUMBER}, {without}", report), name
 
 
 @pytest.mark.long
@@ -197,3 +203,24 @@ def test_time_to_accuracy_measures_both_libraries(folder, tmp_path):
     )
     assert (tmp_path / "time_to_accuracy.png").stat().st_size > 5000
     assert "| lightly |" in (tmp_path / "time_to_accuracy.md").read_text()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("shift", sim_domains.SHIFTS)
+def test_every_shift_has_four_domains_and_each_is_left_out(shift):
+    names = sim_domains.domains_of(shift).names
+    table = pd.read_csv(sim_domains.TABLE, comment="#")
+    rows = table[table["shift"] == shift]
+    assert len(names) == 4
+    left_out = rows.groupby(["arm", "seed"])["domain"].apply(sorted)
+    assert all(each == sorted(names) for each in left_out)
+    assert set(rows["arm"]) == set(sim_domains.COMPARED)
+
+
+def test_whitened_features_keep_their_labels_and_are_centred_by_the_bank():
+    f = Features(torch.randn(50, 3) + 5, torch.arange(50), torch.randn(20, 3) + 5, torch.arange(20))
+    white = whitening.whitened(f)
+    assert white.train.mean(0).abs().max() < 1e-5
+    assert torch.allclose(torch.cov(white.train.T), torch.eye(3), atol=1e-4)
+    assert white.test.mean().abs() < 1
+    assert white.train_labels is f.train_labels and white.test_labels is f.test_labels
