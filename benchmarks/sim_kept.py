@@ -2,7 +2,7 @@
 
     python benchmarks/sim_kept.py
 
-The trainings are those of `sim_pairs.py`. Writes notebooks/tables/sim_kept.csv for notebook 04, a row
+The trainings are those of `sim_pairs.py`, on the processor of its arm "none, another processor". Writes notebooks/tables/sim_kept.csv for notebook 04, a row
 for each depth of each run: `what_is_kept` there, and the test accuracy of the run; the lines that begin
 with # say how.
 """

@@ -1,10 +1,13 @@
-"""Notebook 04's question anew: the same training with SIM and without, over ten seeds.
+"""Notebook 04's question: the same training with SIM and without, over ten seeds.
 
     python benchmarks/sim_pairs.py                  all three tasks
     python benchmarks/sim_pairs.py "300 labels" --seeds 3
 
 Two runs of one seed share all weights, the labelled images, their order and the views: SIM draws
-from generators of its own.
+from generators of its own. Exceptions are "twice the epochs", and "another processor", which repeats
+"none" to show what rounding does: its rows come from a processor with AVX-512, the others from one
+with AVX2. On one machine the two are equal; to repeat them, run the script once on each, with the
+table of the first.
 8,000 training images; 2,000 others are for choosing (validation), the test images report. Writes
 notebooks/tables/sim_pairs.csv, a row a run, after every seed (tasks may be given one by one); the
 lines that begin with # say how it was made. A row that is there is not made again: remove the file to

@@ -15,7 +15,7 @@ The rules:
    training images held out of the bank; and a linear probe. BatchNorm is frozen, and the test
    images are looked at once, after the last step. A change is chosen by the held-out images.
 5. A record is the mean of three seeds; it states its configuration, and wall and CPU seconds. What
-   the whitening layer brings is said beside it, and what it brings to untrained networks.
+   the layers after the encoder bring is said beside it, and what they bring to untrained networks.
 
 What has been tried, and what it brought: results/speedrun.md.
 """
@@ -48,7 +48,7 @@ Watch = Callable[[nn.Module, float], float]
 
 CPU = torch.device("cpu")
 ACCURACIES = ("knn200", "knn20", "knn", "probe")
-REFERENCES = ("untrained200", "untrained20")  # kNN at these k of networks that nobody trained
+REFERENCES = ("untrained200", "untrained20")  # kNN at these k of untrained networks
 NEIGHBOURS = (5, 10, 20, 50, 100, 200)  # among which the held-out images choose
 HELD_OUT = 10  # every tenth training image
 WHITENED_ON = 10_000  # training images
@@ -156,7 +156,7 @@ def train(
 
 
 def whitened(encoder: nn.Module, data: Dataset) -> Whitened:
-    """Append the last linear layer, fitted to some training images without their labels."""
+    """Append the average with the mirror image, and the whitening, fitted without labels."""
     chosen = torch.randperm(len(data.train))[:WHITENED_ON]
     return Whitened(MirrorAveraged(encoder), data.train.subset(chosen))
 
@@ -183,7 +183,7 @@ def measure_untrained(options: Options, data: Dataset, seed: int) -> dict[str, f
     torch.manual_seed(seed)
     encoder = Network(options, data.train.channels).encoder
     accuracies = {}
-    for end, judged in (("", whitened(encoder, data)), ("_without", encoder)):
+    for end, judged in (("", whitened(encoder, data)), ("_bare", encoder)):
         f = encode(judged, data)
         for k in (200, 20):
             accuracy = knn_accuracy(f.train, f.train_labels, f.test, f.test_labels, k)
@@ -218,10 +218,10 @@ def report(rows: list[dict[str, float]], options: Options) -> str:
         f"mean and 95 % interval over {len(rows)} seeds (no interval for one):",
     ]
     for name in (*ACCURACIES, *REFERENCES):
-        without = f"{name}_without"
+        bare = f"{name}_bare"
         lines.append(
-            f"  {name:12} {mean[name]:.4f} ± {half[name]:.4f}, without the whitening layer "
-            f"{mean[without]:.4f} ± {half[without]:.4f}"
+            f"  {name:12} {mean[name]:.4f} ± {half[name]:.4f}, of the encoder alone "
+            f"{mean[bare]:.4f} ± {half[bare]:.4f}"
         )
     last = " ".join(f"{name} {mean[name]:.4f}" for name in ("knn200", "knn20", "probe"))
     return "\n".join([*lines, last])
@@ -258,11 +258,11 @@ def main() -> int:
     rows = []
     for seed in options.seeds:
         encoder, cost = train(options, data, seed)
-        before = measure(encoder.encoder.encoder, data, options.probe_labels, seed)
-        without = {f"{name}_without": before[name] for name in ACCURACIES}
+        alone = measure(encoder.encoder.encoder, data, options.probe_labels, seed)
+        bare = {f"{name}_bare": alone[name] for name in ACCURACIES}
         result = measure(encoder, data, options.probe_labels, seed)
         reference = measure_untrained(options, data, seed)
-        rows.append({"seed": seed} | cost | without | result | reference)
+        rows.append({"seed": seed} | cost | bare | result | reference)
         print("  ".join(f"{name} {value:.4g}" for name, value in rows[-1].items()), flush=True)
     print(report(rows, options))
     return 0

@@ -56,6 +56,9 @@ def test_a_setting_that_is_called_collapsed_is_worse_and_yet_mostly_better_than_
     assert (len(accuracy), len(collapsed)) == (12, 8)
     assert accuracy[healthy].min() > collapsed.max()
     assert (collapsed > everything["knn_random"].mean()).sum() == 6
+    over = everything.assign(over=everything["knn"] - everything["knn_random"])
+    mean, half = mean_and_interval(over.groupby("setting")["over"])
+    assert (mean > half)[collapsed.index].sum() == 5, "for sure"
 
 
 @pytest.mark.parametrize(

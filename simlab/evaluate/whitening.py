@@ -4,8 +4,8 @@
     whitened                                      f -> (f - mean) V diag(l)^-1/2
 
 Most of the variance of features lies in few directions, and these decide a cosine. Whitened (by
-principal components; Kessy et al., arXiv 1512.00809), all D directions have the variance 1 and are
-uncorrelated, so that each has its say in a kNN vote.
+principal components; Kessy et al., arXiv 1512.00809), all D directions are uncorrelated and have
+(but those that have next to none) variance 1, so that each has its say in a kNN vote.
 """
 
 import torch
@@ -15,7 +15,7 @@ from simlab.data import Images
 
 from .features import features, refuse_diverged
 
-# of a direction, as a share of the largest; one without any would be noise
+# to divide by, as a share of the largest: a direction with less is rounding
 SMALLEST_VARIANCE = 1e-6
 
 
