@@ -1,6 +1,6 @@
 """What the training loop costs beside its bare step, and what lower precision saves.
 
-    python benchmarks/bench_train.py [--rounds 11] [--steps 40] [--resnet-steps 4]
+    python benchmarks/bench_train.py [--rounds 11] [--steps 40] [--resnet-steps 16]
 
 1. The loop (`fit`: batches, views, optimizer, log, checkpoint) against the bare step that anybody
    would write: views on the device, forward, backward, optimizer. The default network with 64
@@ -147,7 +147,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--resnet-steps", type=int, default=4)
+    parser.add_argument("--resnet-steps", type=int, default=16)
     arguments = parser.parse_args()
     rounds = arguments.rounds
     sizes = {"tiny": arguments.steps, "resnet18": arguments.resnet_steps}
