@@ -150,8 +150,9 @@ def test_two_processes_train_as_one(alone, together):
         for column in ("loss", "std_ratio"):
             values = one.history[column].to_numpy()
             difference = (two.history[column].to_numpy() - values) / (abs(values) + 0.1)
-            # rounding, which grows with every step; a lost gather changes far more
-            if abs(difference[0]) > 2e-3 or abs(difference[1]) > 0.02:
+            # rounding, which grows with every step (.001 and .04 for Barlow Twins with AVX-512);
+            # its lost gather changes the epochs by .1 and .2 at least
+            if abs(difference[0]) > 2e-3 or abs(difference[1]) > 0.06:
                 far[name, column] = difference.tolist()
         ours, theirs = (run.load_checkpoint()["network"] for run in (one, two))
         for key in ours:
