@@ -64,7 +64,8 @@ def main() -> None:
     parser.add_argument("shifts", nargs="*", help=", ".join(SHIFTS))
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
-    if unknown := set(options.shifts) - set(SHIFTS):
+    unknown = [shift for shift in options.shifts if shift not in SHIFTS]
+    if unknown:
         parser.error(f"no shift {', '.join(unknown)}: expected some of {', '.join(SHIFTS)}")
     for shift in options.shifts or list(SHIFTS):
         rows = rows_of(shift, options.seeds)
