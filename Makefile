@@ -49,13 +49,15 @@ help:
 	@echo "make links      write the notebooks' first cell and their links to the repository"
 	@echo "make clean      remove the environment, caches and runs/"
 
-# The stamp is younger than what decides the environment's content.
+# The stamp is younger than what decides the environment's content. pip compiles one file after the
+# other, compileall on all cores; it fails where a package has a file of a newer Python.
 $(BIN)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"simlab needs Python 3.11 or newer, and {sys.executable} is {v[0]}.{v[1]}: make $(MAKECMDGOALS) PYTHON=python3.12")'
 	@echo "Setting up the environment in $(VENV)/, once: some four minutes, 6.4 GB (1.9 GB with TORCH=cpu) ..."
 	@$(PYTHON) -m venv $(VENV)
-	@if [ -n "$(TORCH)" ]; then $(PIP) $(if $(filter cpu,$(TORCH)),$(WITHOUT_CUDA),$(TORCH)); fi
-	@$(PIP) -e ".[$(EXTRAS)]"
+	@if [ -n "$(TORCH)" ]; then $(PIP) --no-compile $(if $(filter cpu,$(TORCH)),$(WITHOUT_CUDA),$(TORCH)); fi
+	@$(PIP) --no-compile -e ".[$(EXTRAS)]"
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	@echo "$(or $(TORCH),$(MADE_WITH),the newest)" > $@
 
 run: $(BIN)/.ready
@@ -75,7 +77,7 @@ test-notebooks: $(BIN)/.ready
 		status=$$?; rm -rf "$$runs"; exit $$status
 
 test-slow: $(BIN)/.ready
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e ".[examples,models]"
+	@$(PIP) -e ".[examples,models]"
 	@$(BIN)/python -m pytest tests -m slow
 
 check: $(BIN)/.ready

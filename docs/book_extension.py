@@ -36,7 +36,8 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("doctree-read", link_names)
     app.connect("html-collect-pages", add_pages_of_code, priority=400)  # before viewcode
     app.connect("html-page-context", drop_links_to_nowhere)
-    app.connect("html-page-context", name_folds, priority=900)  # after the theme
+    app.connect("html-page-context", share_contents, priority=400)  # before the theme
+    app.connect("html-page-context", name_folds, priority=900)  # after it
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -144,23 +145,27 @@ def link_names(app: Sphinx, doctree: nodes.document):
         link.append(code)
 
 
-def name_folds(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object):
-    """The contents' folds say to a screen reader what they are: the theme gives them an arrow.
-
-    Pages of code are not in the contents, which are therefore the same on all pages of a folder;
-    the theme would make them anew for each.
-    """
-    contents = context["generate_toctree_html"]
+def share_contents(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object):
+    """Beside all pages of code in one folder stand the same contents, made once: they are costly."""
     folder = posixpath.dirname(page)
+    contents = context["toctree"]
 
-    def named(*options: object, **named_options: object) -> object:
-        if folder in contents_beside_code:
-            return contents_beside_code[folder]
+    def shared(**options: object) -> str:
+        if folder not in contents_beside_code:
+            contents_beside_code[folder] = contents(**options)
+        return contents_beside_code[folder]
+
+    if page.startswith("_modules/"):
+        context["toctree"] = shared
+
+
+def name_folds(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object):
+    """The contents' folds say to a screen reader what they are: the theme gives them an arrow."""
+    contents = context["generate_toctree_html"]
+
+    def named(*options: object, **named_options: object) -> str:
         markup = str(contents(*options, **named_options))
-        markup = markup.replace("<summary>", '<summary aria-label="Pages below this one">')
-        if page.startswith("_modules/"):
-            contents_beside_code[folder] = markup
-        return markup
+        return markup.replace("<summary>", '<summary aria-label="Pages below this one">')
 
     context["generate_toctree_html"] = named
 

@@ -7,6 +7,7 @@ of results, and a page for each package. The book needs no network to be read.
 
 import argparse
 import contextlib
+import gc
 import io
 import re
 import shutil
@@ -26,6 +27,9 @@ from executed import cleaned  # noqa: E402
 from simlab.runs import runs_folder  # noqa: E402
 
 ROOT = HERE.parent
+# Sphinx's trees live to the end: to look through them for garbage as often as Python does takes a
+# third of the time.
+OBJECTS_BETWEEN_COLLECTIONS = 50_000
 TEXTS = ("*.md", "docs/*.md", "data/**/*.md", "notebooks/tables/*.md", "benchmarks/results/*.md")
 NOTEBOOKS = ("notebooks/0[1-9]*.ipynb", "notebooks/exercises/*.ipynb", "notebooks/sweeps/*.ipynb")
 
@@ -35,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=runs_folder() / "book", help="where to")
     parser.add_argument("--strict", action="store_true", help="warnings are errors")
     options = parser.parse_args(arguments)
+    gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS, 20, 20)
     warnings = build(options.out)
     print(warnings, end="", file=sys.stderr)
     print(f"Look at  {options.out / 'index.html'}")

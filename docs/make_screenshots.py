@@ -41,7 +41,8 @@ def shoot_lab(page: Page, folder: Path):
     """The start page in JupyterLab, run, with the smallest crop."""
     shutil.copy(ROOT / "notebooks" / f"{START}.ipynb", folder)
     with browser.jupyterlab(folder) as address:
-        browser.run_all(page, f"{address}/lab/tree/{START}.ipynb", images=1)
+        browser.start(page, f"{address}/lab")
+        browser.run_all(page, f"{START}.ipynb", images=1)
         cell = page.locator(".jp-CodeCell").last
         crop = cell.locator(".noUi-handle").nth(2)  # after the draw, the upper end of crop
         crop.focus()

@@ -18,23 +18,22 @@ CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
 )
 RUNS = bool(CHROMIUM and importlib.util.find_spec("playwright"))  # whether there is a browser
+CURRENT = "window.jupyterapp.shell.currentWidget"
 # what a cell raised, from the notebook's model: on the page it looks like any other text
-ERROR = """(() => {
-    for (const cell of window.jupyterapp.shell.currentWidget.content.model.cells)
-        for (let i = 0; i < (cell.outputs?.length ?? 0); i++) {
+ERROR = f"""(() => {{
+    for (const cell of {CURRENT}.content.model.cells)
+        for (let i = 0; i < (cell.outputs?.length ?? 0); i++) {{
             const output = cell.outputs.get(i).toJSON();
-            if (output.output_type === 'error') return `${output.ename}: ${output.evalue}`;
-        }
+            if (output.output_type === 'error') return `${{output.ename}}: ${{output.evalue}}`;
+        }}
     return null;
-})()"""
+}})()"""
 # from the model as well: a folded cell shows no number on the page
 ENDED = f"""!!{ERROR} ||
-[...window.jupyterapp.shell.currentWidget.content.model.cells].every(
+[...{CURRENT}.content.model.cells].every(
     cell => cell.type !== 'code' || cell.executionCount !== null)"""
 # cells run before there is a kernel would ask for one in a dialogue
-KERNEL = (
-    "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
-)
+KERNEL = f"{CURRENT}?.sessionContext?.session?.kernel?.status === 'idle'"
 SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},  # keep what is out of sight
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
@@ -81,9 +80,16 @@ def jupyterlab(folder: Path):
                 os.killpg(server.pid, signal.SIGKILL)  # its own group and nothing else
 
 
-def run_all(page, address: str, images: int):
-    """Open a notebook, run all its cells to the end, and wait until so many widgets show an image."""
+def start(page, address: str):
+    """Load JupyterLab."""
     page.goto(address, timeout=90_000)
+    page.wait_for_function("window.jupyterapp?.commands.hasCommand('docmanager:open')", timeout=90_000)
+
+
+def run_all(page, path: str, images: int):
+    """Open a notebook, run all its cells to the end, and wait until so many widgets show an image."""
+    page.evaluate("path => void window.jupyterapp.commands.execute('docmanager:open', {path})", path)
+    page.wait_for_function(f"{CURRENT}?.context?.path === '{path}'", timeout=90_000)
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=90_000)
     page.wait_for_function(KERNEL, timeout=90_000)
     page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
@@ -97,6 +103,5 @@ def run_all(page, address: str, images: int):
 
 
 def close(page):
-    """Close the notebook and end its kernel."""
-    page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
-    page.close()
+    """Ask for the end of the open notebook's kernel, and close it unsaved."""
+    page.evaluate(f"void {CURRENT}.sessionContext.shutdown(); {CURRENT}.dispose()")

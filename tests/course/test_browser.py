@@ -51,18 +51,38 @@ def chromium():
         chromium.close()
 
 
+def new_page(lab, chromium, workspace):
+    """JupyterLab; in a workspace of its own, else it opens the notebooks of other pages."""
+    page = chromium.new_page(viewport={"width": 1400, "height": 1000})
+    browser.start(page, f"{lab[0]}/lab/workspaces/{workspace}")
+    return page
+
+
 @pytest.fixture(scope="module")
 def page(lab, chromium):
-    """The notebook, run from top to bottom."""
-    page = chromium.new_page(viewport={"width": 1400, "height": 1000})
-    browser.run_all(page, address_of(lab, Path("all.ipynb")), images=len(NAMES) + 1)
+    """The notebook of all widgets, run from top to bottom."""
+    page = new_page(lab, chromium, "widgets")
+    browser.run_all(page, "all.ipynb", images=len(NAMES) + 1)
     yield page
     browser.close(page)
 
 
-def address_of(lab, path):
-    """Of a notebook in a workspace of its own: else JupyterLab opens with the last test's as well."""
-    return f"{lab[0]}/lab/workspaces/{path.stem}/tree/{path.name}"
+@pytest.fixture(scope="module")
+def page_of_lessons(lab, chromium):
+    """A page in which one lesson after the other is opened and closed."""
+    return new_page(lab, chromium, "lessons")
+
+
+@pytest.fixture
+def run_lesson(lab, page_of_lessons):
+    """Run a lesson in the page; it is closed after the test."""
+
+    def run(path, images):
+        browser.run_all(page_of_lessons, path.name, images)
+        return page_of_lessons
+
+    yield run
+    browser.close(page_of_lessons)
 
 
 def cell_of(page, name):
@@ -146,24 +166,20 @@ def test_one_output_shows_the_widget_and_keeps_the_image(page):
     assert cell.locator(".jp-OutputArea .noUi-handle").count() >= 7
 
 
-def test_the_start_page_leads_to_a_slider_that_moves(lab, chromium):
+def test_the_start_page_leads_to_a_slider_that_moves(run_lesson):
     """What `make lab` opens: run it, and move the first slider."""
-    page = chromium.new_page(viewport={"width": 1400, "height": 1000})
-    browser.run_all(page, address_of(lab, lessons.NOTEBOOKS[0]), images=1)
+    page = run_lesson(lessons.NOTEBOOKS[0], images=1)
     cell = page.locator(".jp-CodeCell", has=page.locator(".noUi-handle")).first
     handle = cell.locator(".noUi-handle").nth(0)
     handle.focus()
     assert moved(page, cell, lambda: handle.press("ArrowRight"))
-    browser.close(page)
 
 
 @pytest.mark.parametrize("path", lessons.NOTEBOOKS[1:], ids=lambda path: path.stem)
-def test_each_lesson_runs_to_its_end_and_every_control_moves(path, lab, chromium):
+def test_each_lesson_runs_to_its_end_and_every_control_moves(path, lab, run_lesson):
     """The committed cells, with little training before them."""
     places = lessons.widgets_of(lab[1] / path.name)
     live = "live_curves(" in path.read_text(encoding="utf-8")
-    page = chromium.new_page(viewport={"width": 1400, "height": 1000})
-    browser.run_all(page, address_of(lab, path), images=len(places) + live)
+    page = run_lesson(path, images=len(places) + live)
     for place in places.values():
         move_all(page, page.locator(".jp-CodeCell").nth(place))
-    browser.close(page)

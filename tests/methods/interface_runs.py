@@ -25,7 +25,7 @@ SKETCHES = {
     "masked": methods.Entry("sketch_masked", "Masked", "hidden pixels are predicted"),
 }
 SMALL = {
-    "encoder": "tiny", "view_size": 8, "epochs": 3, "batch_size": 16,
+    "encoder": "tiny", "view_size": 8, "epochs": 3, "batch_size": 24,
     "lr": 0.05, "precision": "float32", "device": "cpu", "threads": 1, "monitor_every": 3,
     "knn_k": 5,
 }  # fmt: skip
@@ -197,7 +197,7 @@ def train_killed_and_resumed(name, folder):
         steps = iter(range(4))
 
         def set_lr(*arguments):
-            if next(steps) == 3:  # of three steps an epoch
+            if next(steps) == 3:  # of two steps an epoch
                 os.kill(os.getpid(), signal.SIGKILL)
             return optim.set_lr(*arguments)
 

@@ -150,9 +150,9 @@ def test_two_processes_train_as_one(alone, together):
         for column in ("loss", "std_ratio"):
             values = one.history[column].to_numpy()
             difference = (two.history[column].to_numpy() - values) / (abs(values) + 0.1)
-            # rounding, which grows with every step (.001 and .04 for Barlow Twins with AVX-512);
-            # its lost gather changes the epochs by .1 and .2 at least
-            if abs(difference[0]) > 2e-3 or abs(difference[1]) > 0.06:
+            # rounding, which grows with every step, to .0001 at most with AVX-512; without the
+            # gather of a method that has one the first epoch differs by .02 at least
+            if abs(difference[0]) > 2e-3 or abs(difference[1]) > 0.01:
                 far[name, column] = difference.tolist()
         ours, theirs = (run.load_checkpoint()["network"] for run in (one, two))
         for key in ours:
@@ -319,7 +319,7 @@ def test_the_teacher_follows_after_each_step_and_never_learns(monkeypatch, alone
 
     monkeypatch.setattr(BYOLModule, "after_step", spy)
     train("byol in parts", alone.folder, fresh=True)
-    steps = 3 * 3  # and not twice as many: a batch of two parts is one step
+    steps = 3 * 2  # and not twice as many: a batch of two parts is one step
     assert calls == [pytest.approx((i + 1) / steps) for i in range(steps)]
 
 
@@ -330,15 +330,15 @@ def test_the_loss_gets_the_progress_of_its_step_and_the_masks_it_asked_for(monke
     loss = MaskedModule.loss
 
     def spy(self, views, generator, progress):
-        assert views.masks.shape == (16, 4, 4) and views.labels is None
-        assert views.masks.sum((1, 2)).tolist() == [4] * 16  # a quarter of 16
+        assert views.masks.shape == (24, 4, 4) and views.labels is None
+        assert views.masks.sum((1, 2)).tolist() == [4] * 24  # a quarter of 16
         seen.append((progress, views.masks))
         return loss(self, views, generator, progress)
 
     monkeypatch.setattr(MaskedModule, "loss", spy)
     train("masked", tmp_path)
-    assert [progress for progress, _ in seen] == [pytest.approx(i / 9) for i in range(9)]
-    assert len({masks.numpy().tobytes() for _, masks in seen}) == 9
+    assert [progress for progress, _ in seen] == [pytest.approx(i / 6) for i in range(6)]
+    assert len({masks.numpy().tobytes() for _, masks in seen}) == 6
 
 
 def test_a_frozen_copy_has_no_sim_and_follows_by_name():
