@@ -146,7 +146,7 @@ def link_names(app: Sphinx, doctree: nodes.document):
 
 
 def share_contents(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object):
-    """Beside all pages of code in one folder stand the same contents, made once: they are costly."""
+    """Beside all pages of code in one folder stand the same contents, made once."""
     folder = posixpath.dirname(page)
     contents = context["toctree"]
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "notebooks"), str(ROOT / "docs")]
@@ -28,22 +27,31 @@ def pytest_runtest_setup(item):
     seed = zlib.crc32(item.nodeid.encode())
     random.seed(seed)
     np.random.seed(seed)
-    torch.manual_seed(seed)
+    if torch := sys.modules.get("torch"):  # tests that do without it need not wait for its import
+        torch.manual_seed(seed)
 
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in the same hook
 def pytest_collection_modifyitems(config, items):
     """Tests of a file that share a fixture go to one worker, which makes it once; others anywhere.
 
-    A mark of the test's own comes first. It takes effect with `--dist loadgroup`.
+    A mark of the test's own comes first. It takes effect with `--dist loadgroup`. What starts other
+    processes goes first, else one worker ends with it while the others have nothing left to do.
     """
     if config.getoption("--first"):
         keep_first(config, items)
+    if hasattr(config, "workerinput"):
+        items.sort(key=is_quick)
     for item in items:
         definitions = item._fixtureinfo.name2fixturedefs.values()
         shared = any(each[-1].scope == "module" for each in definitions)
         if shared and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(item.module.__name__))
+
+
+def is_quick(item):
+    """Whether a test starts no browser, kernels or training processes."""
+    return not any(map(item.get_closest_marker, ("browser", "distributed", "notebook")))
 
 
 def keep_first(config, items):

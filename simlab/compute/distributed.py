@@ -144,28 +144,24 @@ def gather(x: Tensor) -> Tensor:
     """
     if world() == 1:
         return x
-    zeros = x.new_zeros(world(), *x.shape)
-    padded = torch.cat([zeros[: rank()], x[None], zeros[rank() + 1 :]])  # [world, N, D]
-    gathered: Tensor = _SumOfProcesses.apply(padded)
+    gathered: Tensor = _Gather.apply(x)
     return gathered.flatten(0, 1)
 
 
-class _SumOfProcesses(torch.autograd.Function):
-    """The sum of all processes' x, whose gradient is the sum of all processes' gradients."""
+class _Gather(torch.autograd.Function):
+    """Every process' x [N, D] as [world, N, D]; x's gradient is the sum of all processes'."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        return _sum_of_processes(x)
+        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(world())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.stack(parts)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return _sum_of_processes(gradient)
-
-
-def _sum_of_processes(x: Tensor) -> Tensor:
-    total = x.clone(memory_format=torch.contiguous_format)
-    dist.all_reduce(total)
-    return total
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total[rank()]
 
 
 @torch.no_grad()

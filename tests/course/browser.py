@@ -83,12 +83,16 @@ def jupyterlab(folder: Path):
 def start(page, address: str):
     """Load JupyterLab."""
     page.goto(address, timeout=90_000)
-    page.wait_for_function("window.jupyterapp?.commands.hasCommand('docmanager:open')", timeout=90_000)
+    page.wait_for_function(
+        "window.jupyterapp?.commands.hasCommand('docmanager:open')", timeout=90_000
+    )
 
 
 def run_all(page, path: str, images: int):
     """Open a notebook, run all its cells to the end, and wait until so many widgets show an image."""
-    page.evaluate("path => void window.jupyterapp.commands.execute('docmanager:open', {path})", path)
+    page.evaluate(
+        "path => void window.jupyterapp.commands.execute('docmanager:open', {path})", path
+    )
     page.wait_for_function(f"{CURRENT}?.context?.path === '{path}'", timeout=90_000)
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=90_000)
     page.wait_for_function(KERNEL, timeout=90_000)
