@@ -83,9 +83,9 @@ def jupyterlab(folder: Path):
 def start(page, address: str):
     """Load JupyterLab."""
     page.goto(address, timeout=90_000)
-    page.wait_for_function(
-        "window.jupyterapp?.commands.hasCommand('docmanager:open')", timeout=90_000
-    )
+    page.wait_for_function("window.jupyterapp", timeout=90_000)
+    # what is opened before the last layout is back gives way to it
+    page.evaluate("window.jupyterapp.restored.then(() => null)")
 
 
 def run_all(page, path: str, images: int):
