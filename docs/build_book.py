@@ -27,9 +27,6 @@ from executed import cleaned  # noqa: E402
 from simlab.runs import runs_folder  # noqa: E402
 
 ROOT = HERE.parent
-# Sphinx's trees live to the end: to look through them for garbage as often as Python does takes a
-# third of the time.
-OBJECTS_BETWEEN_COLLECTIONS = 50_000
 TEXTS = ("*.md", "docs/*.md", "data/**/*.md", "notebooks/tables/*.md", "benchmarks/results/*.md")
 NOTEBOOKS = ("notebooks/0[1-9]*.ipynb", "notebooks/exercises/*.ipynb", "notebooks/sweeps/*.ipynb")
 
@@ -39,7 +36,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=runs_folder() / "book", help="where to")
     parser.add_argument("--strict", action="store_true", help="warnings are errors")
     options = parser.parse_args(arguments)
-    gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS, 20, 20)
     warnings = build(options.out)
     print(warnings, end="", file=sys.stderr)
     print(f"Look at  {options.out / 'index.html'}")
@@ -55,13 +51,24 @@ def build(out: Path) -> str:
         write_sources(sources, out)
         words = ["-b", "html", "-q", "-c", HERE, "-d", Path(temporary, "doctrees"), "-w", log]
         quiet = io.StringIO()  # Sphinx writes its warnings there as well
-        with contextlib.redirect_stderr(quiet):
+        with contextlib.redirect_stderr(quiet), rare_garbage_collection():
             status = build_main([str(word) for word in [*words, sources, pages]])
         if status:
             raise RuntimeError(f"Sphinx could not build the book:\n{quiet.getvalue()}")
         warnings = log.read_text(encoding="utf-8").replace(f"{sources}/", "")
         shutil.copytree(pages, out, dirs_exist_ok=True)
     return warnings
+
+
+@contextlib.contextmanager
+def rare_garbage_collection():
+    """Sphinx's trees live to the end; Python would look through them for a third of the time."""
+    thresholds = gc.get_threshold()
+    gc.set_threshold(50_000, 20, 20)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
 
 
 def write_sources(sources: Path, out: Path):

@@ -74,7 +74,7 @@ def page_of_lessons(lab, chromium):
 
 
 @pytest.fixture
-def run_lesson(lab, page_of_lessons):
+def run_lesson(page_of_lessons):
     """Run a lesson in the page; it is closed after the test."""
 
     def run(path, images):
