@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "notebooks"), str(ROOT / "docs")]
 # jsonschema would compile a grammar of addresses, three seconds in every worker; notebooks hold none
 sys.modules.setdefault("rfc3987_syntax", None)
+COLLECTED = pytest.StashKey[list[str]]()
 
 
 def pytest_addoption(parser):
@@ -38,6 +39,7 @@ def pytest_collection_modifyitems(config, items):
     A mark of the test's own comes first. It takes effect with `--dist loadgroup`. What starts other
     processes goes first, else one worker ends with it while the others have nothing left to do.
     """
+    config.stash[COLLECTED] = [item.nodeid for item in items]
     if config.getoption("--first"):
         keep_first(config, items)
     if hasattr(config, "workerinput"):
@@ -47,6 +49,12 @@ def pytest_collection_modifyitems(config, items):
         shared = any(each[-1].scope == "module" for each in definitions)
         if shared and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(item.module.__name__))
+
+
+@pytest.fixture(scope="session")
+def collected_tests(request):
+    """The nodes of all tests in the files that pytest was given, whichever of them are run."""
+    return request.config.stash[COLLECTED]
 
 
 def is_quick(item):

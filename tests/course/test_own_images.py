@@ -1,9 +1,12 @@
 """The notebooks on images of the reader's own, in a folder that is no checkout.
 
 One folder has two classes of photos of different sizes, the other photos without labels. All
-notebooks on both take minutes; of the quick tests one runs a notebook, the others read them.
+notebooks on both take minutes; of the quick tests one runs the cells of a lesson in the tests' own
+process, the others read the notebooks.
 """
 
+import contextlib
+import io
 import re
 from pathlib import Path
 
@@ -35,14 +38,19 @@ def make_photos(folder: Path, classes: tuple[str, ...]):
             Image.fromarray(photo).save(folder / name / f"{i:02}.jpg")
 
 
-def run_outside(path: Path, classes: tuple[str, ...], place: Path, monkeypatch) -> str:
-    """Run a notebook by papermill with a folder of photos; returns what it printed."""
+def values_for(path: Path, classes: tuple[str, ...], place: Path, monkeypatch) -> dict[str, object]:
+    """Make the photos in a folder, which gets the runs too; returns the notebook's parameters."""
     make_photos(place / "photos", classes)
     monkeypatch.setenv("SIMLAB_RUNS", str(place / "runs"))
-    monkeypatch.setenv("PYTHONPATH", str(lessons.ROOT))
     parameters = papermill.inspect_notebook(str(path))
     values = {name: value for name, value in SECONDS.items() if name in parameters}
-    values["data"] = str(place / "photos")
+    return values | {"data": str(place / "photos")}
+
+
+def run_outside(path: Path, classes: tuple[str, ...], place: Path, monkeypatch) -> str:
+    """Run a notebook by papermill with a folder of photos; returns what it printed."""
+    values = values_for(path, classes, place, monkeypatch)
+    monkeypatch.setenv("PYTHONPATH", str(lessons.ROOT))
     out = place / "out.ipynb"
     papermill.execute_notebook(path, out, values, cwd=str(place), progress_bar=False)
     printed = []
@@ -62,11 +70,20 @@ def test_a_notebook_runs_on_a_folder_of_photos(path, folder, tmp_path, monkeypat
     assert ("No factors 'thing' and 'designer' here" in printed) == (path.stem == OF_DRAWINGS)
 
 
-@pytest.mark.notebook
+@pytest.mark.long
 def test_the_first_lesson_runs_on_photos_without_labels(tmp_path, monkeypatch):
+    """Its cells one after the other, without a kernel, which would take longer than they do."""
     (path,) = (path for path in lessons.COURSE if path.stem == "01_pretraining")
-    printed = run_outside(path, FOLDERS["no labels"], tmp_path, monkeypatch)
-    assert "No labels here: kNN accuracies are left out" in printed
+    values = values_for(path, FOLDERS["no labels"], tmp_path, monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    names, printed = {}, io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        for cell in lessons.code_of(nbformat.read(path, as_version=4)):
+            exec(compile(cell.source, path.name, "exec"), names)
+            if "parameters" in cell.metadata.get("tags", []):
+                assert names.keys() >= values.keys()
+                names |= values
+    assert "No labels here: kNN accuracies are left out" in printed.getvalue()
     assert (tmp_path / "runs" / "book" / path.stem / "metrics.json").exists()
 
 
