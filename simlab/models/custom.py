@@ -103,6 +103,8 @@ def check_self_reference(encoder: nn.Module) -> None:
 
 def _functions_put_into(module: nn.Module) -> Iterator[tuple[str, types.FunctionType]]:
     """The functions among the attributes and the hooks of one module, by the attribute's name."""
+    if type(module).__name__ == "OptimizedModule":  # of torch.compile: a copy makes its own
+        return
     for name, value in vars(module).items():
         if name == "_compiled_call_impl":  # of Module.compile, which no copy gets
             continue

@@ -20,7 +20,7 @@ NOTEBOOKS = [*COURSE, ROOT / "notebooks" / "sweeps" / "sim_study.ipynb"]
 QUICK = {
     "data": "clothes", "epochs": 1, "supervised_epochs": 1, "images": 600, "compared": 200, "budgets": "100,300",
     "label_seeds": 2, "counterpart": "clothes", "sim_layers": "blocks.2", "steps": 1,
-    "largest_batch": 16,
+    "largest_batch": 16, "largest_split": 100,
 }  # fmt: skip
 
 

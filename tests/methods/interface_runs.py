@@ -178,6 +178,8 @@ def as_rank(rank, port, work, folder):
 
 def in_two_processes(work, folder):
     """Do the work in two processes, with one import of everything for both."""
+    import torch._dynamo  # noqa: F401 (or each imports it at its optimizer's first step)
+
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -11,9 +11,11 @@ import torch.nn as nn
 import torchvision
 
 from simlab.compute import distributed
+from simlab.config import PretrainConfig
 from simlab.data import from_arrays
 from simlab.evaluate import features, knn
 from simlab.models import build_encoder, check_module, copy_module, keep_frozen
+from simlab.train import pretrain
 
 
 def small(channels=3, *more):
@@ -155,6 +157,36 @@ def test_a_method_put_into_an_encoder_runs_the_copy():
     before = net.eval()(x)
     copied.eval().features[0].weight.data.zero_()
     assert torch.equal(net(x), before) and not torch.equal(copied(x), before)
+
+
+def test_what_is_compiled_around_an_encoder_is_looked_into_and_a_copy_runs_itself():
+    net = torch.compile(Features(), backend="eager")
+    check_module(net)
+    copied = copy_module(net)
+    x = torch.rand(2, 3, 8, 8)
+    before = net.eval()(x)
+    copied.eval()._orig_mod.features[0].weight.data.zero_()
+    assert torch.equal(net(x), before) and not torch.equal(copied(x), before)
+    with pytest.raises(ValueError, match=r"encoder\._orig_mod\.forward is a function that holds"):
+        check_module(torch.compile(of_a_closure(), backend="eager"))
+
+
+def test_a_compiled_encoder_trains_as_the_same_one_uncompiled(tmp_path):
+    def losses(wrap):
+        torch.manual_seed(5)
+        config = PretrainConfig(
+            view_size=8, epochs=2, batch_size=8, device="cpu", precision="float32", threads=1
+        )
+        encoder = wrap(nn.Sequential(small(), nn.BatchNorm1d(5)))
+        return pretrain(
+            config, data, encoder=encoder, folder=str(tmp_path), progress=False, fresh=True
+        ).history["loss"]
+
+    images = torch.randint(0, 256, (24, 3, 8, 8), dtype=torch.uint8)
+    data = from_arrays(images[:16], None, images[16:])
+    plain = losses(lambda encoder: encoder)
+    compiled = losses(lambda encoder: torch.compile(encoder, backend="eager"))
+    assert plain.tolist() == pytest.approx(compiled.tolist(), rel=1e-5)
 
 
 def clear(weight):

@@ -38,13 +38,23 @@ from simlab.runs import Run
 from simlab.train import pretrain, untrained
 
 
+@pytest.fixture(scope="module")
+def forked(tmp_path_factory):
+    """A folder with what two processes found and trained, and then three in small."""
+    folder = tmp_path_factory.mktemp("forked")
+    for processes in ("2", "3"):
+        (folder / processes).mkdir()
+    python(WORK, "--fork", str(folder))
+    return folder
+
+
 @pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
-def several(request, tmp_path_factory):
+def several(request, forked, tmp_path_factory):
     """What each of two, or three, processes found, and the folder of their runs."""
-    folder = tmp_path_factory.mktemp("several")
     if request.param == 2:  # those that torchrun starts are below: killed, stopped, on two machines
-        python(WORK, "--fork", "2", str(folder))
+        folder = forked / "2"
     else:
+        folder = tmp_path_factory.mktemp("several")
         torchrun(WORK, str(folder), processes=3)
     return found_by_each(folder), folder
 
@@ -171,16 +181,15 @@ def test_several_processes_train_as_one_at_the_same_batch(name, several, alone):
 
 
 @pytest.mark.distributed
-@pytest.mark.xdist_group("three processes")
-def test_three_processes_do_the_same_in_small(tmp_path, alone):
+def test_three_processes_do_the_same_in_small(forked, alone):
     """All the layers, the negatives and one run; the slow tests have every run."""
-    python(WORK, "--fork", "3", str(tmp_path))
-    outcomes = found_by_each(tmp_path)
+    folder = forked / "3"
+    outcomes = found_by_each(folder)
     assert len(outcomes) == 3
     for name in norms():
         check_batch_norm(name, outcomes)
     check_negatives(outcomes)
-    check_trained_as_one("simsiam", outcomes, tmp_path, alone("simsiam"))
+    check_trained_as_one("simsiam", outcomes, folder, alone("simsiam"))
 
 
 @pytest.mark.distributed
