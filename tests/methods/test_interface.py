@@ -266,9 +266,7 @@ def test_a_stored_module_is_loaded_with_all_that_it_keeps(name, alone):
     assert all(torch.equal(value, stored[key]) for key, value in module.state_dict().items())
     first = load_module(run, data(), epoch=1).state_dict()
     assert any(not torch.equal(value, stored[key]) for key, value in first.items())
-    with pytest.raises(
-        ValueError, match="epoch=9: .* has checkpoints of 1, 2; keep_checkpoints"
-    ):
+    with pytest.raises(ValueError, match="epoch=9: .* has checkpoints of 1, 2; keep_checkpoints"):
         load_module(run, data(), epoch=9)
 
 

@@ -163,13 +163,13 @@ def test_a_notebook_whose_kernel_dies_goes_on_when_it_is_run_again(tmp_path):
     code = f"""
 import os, signal, sys
 sys.path[:0] = {FOLDERS}
-from test_faults import SMALL, data, pretrain, PretrainConfig
+from simlab.train import pretrain
+from tiny_runs import pretrain_config, random_data
 def die(history):
     if len(history) == 2 and not os.path.exists("died"):
         open("died", "w").close()
         os.kill(os.getpid(), signal.SIGKILL)
-run = pretrain(PretrainConfig(**SMALL | dict(epochs=3)), data(), folder="runs", progress=False,
-               on_epoch=die)
+run = pretrain(pretrain_config(epochs=3), random_data(), folder="runs", progress=False, on_epoch=die)
 print(len(run.history), "epochs")"""
     texts = []
     for attempt in range(2):
