@@ -3,6 +3,7 @@
 - `devices`: which device, which precision, and the contexts of mixed precision.
 - `distributed`: processes that train as one, started by torchrun or srun.
 - `gradients`: how they share their gradients.
+- `small_maps`: convolutions that bfloat16 gets wrong on a CPU.
 """
 
 from .devices import (

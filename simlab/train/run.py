@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from simlab.compute import channels_last, distributed, environment, resolve_device
+from simlab.compute import channels_last, distributed, environment, resolve_device, small_maps
 from simlab.config import PretrainConfig, SupervisedConfig, TrainConfig
 from simlab.data import Dataset, Images
 from simlab.methods.base import Method, MethodModule
@@ -268,7 +268,8 @@ def _fit_unless_finished(
         if task.sim is not None:
             run.log(f"SIM is on {', '.join(name for name, _ in task.sim.holders)}")
         say(run, task.monitor.remark())
-        history = fit(task, config, run, device, watchers, progress)
+        with small_maps.in_float32(task.network, device):
+            history = fit(task, config, run, device, watchers, progress)
     else:
         watchers.replay_stored()
     if task.sim is not None:
