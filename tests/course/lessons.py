@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 COURSE = sorted((ROOT / "notebooks").glob("0*.ipynb"))
 NOTEBOOKS = [*COURSE, ROOT / "notebooks" / "sweeps" / "sim_study.ipynb"]
 QUICK = {
-    "data": "clothes", "epochs": 1, "supervised_epochs": 1, "images": 600, "compared": 200, "budgets": "100,300",
+    "data": "clothes", "epochs": 1, "supervised_epochs": 1, "images": 300, "compared": 100, "budgets": "100,200",
     "label_seeds": 2, "counterpart": "clothes", "sim_layers": "blocks.2", "steps": 1,
     "largest_batch": 16, "largest_split": 100,
 }  # fmt: skip
@@ -35,9 +35,9 @@ def save_images(folder: Path):
 
 
 def save_clothes(folder: Path):
-    """The first 600 training and 200 test images of the bundled dataset, a folder for each class."""
+    """The first 300 training and 100 test images of the bundled dataset, a folder for each class."""
     dataset = load_data("fashion-scattered")
-    for name, split, number in (("train", dataset.train, 600), ("test", dataset.test, 200)):
+    for name, split, number in (("train", dataset.train, 300), ("test", dataset.test, 100)):
         for i in range(number):
             path = folder / name / split.classes[split.labels[i]].replace("/", " or ")
             path.mkdir(parents=True, exist_ok=True)

@@ -44,9 +44,10 @@ def test_a_notebook_starts_processes_sees_their_progress_and_gets_their_run(tmp_
     assert not run.encoder.training
     assert len(list((tmp_path / "runs").glob("*/config.json"))) == 1, "one process finds it"
     assert "images" in capsys.readouterr().err, "the first process' bar"
-    with pytest.raises(RuntimeError, match=r"batch_size=15 can't be cut into 1 .* x 2"):
-        wrong = PretrainConfig(**SMALL | HEADS | {"data": config.data, "batch_size": 15})
-        launch(wrong, 2, folder=str(tmp_path / "runs"), restarts=0)
+    odd = {"data": config.data, "batch_size": 15, "accumulate": 2}
+    with pytest.raises(RuntimeError, match=r"batch_size=15 can't be cut into 2 .* x 1"):
+        wrong = PretrainConfig(**SMALL | HEADS | odd)
+        launch(wrong, 1, folder=str(tmp_path / "runs"), restarts=0)
 
 
 @pytest.mark.distributed

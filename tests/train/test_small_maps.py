@@ -88,8 +88,7 @@ def test_training_on_small_crops_in_bfloat16_has_the_losses_of_float32(compiled,
     def losses(precision):
         config = PretrainConfig(
             method="swav hidden_dim=16 proj_dim=8 prototypes=12 local_views=1", view_size=8,
-            epochs=2, batch_size=24, lr=0.05, precision=precision, device="cpu", threads=1,
-            monitor_every=2,
+            epochs=1, batch_size=24, lr=0.05, precision=precision, device="cpu", threads=1,
         )  # fmt: skip
         options = {}
         if compiled:
