@@ -83,21 +83,20 @@ def test_nothing_of_it_stays():
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_training_on_small_crops_in_bfloat16_has_the_losses_of_float32(compiled, tmp_path):
-    """Crops of 4 x 4 come to maps of 1 x 1 before the last block, whose stride is 2."""
+    """Crops of 4 x 4 come to maps of 1 x 1 before the last convolution, whose stride is 2."""
 
     def losses(precision):
         config = PretrainConfig(
             method="swav hidden_dim=16 proj_dim=8 prototypes=12 local_views=1", view_size=8,
             epochs=1, batch_size=24, lr=0.05, precision=precision, device="cpu", threads=1,
         )  # fmt: skip
-        options = {}
+        torch.manual_seed(0)
+        block = nn.Conv2d(3, 16, 3, 4, 1), nn.BatchNorm2d(16), nn.ReLU()
+        last = nn.Conv2d(16, 24, 3, 2, 1), nn.BatchNorm2d(24), nn.AdaptiveAvgPool2d(1)
+        encoder = nn.Sequential(*block, *last, nn.Flatten())
         if compiled:
-            torch.manual_seed(0)
-            block = nn.Conv2d(3, 16, 3, 4, 1), nn.BatchNorm2d(16), nn.ReLU()
-            last = nn.Conv2d(16, 24, 3, 2, 1), nn.BatchNorm2d(24), nn.AdaptiveAvgPool2d(1)
-            encoder = nn.Sequential(*block, *last, nn.Flatten())
-            options["encoder"] = torch.compile(encoder, backend="eager")
-        run = pretrain(config, data, folder=str(tmp_path), progress=False, **options)
+            encoder = torch.compile(encoder, backend="eager")
+        run = pretrain(config, data, encoder=encoder, folder=str(tmp_path), progress=False)
         return run.history["loss"].tolist()
 
     images = torch.randint(0, 256, (56, 3, 8, 8), dtype=torch.uint8)
